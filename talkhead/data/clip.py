@@ -1,0 +1,83 @@
+"""The one record that travels through the library, and the constants that go with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+EMOTIONS = ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")
+"""MEAD's eight emotion labels in alphabetical order; an emotion's index is its place here."""
+
+MOUTH = slice(48, 68)
+"""The mouth's 20 points (outer and inner lip) among the 68 landmarks."""
+
+SAMPLE_RATE = 16_000
+"""Audio samples per second, everywhere inside the library."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of one person's video with its speech.
+
+    A batch is the same record with a leading B in every tensor. Fields that a source does not have (a sound-only
+    recording has no picture) are None.
+
+    Attributes:
+        audio: (S,) float32 mono waveform in [-1, 1] at 16 kHz.
+        emotion: () int64 index into ``EMOTIONS``.
+        fps: () float32 frames per second; 0 where there is no picture.
+        samples: () int64 number of valid audio samples; the rest of ``audio`` is padding.
+        frames: (T, 3, H, W) uint8 RGB, or None.
+        landmarks: (T, 68, 2) float32 px, (x, y), origin at the centre of the top-left pixel; NaN where no face was
+            found. None without picture.
+        reference: (3, H, W) uint8 frame from elsewhere in the clip, or None.
+        reference_landmarks: (68, 2) float32 px of ``reference``, or None.
+    """
+
+    audio: Tensor
+    emotion: Tensor
+    fps: Tensor
+    samples: Tensor
+    frames: Tensor | None = None
+    landmarks: Tensor | None = None
+    reference: Tensor | None = None
+    reference_landmarks: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Clip:
+        """Return the record with every tensor on ``device``."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in moved.items() if v is not None})
+
+
+def emotion_probabilities(emotion: str | int | Tensor | list[float]) -> Tensor:
+    """Turn any accepted way of naming an emotion into a probability vector.
+
+    Args:
+        emotion: a name from ``EMOTIONS``; an index tensor of any shape (int64); or 8 probabilities (last axis).
+
+    Returns:
+        (..., 8) float32 probabilities.
+
+    Raises:
+        ValueError: if the name is unknown, the last axis is not 8 long, or the values are no probabilities.
+
+    Example:
+        >>> emotion_probabilities("happy").argmax().item() == EMOTIONS.index("happy")
+        True
+    """
+    if isinstance(emotion, str):
+        if emotion not in EMOTIONS:
+            raise ValueError(f"emotion must be one of {', '.join(EMOTIONS)}; got {emotion!r}")
+        emotion = EMOTIONS.index(emotion)
+    value = torch.as_tensor(emotion)
+    if not value.is_floating_point():
+        if ((value < 0) | (value >= len(EMOTIONS))).any():
+            raise ValueError(f"emotion indices must lie in 0..{len(EMOTIONS) - 1}; got {value.tolist()}")
+        return torch.nn.functional.one_hot(value.long(), len(EMOTIONS)).float()
+    if value.shape[-1] != len(EMOTIONS):
+        raise ValueError(f"emotion probabilities must have {len(EMOTIONS)} entries last; got shape {tuple(value.shape)}")
+    if (value < 0).any() or not torch.allclose(value.sum(-1), torch.ones(()).to(value), atol=1e-3):
+        raise ValueError(f"emotion probabilities must be >= 0 and sum to 1; got {value.tolist()}")
+    return value.float()

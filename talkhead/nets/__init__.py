@@ -1,0 +1,1 @@
+"""Networks: plain modules, no training, no data."""

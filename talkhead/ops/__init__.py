@@ -1,0 +1,1 @@
+"""The equations: pure tensor functions without parameters."""
