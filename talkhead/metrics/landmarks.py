@@ -1,0 +1,361 @@
+"""Landmark distance and velocity, how the mouth opens, and whether it opens with the sound."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from talkhead.data.clip import MOUTH
+from talkhead.metrics.average import MeanMetric, reduced
+
+Region = Literal["face", "mouth"] | slice
+Center = Literal["none", "mean", "similarity"]
+Unit = Literal["px", "px256"]
+
+_LIPS = ((61, 67), (62, 66), (63, 65))  # upper and lower points of the inner lip, facing each other
+
+
+class Correlation(NamedTuple):
+    """A correlation and where it is best.
+
+    Attributes:
+        value: Pearson's correlation at lag 0, in [-1, 1]; NaN where one side does not move.
+        lag: the lag in frames at which the correlation is greatest; positive when the prediction comes late.
+    """
+
+    value: float
+    lag: int
+
+
+def landmark_distance(
+    pred: Tensor,
+    target: Tensor,
+    region: Region = "face",
+    center: Center = "none",
+    unit: Unit = "px",
+    size: int | None = None,
+    reduce: Literal["mean", "none", "frobenius"] = "mean",
+) -> Tensor:
+    """Return the mean Euclidean distance between corresponding landmarks: F-LD over the face, M-LD over the mouth.
+
+    Args:
+        pred: (..., K, 2) px, predicted landmarks.
+        target: (..., K, 2) px, true landmarks.
+        region: ``"face"`` for all points, ``"mouth"`` for points 48-67, or a slice of the points.
+        center: what is removed first, per frame and from all K points whatever the region: ``"none"`` nothing,
+            ``"mean"`` the mean point of each side (translation), ``"similarity"`` the translation, rotation and scale
+            that best lay ``pred`` on ``target`` (Procrustes, no reflection).
+        unit: ``"px"``, or ``"px256"`` for px of a frame 256 px wide; the latter needs ``size``.
+        size: width of the frame in px that the landmarks belong to.
+        reduce: ``"mean"`` over points and frames; ``"none"`` for every point's distance; ``"frobenius"`` for the
+            norm of the whole difference, which grows with the number of points and frames (the authors' released
+            metric, for comparison only).
+
+    Returns:
+        () distance, or (..., K') distances for ``reduce="none"``, in ``unit``.
+
+    Raises:
+        ValueError: if the shapes differ, an option is unknown, or ``"px256"`` comes without ``size``.
+
+    Example:
+        >>> target = torch.zeros(5, 68, 2)
+        >>> pred = target + torch.tensor([3.0, 4.0])
+        >>> landmark_distance(pred, target, region="mouth", unit="px256", size=128).item()
+        10.0
+        >>> landmark_distance(pred, target, center="mean").item()
+        0.0
+    """
+    difference = _difference(pred, target, region, center) * _scale(unit, size)
+    if reduce == "frobenius":
+        return difference[~difference.isnan().any(-1)].norm()
+    return reduced(difference.norm(dim=-1), reduce)
+
+
+def landmark_velocity(
+    pred: Tensor,
+    target: Tensor,
+    region: Region = "face",
+    center: Center = "none",
+    unit: Unit = "px",
+    size: int | None = None,
+    reduce: Literal["mean", "none", "frobenius"] = "mean",
+) -> Tensor:
+    """Return the distance between the landmarks' velocities, where velocity is frame t+1 minus frame t.
+
+    Args:
+        pred: (..., T, K, 2) px, predicted landmarks, T >= 2.
+        target: (..., T, K, 2) px, true landmarks.
+        region: as in :func:`landmark_distance`.
+        center: as in :func:`landmark_distance`; applied before the frames are subtracted.
+        unit: as in :func:`landmark_distance`, per frame.
+        size: as in :func:`landmark_distance`.
+        reduce: as in :func:`landmark_distance`.
+
+    Returns:
+        () distance, or (..., T - 1, K') distances for ``reduce="none"``, in ``unit`` per frame.
+
+    Raises:
+        ValueError: as :func:`landmark_distance`, and if there are fewer than two frames.
+
+    Example:
+        >>> target = torch.zeros(3, 68, 2)
+        >>> pred = target + torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1) * torch.tensor([1.0, 0.0])
+        >>> landmark_velocity(pred, target).item()  # steps of 1 and 2 px where there are none
+        1.5
+    """
+    if pred.ndim < 3 or pred.shape[-3] < 2:
+        raise ValueError(f"landmarks must be (..., T, K, 2) with T >= 2 for a velocity; got {tuple(pred.shape)}")
+    velocity = _difference(pred, target, region, center).diff(dim=-3) * _scale(unit, size)
+    if reduce == "frobenius":
+        return velocity[~velocity.isnan().any(-1)].norm()
+    return reduced(velocity.norm(dim=-1), reduce)
+
+
+def _difference(pred: Tensor, target: Tensor, region: Region, center: Center) -> Tensor:
+    """Return (..., K', 2): prediction minus target in the region, after centring both."""
+    if pred.shape != target.shape or pred.ndim < 2 or pred.shape[-1] != 2:
+        raise ValueError(f"pred and target must both be (..., K, 2); got {tuple(pred.shape)} and {tuple(target.shape)}")
+    if isinstance(region, str) and (region not in ("face", "mouth") or (region == "mouth" and pred.shape[-2] != 68)):
+        raise ValueError(
+            f"region must be 'face', 'mouth' (of 68 points) or a slice; got {region!r} of {pred.shape[-2]}"
+        )
+    pred, target = _centred(pred.float(), target.float(), center)
+    points = region if isinstance(region, slice) else MOUTH if region == "mouth" else slice(None)
+    return (pred - target)[..., points, :]
+
+
+def _centred(pred: Tensor, target: Tensor, center: Center) -> tuple[Tensor, Tensor]:
+    """Remove from ``pred`` what the option names, relative to ``target``."""
+    if center == "none":
+        return pred, target
+    if center not in ("mean", "similarity"):
+        raise ValueError(f"center must be 'none', 'mean' or 'similarity'; got {center!r}")
+    pred, target = pred - pred.mean(-2, keepdim=True), target - target.mean(-2, keepdim=True)
+    if center == "mean":
+        return pred, target
+    # A plane similarity is a complex factor: a = <p, q> / <p, p> minimises |a p - q|^2 over rotation and scale.
+    p, q = torch.view_as_complex(pred.contiguous()), torch.view_as_complex(target.contiguous())
+    power = (p.abs() ** 2).sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.view_as_real((p.conj() * q).sum(-1, keepdim=True) / power * p), target
+
+
+def _scale(unit: Unit, size: int | None) -> float:
+    """Return the factor from px to ``unit``."""
+    if unit == "px":
+        return 1.0
+    if unit != "px256" or not size:
+        raise ValueError(f"unit must be 'px', or 'px256' with size=<frame width in px>; got {unit!r} with size={size}")
+    return 256 / size
+
+
+def mouth_opening(landmarks: Tensor) -> Tensor:
+    """Return how far the mouth is open: the mean distance of the inner lip's three facing pairs of points.
+
+    Args:
+        landmarks: (..., 68, 2) px.
+
+    Returns:
+        (...) px, >= 0.
+
+    Example:
+        >>> landmarks = torch.zeros(68, 2)
+        >>> landmarks[[65, 66, 67], 1] = torch.tensor([2.0, 6.0, 1.0])
+        >>> mouth_opening(landmarks).item()
+        3.0
+    """
+    if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
+        raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
+    upper, lower = zip(*_LIPS, strict=True)
+    return (landmarks[..., list(lower), :] - landmarks[..., list(upper), :]).norm(dim=-1).mean(-1)
+
+
+def opening_correlation(pred: Tensor, target: Tensor, max_lag: int = 5) -> Correlation:
+    """Return the correlation over time of the predicted mouth opening with the true one, and its best lag.
+
+    Args:
+        pred: (T, 68, 2) px, predicted landmarks.
+        target: (T, 68, 2) px, true landmarks.
+        max_lag: lags from -max_lag to max_lag frames are tried, as far as half of the frames still overlap.
+
+    Returns:
+        The correlation at lag 0, and the lag at which it is greatest.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> target = torch.zeros(20, 68, 2)
+        >>> target[:, 65:68, 1] = torch.sin(torch.arange(20.0))[:, None] + 2
+        >>> opening_correlation(target.roll(1, 0), target).lag
+        1
+        >>> round(opening_correlation(3 * target, target).value, 4)
+        1.0
+    """
+    return _lagged(mouth_opening(pred), mouth_opening(target), max_lag)
+
+
+def audio_envelope(audio: Tensor, num_frames: int) -> Tensor:
+    """Return the loudness of every frame: the root mean square of the samples that frame t's time covers.
+
+    Args:
+        audio: (S,) waveform in [-1, 1], S >= num_frames; it spans the frames uniformly.
+        num_frames: T.
+
+    Returns:
+        (T,) float32 in [0, 1].
+
+    Example:
+        >>> audio_envelope(torch.tensor([1.0, -1.0, 0.5, 0.5]), num_frames=2)
+        tensor([1.0000, 0.5000])
+    """
+    if audio.ndim != 1 or not 1 <= num_frames <= len(audio):
+        raise ValueError(f"audio must be (S,) with S >= num_frames; got {tuple(audio.shape)} for {num_frames} frames")
+    edges = torch.linspace(0, len(audio), num_frames + 1, dtype=torch.float64).round().long()
+    energy = torch.cat((torch.zeros(1, dtype=torch.float64), audio.detach().cpu().double().square().cumsum(0)))
+    return (energy[edges].diff() / edges.diff()).clamp_min(0).sqrt().float()
+
+
+def audio_mouth_sync(landmarks: Tensor, audio: Tensor, max_lag: int = 5) -> Correlation:
+    """Return the correlation over time of the mouth's opening with the sound's envelope, and its best lag.
+
+    Needs no true landmarks, so it also judges speech of which there is no video. Real speech reaches moderate values
+    only (closed vowels are loud, open mouths can be silent): compare with the true video's, not with 1.
+
+    Args:
+        landmarks: (T, 68, 2) px.
+        audio: (S,) waveform that spans the T frames.
+        max_lag: as in :func:`opening_correlation`.
+
+    Returns:
+        The correlation at lag 0, and the lag at which it is greatest (positive: the mouth is late).
+
+    Example:
+        >>> loudness = torch.tensor([0.1, 0.9, 0.2, 0.8, 0.1, 0.1])
+        >>> landmarks = torch.zeros(6, 68, 2)
+        >>> landmarks[:, 65:68, 1] = loudness[:, None] * 5
+        >>> sync = audio_mouth_sync(landmarks, loudness.repeat_interleave(640))
+        >>> round(sync.value, 4), sync.lag
+        (1.0, 0)
+    """
+    opening = mouth_opening(landmarks).detach().cpu()
+    return _lagged(opening, audio_envelope(audio, len(opening)), max_lag)
+
+
+def _lagged(pred: Tensor, target: Tensor, max_lag: int) -> Correlation:
+    """Correlate two (T,) curves at lag 0 and find the lag of the greatest correlation."""
+    if pred.shape != target.shape or pred.ndim != 1:
+        raise ValueError(f"one clip of (T,) values is expected on both sides; got {pred.shape} and {target.shape}")
+    reach = min(max_lag, len(pred) // 2)
+    values = {lag: _pearson(pred[max(lag, 0) :], target[max(-lag, 0) :]) for lag in range(-reach, reach + 1)}
+    best = max(values, key=lambda lag: (values[lag] if values[lag] == values[lag] else -2.0, -abs(lag)))
+    return Correlation(values[0], best)
+
+
+def _pearson(a: Tensor, b: Tensor) -> float:
+    """Return Pearson's correlation of two curves over their common length, without the frames that are NaN."""
+    length = min(len(a), len(b))
+    pair = torch.stack((a[:length], b[:length])).double()
+    pair = pair[:, pair.isfinite().all(0)]
+    if pair.shape[1] < 2:
+        return float("nan")
+    pair = pair - pair.mean(1, keepdim=True)
+    spread = pair.norm(dim=1)
+    # Rounding leaves a constant curve a spread near 1e-6 of its float32 values: that is no movement.
+    return (pair[0] @ pair[1] / spread.prod()).item() if spread.min() > 1e-5 else float("nan")
+
+
+def opening_variance_ratio(pred: Tensor, target: Tensor) -> float:
+    """Return the variance over time of the predicted mouth opening over that of the true one; 1 is alive as life.
+
+    Args:
+        pred: (T, 68, 2) px.
+        target: (T, 68, 2) px.
+
+    Returns:
+        A ratio >= 0: below 1 the mouth moves too little. NaN where the true mouth does not move.
+
+    Example:
+        >>> target = torch.zeros(20, 68, 2)
+        >>> target[:, 65:68, 1] = torch.sin(torch.arange(20.0))[:, None] + 2
+        >>> round(opening_variance_ratio(0.5 * target, target), 4)
+        0.25
+    """
+    a, b = mouth_opening(pred).double(), mouth_opening(target).double()
+    seen = a.isfinite() & b.isfinite()
+    true = b[seen].var(correction=0).item() if seen.any() else 0.0
+    return a[seen].var(correction=0).item() / true if true > 1e-10 else float("nan")
+
+
+class LandmarkDistance(MeanMetric):
+    """:func:`landmark_distance` averaged over points, frames and batches.
+
+    Args:
+        region: as in :func:`landmark_distance`.
+        center: as in :func:`landmark_distance`.
+        unit: as in :func:`landmark_distance`.
+        size: as in :func:`landmark_distance`.
+        **kwargs: as in ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = LandmarkDistance(region="mouth", unit="px256", size=128)
+        >>> metric.update(torch.ones(2, 68, 2), torch.ones(2, 68, 2))
+        >>> metric.update(torch.ones(1, 68, 2), torch.tensor([1.0, 4.0]).expand(1, 68, 2))
+        >>> metric.compute().item()  # two frames at 0 and one at 6
+        2.0
+    """
+
+    higher_is_better = False
+
+    def __init__(
+        self,
+        region: Region = "face",
+        center: Center = "none",
+        unit: Unit = "px",
+        size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.region, self.center, self.unit, self.size = region, center, unit, size
+
+    def values(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return every point's distance; the arguments are (..., K, 2) px."""
+        return landmark_distance(pred, target, self.region, self.center, self.unit, self.size, reduce="none")
+
+
+class LandmarkVelocity(LandmarkDistance):
+    """:func:`landmark_velocity` averaged over points, frames and batches.
+
+    Example:
+        >>> metric = LandmarkVelocity()
+        >>> metric.update(torch.zeros(3, 1, 2), torch.arange(3.0).view(3, 1, 1) * torch.tensor([3.0, 4.0]))
+        >>> metric.compute().item()
+        5.0
+    """
+
+    def values(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return every point's distance of velocities; the arguments are (..., T, K, 2) px."""
+        return landmark_velocity(pred, target, self.region, self.center, self.unit, self.size, reduce="none")
+
+
+class OpeningCorrelation(MeanMetric):
+    """:func:`opening_correlation` at lag 0, averaged over clips; clips in which a mouth never moves are left out.
+
+    Example:
+        >>> target = torch.zeros(2, 20, 68, 2)
+        >>> target[:, :, 65:68, 1] = torch.sin(torch.arange(20.0))[:, None] + 2
+        >>> pred = target.clone()
+        >>> pred[1, :, 65:68, 1] = 4 - target[1, :, 65:68, 1]
+        >>> metric = OpeningCorrelation()
+        >>> metric.update(pred, target)
+        >>> abs(metric.compute().item()) < 1e-4  # 1 and -1
+        True
+    """
+
+    higher_is_better = True
+
+    def values(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return every clip's correlation; the arguments are (B, T, 68, 2) or (T, 68, 2) px."""
+        pairs = zip(pred.reshape(-1, *pred.shape[-3:]), target.reshape(-1, *target.shape[-3:]), strict=True)
+        return torch.tensor([opening_correlation(p, q, max_lag=0).value for p, q in pairs])
