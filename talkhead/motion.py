@@ -1,0 +1,316 @@
+"""Landmark sequences as things to keep and to edit: files, gains, smoothing, retargeting, plots.
+
+A 2-D point (x, y) is written as the complex number x + iy, so that a similarity (rotation, scale, shift) is
+``w = a z + b`` with complex a, b; a's modulus is the scale and its argument the rotation.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talkhead.data.clip import MOUTH
+
+RIGID = (*range(27, 36), 36, 39, 42, 45)
+"""Nose and eye corners: the points that move with the head and hardly with speech."""
+EYES = slice(36, 48)
+"""The eyelids' 12 points."""
+CHIN = slice(3, 14)
+"""The lower jaw, which follows the mouth; its two ends take half of the mouth's gain."""
+
+
+@dataclass(frozen=True)
+class LandmarkSequence:
+    """A face's motion: what the landmark generator makes, what the renderer paints.
+
+    Attributes:
+        landmarks: (T, 68, 2) float32 px, (x, y), of a picture of ``size``.
+        fps: frames per second, as a fraction.
+        size: (height, width) in px of the picture that the landmarks lie in.
+
+    Raises:
+        ValueError: if the landmarks have another shape or are not finite, or fps or size are not positive.
+
+    Example:
+        >>> LandmarkSequence(torch.zeros(50, 68, 2), 25, (128, 128)).duration
+        2.0
+    """
+
+    landmarks: Tensor
+    fps: Fraction
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "landmarks", check_landmarks(self.landmarks))
+        object.__setattr__(self, "fps", check_fps(self.fps))
+        height, width = (int(side) for side in self.size)
+        if height < 1 or width < 1:
+            raise ValueError(f"size must be (height, width) in px, both positive; got {tuple(self.size)}")
+        object.__setattr__(self, "size", (height, width))
+
+    def __len__(self) -> int:
+        return len(self.landmarks)
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return float(len(self) / self.fps)
+
+    def edit(self, change: Callable[[Tensor], Tensor]) -> LandmarkSequence:
+        """Return the sequence with ``change`` applied to its (T, 68, 2) landmarks; T may change."""
+        return replace(self, landmarks=change(self.landmarks.clone()))
+
+    def gain(
+        self, identity: Tensor | None = None, mouth: float = 1.0, pose: float = 1.0, blink: float = 1.0
+    ) -> LandmarkSequence:
+        """Exaggerate or damp the motion; see `motion_gains`. ``identity`` defaults to the first frame."""
+        identity = self.landmarks[0] if identity is None else identity
+        return replace(self, landmarks=motion_gains(self.landmarks, identity, mouth=mouth, pose=pose, blink=blink))
+
+    def smooth(self, seconds: float = 0.04) -> LandmarkSequence:
+        """Return the sequence smoothed over time by a zero-phase Gaussian of standard deviation ``seconds``."""
+        return replace(self, landmarks=smooth_motion(self.landmarks, sigma=seconds * float(self.fps)))
+
+    def retarget(self, face: Tensor, size: tuple[int, int], identity: Tensor | None = None) -> LandmarkSequence:
+        """Return the motion on another face.
+
+        Args:
+            face: (68, 2) px of a picture of ``size``: the other face at rest.
+            size: (height, width) in px of the other picture.
+            identity: (68, 2) px: this face at rest; None takes the first frame.
+        """
+        identity = self.landmarks[0] if identity is None else identity
+        return LandmarkSequence(retarget(self.landmarks, identity, face), self.fps, size)
+
+    def save(self, path: str | Path) -> None:
+        """Write an ``.npz`` file with the landmarks, fps and frame size, whole or not at all.
+
+        Raises:
+            ValueError: if the name does not end in .npz.
+            OSError: if the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"path: a landmark sequence is an .npz file; got '{path}'")
+        landmarks, fps = self.landmarks.cpu().numpy(), np.array([self.fps.numerator, self.fps.denominator])
+        write_whole(
+            path, lambda file: np.savez_compressed(file, landmarks=landmarks, fps=fps, size=np.array(self.size))
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> LandmarkSequence:
+        """Read a file written by `save`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a landmark sequence.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"landmarks: no file '{path}'")
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
+                numerator, denominator = data["fps"].tolist()
+                height, width = data["size"].tolist()
+                landmarks = torch.from_numpy(data["landmarks"])
+        except (KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"landmarks: '{path}' is no landmark sequence (.npz with landmarks, fps and size); "
+                "write one with LandmarkSequence.save"
+            ) from error
+        return cls(landmarks, Fraction(numerator, denominator), (height, width))
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the motion to a picture file: the points' paths, and mouth, eyes and head against time.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        figure = _draw(self)
+        kind = Path(path).suffix.lstrip(".") or "png"
+        write_whole(Path(path), lambda file: figure.savefig(file, format=kind, dpi=120))
+
+
+def check_landmarks(landmarks: Tensor, name: str = "landmarks") -> Tensor:
+    """Return ``landmarks`` as (T, 68, 2) float32, or say what is wrong with them."""
+    landmarks = torch.as_tensor(landmarks)
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (68, 2) or len(landmarks) == 0:
+        raise ValueError(
+            f"{name} must have shape (T, 68, 2), the (x, y) in px of 68 points in T >= 1 frames; "
+            f"got {tuple(landmarks.shape)}"
+        )
+    landmarks = landmarks.float()
+    if not torch.isfinite(landmarks).all():
+        missing = int((~torch.isfinite(landmarks)).flatten(1).any(1).sum())
+        raise ValueError(
+            f"{name} must be finite; got NaN or infinity in {missing} of {len(landmarks)} frames, "
+            "interpolate them first"
+        )
+    return landmarks
+
+
+def check_fps(fps: float | Fraction | str) -> Fraction:
+    """Return ``fps`` as a fraction (29.97 is taken as 30000/1001), or say what is wrong with it."""
+    try:
+        value = Fraction(fps)
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(f"fps must be a positive number of frames per second; got {fps!r}") from error
+    if value <= 0:
+        raise ValueError(f"fps must be a positive number of frames per second; got {fps}")
+    ntsc = Fraction(round(value * 1001 / 1000), 1) * Fraction(1000, 1001)
+    return ntsc if abs(value - ntsc) < Fraction(1, 1000) and value.denominator != 1 else value
+
+
+def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit the similarity ``w = a z + b`` that takes ``source`` to ``target`` with the least squared error.
+
+    Args:
+        source: (..., K, 2) px.
+        target: (..., K, 2) px.
+
+    Returns:
+        a and b, (...,) complex64: a holds scale and rotation, b the shift in px.
+    """
+    z, w = _complex(source), _complex(target)
+    z_mean, w_mean = z.mean(-1, keepdim=True), w.mean(-1, keepdim=True)
+    z_centred = z - z_mean
+    a = (z_centred.conj() * (w - w_mean)).sum(-1) / (z_centred.abs() ** 2).sum(-1).clamp_min(1e-12)
+    return a, (w_mean - a[..., None] * z_mean)[..., 0]
+
+
+def retarget(landmarks: Tensor, identity: Tensor, face: Tensor) -> Tensor:
+    """Carry the displacements of one face over to another, turned and scaled by the faces' similarity.
+
+    Args:
+        landmarks: (..., T, 68, 2) px: one face moving.
+        identity: (68, 2) px: that face at rest.
+        face: (68, 2) px: the other face at rest.
+
+    Returns:
+        (..., T, 68, 2) px: the other face moving.
+    """
+    a, _ = similarity(identity, face)
+    return face + _real(a * _complex(landmarks - identity))
+
+
+def motion_gains(
+    landmarks: Tensor, identity: Tensor, *, mouth: float = 1.0, pose: float = 1.0, blink: float = 1.0
+) -> Tensor:
+    """Scale what the mouth, the head and the eyelids do, relative to the face at rest.
+
+    Each frame is ``c + a (z - c + e) + d``: z the face at rest, c the middle of its rigid points, (a, d) the head's
+    pose, e the expression. A gain multiplies e (mouth with the lower jaw; eyelids) or raises the pose to its power.
+
+    Args:
+        landmarks: (T, 68, 2) px.
+        identity: (68, 2) px: the face at rest.
+        mouth: gain of lips and lower jaw; 0 keeps them at rest, 1 changes nothing.
+        pose: gain of the head's rotation, scale and shift.
+        blink: gain of the eyelids.
+
+    Returns:
+        (T, 68, 2) px.
+
+    Raises:
+        ValueError: if a gain is negative or not finite.
+    """
+    for name, gain in (("mouth", mouth), ("pose", pose), ("blink", blink)):
+        if not 0 <= gain < float("inf"):
+            raise ValueError(f"{name} must be a gain >= 0 (1 changes nothing); got {gain}")
+    if mouth == pose == blink == 1:
+        return landmarks
+    rigid = list(RIGID)
+    centre = _complex(identity)[rigid].mean()
+    z = _complex(identity) - centre
+    w = _complex(landmarks) - centre
+    a, shift = similarity(_real(z[rigid]), _real(w[:, rigid]))
+    expression = (w - shift[:, None]) / a[:, None] - z
+    turned = torch.polar(a.abs() ** pose, a.angle() * pose)
+    w = turned[:, None] * (z + expression * _gain_per_point(mouth, blink).to(z.device)) + pose * shift[:, None]
+    return _real(w + centre)
+
+
+def smooth_motion(landmarks: Tensor, sigma: float) -> Tensor:
+    """Smooth over time with a zero-phase Gaussian.
+
+    Args:
+        landmarks: (T, 68, 2) px.
+        sigma: standard deviation in frames; 0 changes nothing.
+
+    Raises:
+        ValueError: if sigma is negative.
+    """
+    if not 0 <= sigma < float("inf"):
+        raise ValueError(f"sigma must be a number of frames >= 0; got {sigma}")
+    if sigma == 0 or len(landmarks) == 1:
+        return landmarks
+    radius = max(1, round(3 * sigma))
+    offset = torch.arange(-radius, radius + 1, dtype=landmarks.dtype, device=landmarks.device)
+    kernel = torch.softmax(-(offset**2) / (2 * sigma**2), dim=0)
+    points = landmarks.flatten(1).T[:, None]
+    padded = torch.nn.functional.pad(points, (radius, radius), mode="replicate")
+    return torch.nn.functional.conv1d(padded, kernel[None, None])[:, 0].T.reshape(landmarks.shape)
+
+
+def write_whole(path: Path, write: Callable) -> None:
+    """Call ``write(file)`` on a temporary binary file beside ``path``, then rename it: whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _complex(points: Tensor) -> Tensor:
+    return torch.view_as_complex(points.contiguous())
+
+
+def _real(points: Tensor) -> Tensor:
+    return torch.view_as_real(points.resolve_conj())
+
+
+def _gain_per_point(mouth: float, blink: float) -> Tensor:
+    gain = torch.ones(68)
+    gain[CHIN] = mouth
+    gain[[CHIN.start, CHIN.stop - 1]] = (1 + mouth) / 2
+    gain[MOUTH] = mouth
+    gain[EYES] = blink
+    return gain
+
+
+def _draw(sequence: LandmarkSequence):  # -> matplotlib Figure, which is imported only here
+    from matplotlib.figure import Figure
+
+    points = sequence.landmarks.cpu()
+    seconds = torch.arange(len(sequence)) / float(sequence.fps)
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    face, time = figure.subplots(1, 2, width_ratios=(1, 2))
+    for k in range(68):
+        face.plot(points[:, k, 0], points[:, k, 1], linewidth=0.8, alpha=0.6)
+    face.scatter(points[0, :, 0], points[0, :, 1], s=5, color="black", zorder=3)
+    face.set(title="paths; dots: first frame", xlabel="x (px)", ylabel="y (px)", aspect="equal")
+    face.invert_yaxis()
+    for name, value in _curves(points).items():
+        time.plot(seconds, value, label=name)
+    time.set(title=f"{len(sequence)} frames at {float(sequence.fps):.5g} per second", xlabel="seconds", ylabel="px")
+    time.legend(loc="upper right")
+    return figure
+
+
+def _curves(points: Tensor) -> dict[str, Tensor]:
+    """Mouth and eye opening and the head's shift from the first frame, each (T,) px."""
+    eyes = (points[:, [37, 38, 43, 44]] - points[:, [41, 40, 47, 46]]).norm(dim=-1).mean(-1)
+    shift = (points[:, list(RIGID)].mean(1) - points[0, list(RIGID)].mean(0)).norm(dim=-1)
+    mouth = (points[:, [61, 62, 63]] - points[:, [67, 66, 65]]).norm(dim=-1).mean(-1)
+    return {"mouth opening": mouth, "eye opening": eyes, "head shift": shift}

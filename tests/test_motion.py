@@ -1,0 +1,174 @@
+"""Landmark sequences: files, gains, smoothing, retargeting."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from talkhead.motion import LandmarkSequence, check_fps, motion_gains, retarget, similarity, smooth_motion
+
+
+def turn(points: torch.Tensor, degrees: float, scale: float, shift: tuple[float, float]) -> torch.Tensor:
+    """Rotate, scale and shift with a plain 2x2 matrix."""
+    c, s = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
+    return points @ torch.tensor([[c, s], [-s, c]]) + torch.tensor(shift)
+
+
+@pytest.fixture
+def identity() -> torch.Tensor:
+    return torch.rand(68, 2) * 60 + 30
+
+
+@pytest.fixture
+def sequence(identity: torch.Tensor) -> LandmarkSequence:
+    return LandmarkSequence(identity + torch.randn(7, 68, 2), Fraction(30000, 1001), (128, 96))
+
+
+def test_file_keeps_everything(sequence, tmp_path):
+    path = tmp_path / "face.npz"
+    sequence.save(path)
+    again = LandmarkSequence.load(path)
+    assert torch.equal(again.landmarks, sequence.landmarks)
+    assert (again.fps, again.size) == (Fraction(30000, 1001), (128, 96))
+    assert [p.name for p in tmp_path.iterdir()] == ["face.npz"]
+
+
+def test_a_failed_write_leaves_the_old_file(sequence, tmp_path, monkeypatch):
+    path = tmp_path / "face.npz"
+    sequence.save(path)
+    before = path.read_bytes()
+
+    def broken(file, **arrays):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", broken)
+    with pytest.raises(OSError, match="disk full"):
+        sequence.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["face.npz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04broken"])
+def test_other_files_are_refused(content, tmp_path):
+    path = tmp_path / "other.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="no landmark sequence"):
+        LandmarkSequence.load(path)
+
+
+def test_an_npz_of_something_else_is_refused(tmp_path):
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    np.savez(tmp_path / "objects.npz", fps=np.array([{}], dtype=object))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    for name in ("other.npz", "objects.npz", "array.npy"):
+        with pytest.raises(ValueError, match="no landmark sequence"):
+            LandmarkSequence.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        LandmarkSequence.load(tmp_path / "absent.npz")
+
+
+def test_errors_are_one_sentence(sequence, tmp_path):
+    with pytest.raises(ValueError, match=r"\(T, 68, 2\).*got \(3, 67, 2\)"):
+        LandmarkSequence(torch.zeros(3, 67, 2), 25, (64, 64))
+    with pytest.raises(ValueError, match="1 of 3 frames"):
+        bad = torch.zeros(3, 68, 2)
+        bad[1, 5, 0] = math.nan
+        LandmarkSequence(bad, 25, (64, 64))
+    with pytest.raises(ValueError, match="size"):
+        LandmarkSequence(torch.zeros(3, 68, 2), 25, (0, 64))
+    with pytest.raises(ValueError, match="npz"):
+        sequence.save(tmp_path / "face.txt")
+    with pytest.raises(ValueError, match="mouth"):
+        sequence.gain(mouth=-1)
+    with pytest.raises(ValueError, match="sigma"):
+        smooth_motion(sequence.landmarks, -1)
+    for fps in (0, -25, math.nan, math.inf, "x", None):
+        with pytest.raises(ValueError, match="fps must be"):
+            check_fps(fps)
+
+
+def test_fps_as_people_write_it():
+    assert check_fps(25) == check_fps("25") == check_fps(25.0) == 25
+    assert check_fps(29.97) == check_fps("30000/1001") == check_fps(30000 / 1001) == Fraction(30000, 1001)
+    assert check_fps(23.976) == Fraction(24000, 1001)
+    assert check_fps(12.5) == Fraction(25, 2)
+    assert check_fps(30) == 30
+
+
+def test_similarity_finds_a_known_one(identity):
+    a, b = similarity(identity, turn(identity, 30, 1.5, (4, -7)))
+    assert abs(complex(a)) == pytest.approx(1.5, rel=1e-4)
+    assert math.degrees(torch.angle(a).item()) == pytest.approx(30, abs=1e-2)
+    assert complex(b) == pytest.approx(4 - 7j, abs=1e-2)  # float32 px
+
+
+def test_retarget_turns_and_scales_displacements(identity, sequence):
+    face = turn(identity, -20, 2.0, (11, 3))
+    moved = retarget(sequence.landmarks, identity, face)
+    # The other face is the same face turned: its motion must be the same motion turned.
+    assert torch.allclose(moved, turn(sequence.landmarks, -20, 2.0, (11, 3)), atol=1e-3)
+    other = sequence.retarget(face, (256, 256), identity=identity)
+    assert torch.equal(other.landmarks, moved) and other.size == (256, 256) and other.fps == sequence.fps
+
+
+def test_retarget_to_itself_changes_nothing(identity, sequence):
+    assert torch.allclose(retarget(sequence.landmarks, identity, identity), sequence.landmarks, atol=1e-4)
+
+
+def test_gains_of_one_are_exact(identity, sequence):
+    assert torch.equal(sequence.gain(identity).landmarks, sequence.landmarks)
+    # Through the arithmetic: a gain of nearly one changes nearly nothing.
+    near = sequence.gain(identity, mouth=1 + 1e-6).landmarks
+    assert torch.allclose(near, sequence.landmarks, atol=1e-3)
+
+
+def test_pose_gain_halves_a_rotation(identity):
+    centre = identity[[*range(27, 36), 36, 39, 42, 45]].mean(0)
+    turned = (turn(identity - centre, 20, 1.21, (6, 2)) + centre)[None]
+    half = (turn(identity - centre, 10, 1.1, (3, 1)) + centre)[None]
+    assert torch.allclose(motion_gains(turned, identity, pose=0.5), half, atol=1e-3)
+    assert torch.allclose(motion_gains(turned, identity, pose=0), identity[None], atol=1e-3)
+
+
+def test_mouth_gain_moves_the_mouth_alone(identity):
+    moved = identity[None].repeat(2, 1, 1)
+    moved[1, 48:68, 1] += 4
+    out = motion_gains(moved, identity, mouth=1.5)
+    assert torch.allclose(out[1, 48:68, 1], identity[48:68, 1] + 6, atol=1e-3)
+    assert torch.allclose(out[:, :48], moved[:, :48], atol=1e-3)
+    assert torch.allclose(out[0], identity, atol=1e-3)
+
+
+def test_blink_gain_keeps_eyes_open(identity):
+    moved = identity[None].clone()
+    lids = [37, 38, 40, 41, 43, 44, 46, 47]
+    moved[0, lids, 1] += 3
+    assert torch.allclose(motion_gains(moved, identity, blink=0), identity[None], atol=1e-3)
+
+
+def test_smoothing_is_zero_phase_and_keeps_constants(identity):
+    still = identity.expand(20, 68, 2)
+    assert torch.allclose(smooth_motion(still, 2.0), still, atol=1e-4)
+    impulse = torch.zeros(21, 68, 2)
+    impulse[10] = 1
+    out = smooth_motion(impulse, 1.5)[:, 0, 0]
+    assert torch.allclose(out, out.flip(0), atol=1e-6) and out.argmax() == 10
+    assert out.sum() == pytest.approx(1, abs=1e-5)
+    variance = (out * (torch.arange(21) - 10.0) ** 2).sum().item()
+    assert variance == pytest.approx(1.5**2, rel=0.05)  # cut at 3 sigma, so slightly less
+
+
+def test_edit_and_duration(sequence):
+    half = sequence.edit(lambda landmarks: landmarks[::7])
+    assert len(half) == 1 and len(sequence) == 7
+    assert sequence.duration == pytest.approx(7 * 1001 / 30000)
+    assert sequence.smooth().landmarks.shape == sequence.landmarks.shape
+
+
+def test_plot_writes_a_picture(sequence, tmp_path):
+    sequence.plot(tmp_path / "face.png")
+    assert (tmp_path / "face.png").read_bytes()[:4] == b"\x89PNG"
+    assert [p.name for p in tmp_path.iterdir()] == ["face.png"]
