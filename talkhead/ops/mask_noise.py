@@ -1,0 +1,464 @@
+"""Mask noise (paper, Eqs. 1-2): uniform noise where a Gaussian around a landmark exceeds a threshold.
+
+For a landmark at (u, v) and a pixel at (x, y), inside the k x k window of pixels around round(u), round(v):
+
+    G(x, y) = 1 / (2 pi sigma) exp(-((x - u)^2 + (y - v)^2) / (2 sigma^2))                                        (1)
+    M = 1 where X > threshold, else 0,    X = max or sum of G over the frame's landmarks                            (2)
+    n = U(0, 1) where M = 1, the picture elsewhere
+
+The same numbers come out on every device. Landmarks are rounded to 1/256 px once, so every squared distance is an
+integer; with ``overlap="max"`` Eq. 2 is the integer test d^2 <= limit, with ``"sum"`` the Gaussians are integers of
+fixed point from a table. The noise is Philox4x32-10 of (frame, y, x, channel). ``docs/kernel.md`` has the proofs.
+This file holds the public functions and the PyTorch path; the fused GPU kernel is in ``mask_noise_triton.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from talkhead.ops.philox import philox4x32, split_seed, uniform
+
+UNIT = 256
+"""Landmarks are multiples of 1/256 px."""
+
+FAR = 2.0**20
+"""Landmarks are clamped to +-FAR px: further than any frame reaches, near enough for int32."""
+
+MAX_KERNEL_SIZE = 255
+"""The largest window for which d^2 in (1/256 px)^2 fits int32: 2 (127.5 * 256)^2 < 2^31."""
+
+MAX_SIDE = 65_536
+TABLE_BITS, WEIGHT_BITS, SATURATION = 30, 22, 2**30
+DTYPES = (torch.uint8, torch.bfloat16, torch.float16, torch.float32)
+REGIONS = ((0, 17), (17, 27), (27, 36), (36, 48), (48, 60), (60, 68))
+"""Jaw, brows, nose, eyes, outer lip, inner lip: first and one past the last of the 68 landmarks."""
+
+_CHUNK = 1 << 22
+Blend = tuple[Tensor, Tensor, Tensor]
+
+
+def mask_noise(
+    video: Tensor,
+    landmarks: Tensor,
+    *,
+    sigma: float = 2.0,
+    kernel_size: int = 11,
+    threshold: float = 0.01,
+    overlap: str = "max",
+    seed: int | Tensor = 0,
+    frame_offset: int | Tensor = 0,
+    out_range: tuple[float, float] = (-1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+    blend: Blend | None = None,
+    return_mask: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Put uniform noise around the landmarks and bring the frames to the network's range and layout (Eqs. 1-2).
+
+    The noise is a function of (the sample's seed, the absolute frame ``frame_offset + t``, y, x, channel) alone: a
+    video cut into windows, another batch size or another device give the same numbers. Samples of a batch that share a
+    seed share the noise. A frame with a landmark that is not finite (a missed face) stays clean, with a warning. No
+    gradient flows through this function.
+
+    Args:
+        video: (B, T, C, H, W) frames, or (B, C, H, W) one reference frame per sample, repeated over T. uint8 in 0..255,
+            or bfloat16, float16, float32 taken to be in [0, 1]. Any strides. Without the leading B where ``landmarks``
+            has none.
+        landmarks: (B, T, K, 2) float px as (x, y), origin at the centre of the top-left pixel, K >= 0; they may lie
+            outside the frame. (T, K, 2) for unbatched input.
+        sigma: standard deviation of Eq. 1 in px.
+        kernel_size: odd width k of the window of Eq. 1 in px, at most 255.
+        threshold: threshold of Eq. 2, >= 0; a pixel at exactly the threshold is not masked.
+        overlap: how landmarks that overlap combine: "max" (the mask is a union of discs) or "sum" (a blurred impulse
+            image).
+        seed: 64-bit seed, one for all samples or an int64 tensor (B,).
+        frame_offset: absolute index of the first frame, one for all samples or an int64 tensor (B,).
+        out_range: what 0 and 1 become.
+        dtype: floating point type of the result.
+        blend: (clean (B, T, C, H, W), a (B,), b (B,)): return a * clean + b * n instead of n, the forward step of a
+            diffusion process; ``clean`` is scaled like ``video``.
+        return_mask: whether to return the mask too.
+
+    Returns:
+        (B, C, T, H, W) frames of type ``dtype``; with ``return_mask`` also the mask of Eq. 2, (B, T, H, W) bool.
+
+    Raises:
+        ValueError: if a shape, a type or a parameter is not as above.
+
+    Example:
+        >>> portrait = torch.zeros(3, 32, 32, dtype=torch.uint8)
+        >>> noised, mask = mask_noise(portrait, torch.full((4, 1, 2), 16.0), seed=1, return_mask=True)
+        >>> noised.shape, int(mask[0].sum())
+        (torch.Size([3, 4, 32, 32]), 49)
+    """
+    _check_parameters(sigma, kernel_size, threshold, overlap, dtype)
+    unbatched = landmarks.ndim == 3
+    if unbatched:
+        video, landmarks = video[None], landmarks[None]
+        blend = blend and (blend[0][None], blend[1].reshape(1), blend[2].reshape(1))
+    _check_frames(video, landmarks)
+    batch, num_frames = landmarks.shape[:2]
+    if video.ndim == 4:
+        video = video[:, None].expand(-1, num_frames, -1, -1, -1)
+    clean, a, b = _check_blend(blend, video)
+    noised, mask = torch.ops.talkhead.mask_noise(
+        video,
+        landmarks,
+        _per_sample("seed", seed, batch, video.device),
+        _per_sample("frame_offset", frame_offset, batch, video.device),
+        clean,
+        a,
+        b,
+        float(sigma),
+        kernel_size,
+        float(threshold),
+        overlap,
+        float(out_range[0]),
+        float(out_range[1]),
+        dtype,
+        return_mask,
+    )
+    if unbatched:
+        noised, mask = noised[0], mask[0] if return_mask else mask
+    return (noised, mask) if return_mask else noised
+
+
+def landmark_maps(
+    landmarks: Tensor, size: tuple[int, int], sigma: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Draw the landmarks as soft maps, one per part of the face: the renderer's extra condition channels.
+
+    The Gaussian of Eq. 1 with its peak at 1, exp(-d^2 / (2 sigma^2)), largest over a part's landmarks; beyond five
+    sigma it is 0.
+
+    Args:
+        landmarks: (B, T, 68, 2) float px as (x, y); points that are not finite draw nothing.
+        size: (H, W) px.
+        sigma: standard deviation in px.
+        dtype: type of the result.
+
+    Returns:
+        (B, 6, T, H, W) in [0, 1]: jaw, brows, nose, eyes, outer lip, inner lip.
+
+    Raises:
+        ValueError: if the landmarks' shape or sigma is not as above.
+    """
+    if landmarks.ndim != 4 or landmarks.shape[2:] != (68, 2):
+        raise ValueError(f"landmarks must have shape (B, T, 68, 2); got {tuple(landmarks.shape)}")
+    if not sigma > 0:
+        raise ValueError(f"sigma must be positive (px); got {sigma}")
+    (batch, num_frames), (height, width) = landmarks.shape[:2], size
+    points = torch.nan_to_num(landmarks.detach().float(), nan=-FAR).clamp(-FAR, FAR)
+    reach = math.ceil(5 * sigma)
+    pixels = points.round()[..., None] + torch.arange(-reach, reach + 1, device=points.device)  # (B, T, 68, 2, w)
+    limit = torch.tensor([width, height], device=points.device)[:, None]
+    inside = (pixels >= 0) & (pixels < limit)
+    # A pixel outside the frame is moved onto the border with the value 0, which changes no maximum.
+    value = torch.exp((pixels - points[..., None]).square() / (-2 * sigma**2)) * inside
+    columns, rows = pixels.long().clamp(min=0).minimum(limit - 1).unbind(-2)
+    region = torch.cat([torch.full((last - first,), i) for i, (first, last) in enumerate(REGIONS)])
+    sample = torch.arange(batch, device=points.device)[:, None, None]
+    frame = torch.arange(num_frames, device=points.device)[:, None]
+    plane = (sample * len(REGIONS) + region.to(points.device)) * num_frames + frame  # (B, T, 68)
+    index = ((plane[..., None] * height + rows) * width)[..., None] + columns[..., None, :]
+    values = value[..., 1, :, None] * value[..., 0, None, :]
+    maps = torch.zeros(batch * len(REGIONS) * num_frames * height * width, device=points.device)
+    maps.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
+    return maps.view(batch, len(REGIONS), num_frames, height, width).to(dtype)
+
+
+def disc_limit(sigma: float, threshold: float) -> int:
+    """Return the largest d^2, in (1/256 px)^2, at which one landmark's Gaussian exceeds the threshold; -1 if none.
+
+    G > threshold is d^2 < r^2 = -2 sigma^2 ln(2 pi sigma threshold) (Eqs. 1-2), for an integer D = 65536 d^2 the same
+    as D <= ceil(65536 r^2) - 1.
+
+    Args:
+        sigma: standard deviation in px.
+        threshold: threshold of Eq. 2, >= 0.
+
+    Returns:
+        The limit, at most the largest d^2 inside the largest window.
+    """
+    largest = 2 * (MAX_KERNEL_SIZE * UNIT // 2) ** 2
+    if threshold == 0:
+        return largest
+    radius_squared = -2 * sigma**2 * math.log(2 * math.pi * sigma * threshold)
+    return max(-1, min(math.ceil(radius_squared * UNIT**2) - 1, largest))
+
+
+def weight_limit(sigma: float, threshold: float) -> int:
+    """Return the largest sum of fixed-point weights that is not masked (overlap "sum").
+
+    Args:
+        sigma: standard deviation in px.
+        threshold: threshold of Eq. 2, >= 0.
+
+    Returns:
+        floor(2 pi sigma threshold 2^22): the peak of Eq. 1 weighs 2^22.
+    """
+    return math.floor(2 * math.pi * sigma * threshold * 2**WEIGHT_BITS)
+
+
+def weight_table(sigma: float, kernel_size: int, device: torch.device) -> Tensor:
+    """Return exp(-d^2 / (2 sigma^2)) at all distances d = 0, 1/256, 2/256 ... px that occur in a window.
+
+    Args:
+        sigma: standard deviation in px.
+        kernel_size: width of the window in px.
+        device: where the table is to live; it is always computed on the CPU, in float64.
+
+    Returns:
+        (128 k + 1,) int32 fixed-point numbers with 30 bits after the point.
+    """
+    distance = torch.arange(kernel_size * UNIT // 2 + 1, dtype=torch.float64) / UNIT
+    table = torch.exp(-distance.square() / (2 * sigma**2)) * 2**TABLE_BITS
+    return table.round().to(torch.int32).to(device)
+
+
+def _check_parameters(sigma: float, kernel_size: int, threshold: float, overlap: str, dtype: torch.dtype) -> None:
+    """Raise ValueError for a parameter of `mask_noise` that means nothing."""
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be positive and finite (px); got {sigma}")
+    if kernel_size % 2 == 0 or not 1 <= kernel_size <= MAX_KERNEL_SIZE:
+        raise ValueError(f"kernel_size must be odd and in 1..{MAX_KERNEL_SIZE}; got {kernel_size}")
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"threshold must be >= 0 and finite, or every pixel would be noise; got {threshold}")
+    if overlap not in ("max", "sum"):
+        raise ValueError(f"overlap must be 'max' or 'sum'; got {overlap!r}")
+    if overlap == "sum" and weight_limit(sigma, threshold) >= SATURATION:
+        raise ValueError(f"threshold must be below 256 times Eq. 1's peak for overlap='sum'; got {threshold}")
+    if dtype not in DTYPES[1:]:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES[1:]))}; got {dtype}")
+
+
+def _check_frames(video: Tensor, landmarks: Tensor) -> None:
+    """Raise ValueError where the (batched) frames and landmarks do not fit together."""
+    if landmarks.ndim != 4 or landmarks.shape[-1] != 2 or not landmarks.is_floating_point():
+        raise ValueError(
+            "landmarks must be floating point px of shape (B, T, K, 2), or (T, K, 2) unbatched; "
+            f"got {landmarks.dtype} {tuple(landmarks.shape)}"
+        )
+    leading = landmarks.shape[: video.ndim - 3]
+    if video.ndim not in (4, 5) or video.shape[: video.ndim - 3] != leading:
+        raise ValueError(
+            f"video must be (B, T, C, H, W) frames or (B, C, H, W) reference frames for landmarks of shape "
+            f"{tuple(landmarks.shape)} (no B where they have none); got {tuple(video.shape)}"
+        )
+    if video.dtype not in DTYPES:
+        raise ValueError(f"video must be one of {', '.join(map(str, DTYPES))}; got {video.dtype}")
+    if max(video.shape[-2:]) > MAX_SIDE:
+        raise ValueError(f"video must have sides of at most {MAX_SIDE} px; got {tuple(video.shape)}")
+    if video.device != landmarks.device:
+        raise ValueError(f"video and landmarks must be on one device; got {video.device} and {landmarks.device}")
+
+
+def _check_blend(blend: Blend | None, video: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the parts of ``blend`` with float32 coefficients, or raise ValueError where they do not fit ``video``."""
+    if blend is None:
+        return None, None, None
+    clean, a, b = blend
+    if clean.shape != video.shape or clean.dtype not in DTYPES or clean.device != video.device:
+        raise ValueError(
+            f"blend's clean frames must be {tuple(video.shape)} on {video.device}, of type uint8 or float; "
+            f"got {clean.dtype} {tuple(clean.shape)} on {clean.device}"
+        )
+    if a.shape != video.shape[:1] or b.shape != video.shape[:1]:
+        raise ValueError(
+            f"blend's a and b must have shape ({video.shape[0]},); got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    return clean, a.to(video.device, torch.float32), b.to(video.device, torch.float32)
+
+
+def _per_sample(name: str, value: int | Tensor, batch: int, device: torch.device) -> Tensor:
+    """Return a (B,) int64 tensor of ``value``, an integer's lowest 64 bits taken as two's complement."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.numel() != 1 and value.shape != (batch,):
+            raise ValueError(f"{name} must be an int or an integer tensor of shape ({batch},); got {value}")
+        return value.to(device, torch.int64).reshape(-1).expand(batch)
+    if name == "frame_offset" and value < 0:
+        raise ValueError(f"frame_offset must be >= 0; got {value}")
+    return torch.full((batch,), (value + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=device)
+
+
+@torch.library.custom_op("talkhead::mask_noise", mutates_args=())
+def _mask_noise_op(
+    video: Tensor,
+    landmarks: Tensor,
+    seed: Tensor,
+    frame_offset: Tensor,
+    clean: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    sigma: float,
+    kernel_size: int,
+    threshold: float,
+    overlap: str,
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+    return_mask: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run the fused kernel on CUDA, the PyTorch path elsewhere; an opaque node for torch.compile and torch.export."""
+    mask = landmark_mask(landmarks, (video.shape[-2], video.shape[-1]), sigma, kernel_size, threshold, overlap)
+    if not bool(landmarks.isfinite().all()):
+        warn_missing()
+    noised = to_network(video, low, high)
+    _replace(noised, mask, seed, frame_offset, low, high)
+    if clean is not None and a is not None and b is not None:
+        shape = (-1, 1, 1, 1, 1)
+        noised.mul_(b.view(shape)).add_(to_network(clean, low, high).mul_(a.view(shape)))
+    return noised.to(dtype), mask if return_mask else mask.new_empty(0)
+
+
+@_mask_noise_op.register_fake
+def _(
+    video,
+    landmarks,
+    seed,
+    frame_offset,
+    clean,
+    a,
+    b,
+    sigma,
+    kernel_size,
+    threshold,
+    overlap,
+    low,
+    high,
+    dtype,
+    return_mask,
+):  # noqa: E501
+    batch, num_frames, channels, height, width = video.shape
+    noised = video.new_empty((batch, channels, num_frames, height, width), dtype=dtype)
+    mask = video.new_empty((batch, num_frames, height, width) if return_mask else (0,), dtype=torch.bool)
+    return noised, mask
+
+
+def warn_missing() -> None:
+    """Warn that a frame has no face."""
+    warnings.warn(
+        "landmarks: a frame holds a landmark that is not finite (no face found); it stays clean", stacklevel=2
+    )
+
+
+def quantise(landmarks: Tensor) -> Tensor:
+    """Return the landmarks in whole 1/256 px, those of a frame without a face far outside.
+
+    x * 256 is exact in float32, so a fused multiply-add rounds as the two steps do: every device gets the same integer.
+
+    Args:
+        landmarks: (..., K, 2) float px.
+
+    Returns:
+        (..., K, 2) int32.
+    """
+    px = landmarks.detach().float()
+    found = px.isfinite().flatten(-2).all(-1)[..., None, None]
+    px = torch.where(found, px, -FAR).clamp(-FAR, FAR)
+    return torch.floor(px * UNIT + 0.5).to(torch.int32)
+
+
+def landmark_mask(
+    landmarks: Tensor, size: tuple[int, int], sigma: float, kernel_size: int, threshold: float, overlap: str
+) -> Tensor:
+    """Return the mask of Eq. 2. The work is proportional to the landmarks' windows, not to K x H x W.
+
+    Args:
+        landmarks: (B, T, K, 2) float px.
+        size: (H, W) px.
+        sigma: standard deviation of Eq. 1 in px.
+        kernel_size: width of the window in px.
+        threshold: threshold of Eq. 2.
+        overlap: "max" or "sum".
+
+    Returns:
+        (B, T, H, W) bool.
+    """
+    points = quantise(landmarks)
+    batch, num_frames, count = points.shape[:3]
+    points = points.flatten(0, 1)
+    draw = _draw_discs if overlap == "max" else _draw_sums
+    # Frames go through in chunks only to bound the memory of the windows' pixels.
+    chunk = max(1, _CHUNK // max(1, count * kernel_size**2))
+    planes = [draw(part, size, sigma, kernel_size, threshold) for part in points.split(chunk)]
+    masks = planes[0] if len(planes) == 1 else torch.cat(planes)
+    return masks.view(batch, num_frames, *size)
+
+
+def _windows(points: Tensor, size: tuple[int, int], half: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the windows' pixels along both axes: distances to the landmark, whether in the frame, flat row and column.
+
+    points is (N, K, 2) int32 in 1/256 px; distance and inside are (N, K, 2, w), row * W and column (N, K, w).
+    """
+    centre = (points + UNIT // 2) >> 8
+    pixels = centre[..., None] + torch.arange(-half, half + 1, device=points.device, dtype=torch.int32)
+    distance = pixels * UNIT - points[..., None]
+    bounds = torch.tensor([size[1], size[0]], device=points.device, dtype=torch.int32)[:, None]
+    inside = (pixels >= 0) & (pixels < bounds)
+    columns, rows = pixels.long().unbind(-2)
+    frame = torch.arange(len(points), device=points.device)[:, None, None] * size[0]
+    return distance, inside, (frame + rows) * size[1], columns
+
+
+def _draw_discs(points: Tensor, size: tuple[int, int], sigma: float, kernel_size: int, threshold: float) -> Tensor:
+    """Return the union of discs (overlap "max") of (N, K, 2) points as (N, H, W) bool."""
+    limit = disc_limit(sigma, threshold)
+    mask = torch.zeros(len(points), *size, dtype=torch.bool, device=points.device)
+    if limit < 0:
+        return mask
+    half = min(kernel_size // 2, (math.isqrt(limit) + UNIT // 2) // UNIT)
+    distance, inside, row, column = _windows(points, size, half)
+    squared_x, squared_y = distance.square().unbind(-2)
+    # dx^2 <= limit - dy^2 needs no sum that could overflow; what lies outside the frame fails on either side.
+    squared_x = torch.where(inside[..., 0, :], squared_x, 2**31 - 1)
+    rest = torch.where(inside[..., 1, :], limit - squared_y, -1)
+    hit = squared_x[..., None, :] <= rest[..., :, None]
+    mask.view(-1)[(row[..., :, None] + column[..., None, :])[hit]] = True
+    return mask
+
+
+def _draw_sums(points: Tensor, size: tuple[int, int], sigma: float, kernel_size: int, threshold: float) -> Tensor:
+    """Return where the summed weights exceed the threshold (overlap "sum"), (N, H, W) bool."""
+    table = weight_table(sigma, kernel_size, points.device).long()
+    distance, inside, row, column = _windows(points, size, kernel_size // 2)
+    factor_x, factor_y = (table[distance.abs().long()] * inside).unbind(-2)
+    weight = (factor_y[..., :, None] * factor_x[..., None, :]) >> (2 * TABLE_BITS - WEIGHT_BITS)
+    hit = weight > 0
+    total = torch.zeros(len(points) * size[0] * size[1], dtype=torch.int64, device=points.device)
+    total.index_add_(0, (row[..., :, None] + column[..., None, :])[hit], weight[hit])
+    return (total > weight_limit(sigma, threshold)).view(len(points), *size)
+
+
+def to_network(video: Tensor, low: float, high: float) -> Tensor:
+    """Return (B, T, C, H, W) frames as (B, C, T, H, W) float32 with 0..1 brought to low..high.
+
+    uint8 is multiplied by the float32 nearest 1/255. Multiplication and addition are rounded separately, as in the
+    kernel.
+    """
+    source = video.transpose(1, 2)
+    repeated = source.shape[2] > 1 and source.stride(2) == 0
+    picture = source[:, :, :1] if repeated else source
+    scaled = torch.empty(picture.shape, dtype=torch.float32, device=video.device).copy_(picture)
+    if video.dtype == torch.uint8:
+        scaled.mul_(1 / 255)
+    scaled.mul_(high - low).add_(low)
+    return scaled.expand(source.shape).contiguous() if repeated else scaled
+
+
+def _replace(noised: Tensor, mask: Tensor, seed: Tensor, frame_offset: Tensor, low: float, high: float) -> None:
+    """Write noise into (B, C, T, H, W) ``noised`` wherever the (B, T, H, W) mask is set, drawing only there."""
+    channels, num_frames, height, width = noised.shape[1:]
+    sample, frame, y, x = mask.nonzero().unbind(1)
+    key_low, key_high = split_seed(seed)
+    absolute = (frame_offset[sample] + frame) & 0xFFFFFFFF
+    place = ((sample * channels * num_frames + frame) * height + y) * width + x
+    flat, plane = noised.view(-1), num_frames * height * width
+    for block in range((channels + 3) // 4):
+        group = torch.full_like(x, block)
+        words = philox4x32((absolute, y, x, group), (key_low[sample], key_high[sample]))
+        for channel, word in zip(range(4 * block, channels), words, strict=False):
+            flat[place + channel * plane] = uniform(word).mul_(high - low).add_(low)
