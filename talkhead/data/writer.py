@@ -1,0 +1,311 @@
+"""Write video, sound and pictures (PyAV, that is FFmpeg); the public names are those of ``talkhead.data.media``.
+
+Every file is written under a temporary name beside its target and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talkhead.data.clip import SAMPLE_RATE
+
+AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+"""Sample rates that AAC can carry (ISO/IEC 14496-3, table 1.18)."""
+
+
+class MediaWarning(UserWarning):
+    """A file was read only in part: cut off, damaged, or with timestamps that cannot be followed."""
+
+
+def write_image(path: str | Path, image: Tensor) -> None:
+    """Write a picture as PNG or JPEG (quality near the best), by the suffix of ``path``; atomic.
+
+    Args:
+        path: target, ``.png``, ``.jpg`` or ``.jpeg``.
+        image: (3, H, W) or (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: if the suffix or the picture's shape or type is another.
+        OSError: if the target cannot be written.
+    """
+    import av
+
+    codecs = {".png": ("png", "rgb24"), ".jpg": ("mjpeg", "yuvj444p"), ".jpeg": ("mjpeg", "yuvj444p")}
+    path = Path(path)
+    if path.suffix.lower() not in codecs:
+        raise ValueError(f"path must end in .png, .jpg or .jpeg; got {str(path)!r}")
+    check_writable(path)
+    name, pix_fmt = codecs[path.suffix.lower()]
+    frame = av.VideoFrame.from_ndarray(_interleaved(image), format="rgb24").reformat(format=pix_fmt)
+    encoder: Any = av.CodecContext.create(name, "w")
+    encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, pix_fmt
+    encoder.time_base = Fraction(1, 25)
+    if name == "mjpeg":
+        encoder.qmin = encoder.qmax = 2
+    with _replacing(path) as temporary:
+        temporary.write_bytes(b"".join(bytes(p) for p in [*encoder.encode(frame), *encoder.encode(None)]))
+
+
+def write_audio(path: str | Path, audio: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write mono sound as 16-bit WAV or FLAC, by the suffix of ``path``; atomic.
+
+    Args:
+        path: target, ``.wav`` or ``.flac``.
+        audio: (S,) float in [-1, 1]; values beyond are clipped.
+        sample_rate: samples per second.
+
+    Raises:
+        ValueError: if the suffix is another or the sound is not a 1-D float tensor.
+        OSError: if the target cannot be written.
+    """
+    import av
+
+    path = Path(path)
+    codecs = {".wav": "pcm_s16le", ".flac": "flac"}
+    if path.suffix.lower() not in codecs:
+        raise ValueError(f"path must end in .wav or .flac; got {str(path)!r}")
+    _check_sound(audio)
+    check_writable(path)
+    with _replacing(path) as temporary, av.open(str(temporary), "w") as container:
+        stream: Any = container.add_stream(codecs[path.suffix.lower()], rate=sample_rate, layout="mono", format="s16")
+        for frame in [_sound_frame(audio, 0, sample_rate), None]:
+            container.mux(stream.encode(frame))
+
+
+class VideoWriter:
+    """Write an MP4 that browsers play: H.264 (yuv420p, BT.709) and AAC, the index in front of the data.
+
+    Frames are appended one by one, sound is encoded beside them, so memory stays constant. The file appears under its
+    name only on a clean exit; on any error, Ctrl-C included, nothing is left behind. H.264 in yuv420p has even sizes
+    only: an odd width or height is made even by repeating the last column or row. All frames and all sound given are
+    written; where their lengths differ by more than one frame a ``MediaWarning`` says so.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "grey.mp4"
+        >>> with VideoWriter(path, fps=25, size=(48, 64)) as video:
+        ...     for _ in range(5):
+        ...         video.append(torch.full((3, 48, 64), 128, dtype=torch.uint8))
+        >>> video.frames_written, path.exists()
+        (5, True)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: Fraction | float,
+        size: tuple[int, int],
+        audio: Tensor | Iterable[Tensor] | None = None,
+        sample_rate: int = SAMPLE_RATE,
+        crf: int = 17,
+        preset: str = "medium",
+    ) -> None:
+        """Check everything that can be checked before any work is done.
+
+        Args:
+            path: target, ``.mp4``, ``.m4v`` or ``.mov``.
+            fps: frames per second; floats such as 29.97 are read as the broadcast rate 30000/1001.
+            size: (H, W) px of the frames that will come.
+            audio: (S,) float in [-1, 1], or an iterable of such pieces, drawn on as frames come; None: no sound.
+            sample_rate: samples per second of ``audio``.
+            crf: x264's constant quality, 0 (lossless) to 51; 17 is visually lossless.
+            preset: x264's speed preset.
+
+        Raises:
+            ValueError: if an argument is out of range.
+            OSError: if the target cannot be written.
+        """
+        self.path = Path(path)
+        if self.path.suffix.lower() not in (".mp4", ".m4v", ".mov"):
+            raise ValueError(f"path must end in .mp4, .m4v or .mov; got {str(path)!r}")
+        self.fps, self.size = exact_fps(fps), (int(size[0]), int(size[1]))
+        if min(self.size) < 1:
+            raise ValueError(f"size must be (height, width) in px, both at least 1; got {tuple(size)}")
+        if audio is not None and sample_rate not in AAC_RATES:
+            raise ValueError(f"sample_rate must be one that AAC carries, {AAC_RATES}; got {sample_rate}")
+        if isinstance(audio, Tensor):
+            _check_sound(audio)
+            audio = (audio,)
+        check_writable(self.path)
+        self._sound = iter(audio) if audio is not None else None
+        self._sample_rate, self._options = sample_rate, {"crf": str(crf), "preset": preset}
+        self._samples = 0
+        self.frames_written = 0
+
+    def __enter__(self) -> VideoWriter:
+        """Open the temporary file."""
+        import av
+
+        self._temporary = _temporary(self.path)
+        self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        self._video: Any = self._container.add_stream("libx264", rate=self.fps, options=self._options)
+        height, width = (side + side % 2 for side in self.size)
+        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+        context = self._video.codec_context
+        # 1 is BT.709 in all three tables of ITU-T H.273; untagged video is shown with another matrix on each player.
+        context.colorspace = context.color_primaries = context.color_trc = 1
+        context.color_range = 1
+        self._audio: Any = None
+        if self._sound is not None:
+            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout="mono")
+        return self
+
+    def append(self, frame: Tensor) -> None:
+        """Add one frame, and the sound that goes with it.
+
+        Args:
+            frame: (3, H, W) or (H, W, 3) uint8 RGB.
+
+        Raises:
+            ValueError: if its shape or type is another.
+        """
+        import av
+
+        picture = _interleaved(frame)
+        if picture.shape[:2] != self.size:
+            raise ValueError(
+                f"frame must be {self.size} px (height, width) as the writer's size; got {picture.shape[:2]}"
+            )
+        odd = [(0, side % 2) for side in self.size]
+        picture = np.ascontiguousarray(np.pad(picture, [*odd, (0, 0)], mode="edge"))
+        shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        shown = shown.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        shown.pts, shown.time_base = self.frames_written, 1 / self.fps
+        self._container.mux(self._video.encode(shown))
+        self.frames_written += 1
+        self._encode_sound(until=round(self.frames_written / self.fps * self._sample_rate))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish the file and give it its name, or delete it after an error."""
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException:
+            kind = BaseException
+            raise
+        finally:
+            try:
+                self._container.close()
+            except Exception:
+                # After an error the container may be unable to write its end; that error is the one to show.
+                if kind is None:
+                    self._temporary.unlink(missing_ok=True)
+                    raise
+            if kind is None:
+                os.replace(self._temporary, self.path)
+            else:
+                self._temporary.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        if not self.frames_written:
+            raise ValueError(f"video: no frame was appended to {str(self.path)!r}; append at least one")
+        self._encode_sound(until=None)
+        self._container.mux(self._video.encode(None))
+        if self._audio is not None:
+            self._container.mux(self._audio.encode(None))
+            seconds = self._samples / self._sample_rate
+            if abs(seconds - self.frames_written / self.fps) > 1 / self.fps:
+                shown = float(self.frames_written / self.fps)
+                message = f"{self.path}: {shown:.3f} s of picture beside {seconds:.3f} s of sound"
+                warnings.warn(message, MediaWarning, stacklevel=3)
+
+    def _encode_sound(self, until: int | None) -> None:
+        """Encode whole pieces until sample ``until`` is covered (None: all that is left)."""
+        while self._sound is not None and (until is None or self._samples < until):
+            piece = next(self._sound, None)
+            if piece is None:
+                self._sound = None
+                return
+            _check_sound(piece)
+            for part in piece.split(self._sample_rate):
+                self._container.mux(self._audio.encode(_sound_frame(part, self._samples, self._sample_rate)))
+                self._samples += len(part)
+
+
+def exact_fps(fps: Fraction | float) -> Fraction:
+    """Return a frame rate as a fraction; floats near a broadcast rate (23.976, 29.97, 59.94) become n*1000/1001.
+
+    Raises:
+        ValueError: if the rate is not positive.
+
+    Example:
+        >>> exact_fps(29.97), exact_fps(25.0), exact_fps(12.5)
+        (Fraction(30000, 1001), Fraction(25, 1), Fraction(25, 2))
+    """
+    if not 0 < fps < 1000:
+        raise ValueError(f"fps must lie in (0, 1000) frames per second; got {fps}")
+    if isinstance(fps, Fraction | int):
+        return Fraction(fps)
+    broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
+    return broadcast if abs(fps - broadcast) < 1e-3 else Fraction(fps).limit_denominator(1001)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise if a file cannot be written at ``path``; leaves nothing behind. Call it before long work.
+
+    Raises:
+        OSError: if the folder is missing or refuses files, or ``path`` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"output {str(path)!r} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"output {str(path)!r} cannot be written: its folder does not exist; make it first")
+    temporary = _temporary(path)
+    try:
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(f"output {str(path)!r} cannot be written ({reason}); choose another folder") from None
+    temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; rename on success, delete on any error."""
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _interleaved(image: Tensor) -> np.ndarray:
+    """Return (H, W, 3) uint8 from either layout."""
+    if image.dtype != torch.uint8 or image.ndim != 3 or 3 not in (image.shape[0], image.shape[2]):
+        shape = tuple(image.shape)
+        raise ValueError(f"image must be (3, H, W) or (H, W, 3) uint8 RGB; got shape {shape}, {image.dtype}")
+    planar = image if image.shape[0] == 3 else image.permute(2, 0, 1)
+    return np.ascontiguousarray(planar.permute(1, 2, 0).cpu().numpy())
+
+
+def _check_sound(audio: Tensor) -> None:
+    if audio.ndim != 1 or not audio.is_floating_point():
+        shape = tuple(audio.shape)
+        raise ValueError(f"audio must be (S,) float in [-1, 1], mono; got shape {shape}, {audio.dtype}")
+
+
+def _sound_frame(audio: Tensor, start: int, sample_rate: int) -> Any:
+    """Make a 16-bit frame of FFmpeg that begins at sample ``start``."""
+    import av
+
+    samples = (audio.detach().cpu().float().clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="s16", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
+    return frame
