@@ -1,0 +1,32 @@
+# `make demo` and `make test` each do everything that a fresh machine needs: virtual environment, installation, job.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint install clean
+
+demo: $(INSTALLED)
+	mkdir -p outputs
+	$(RUN)/talkhead demo --output outputs/demo.mp4
+
+test: $(INSTALLED)
+	$(RUN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy talkhead
+
+install: $(INSTALLED)
+
+# The stamp is younger than what it depends on only after an installation that doctor has found to work.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,dlib]"
+	$(RUN)/talkhead doctor --fix
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
