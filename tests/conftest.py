@@ -5,11 +5,15 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import json  # noqa: E402
+import math  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -31,3 +35,90 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+def arc(points: int, x: float, y: float, width: float, height: float, turn: tuple[float, float] = (0.5, 1.5)) -> Tensor:
+    """Return (points, 2) on an ellipse: 0 is right, a quarter turn below, half a turn left; a whole turn is closed."""
+    closed = turn[1] - turn[0] == 1
+    angle = torch.linspace(*turn, points + closed)[:points] * math.tau
+    return torch.stack([x + width * angle.cos(), y + height * angle.sin()], -1)
+
+
+def tiny_face(size: int = 32, opening: float = 0.5) -> Tensor:
+    """Return the (68, 2) px landmarks of a simple frontal face in a square frame.
+
+    Args:
+        size: the frame's side in px.
+        opening: 0 for closed lips, 1 for a wide open mouth.
+    """
+    left, right = (0.30, 0.40), (0.70, 0.40)
+    unit = torch.cat(
+        [
+            arc(17, 0.5, 0.45, 0.38, 0.45, (0.5, 0.0)),  # jaw, from the left ear below the chin to the right one
+            arc(5, left[0], 0.32, 0.12, 0.05, (0.5, 1.0)),
+            arc(5, right[0], 0.32, 0.12, 0.05, (0.5, 1.0)),
+            torch.stack([torch.full((4,), 0.5), torch.linspace(0.38, 0.55, 4)], -1),
+            arc(5, 0.5, 0.58, 0.08, 0.03, (0.5, 0.0)),
+            arc(6, *left, 0.07, 0.03),
+            arc(6, *right, 0.07, 0.03),
+            arc(12, 0.5, 0.74, 0.14, 0.04 + 0.06 * opening),
+            arc(8, 0.5, 0.74, 0.10, 0.06 * opening),
+        ]
+    )
+    return unit * (size - 1)
+
+
+def tiny_frames(landmarks: Tensor, size: int = 32) -> Tensor:
+    """Paint (T, 3, size, size) uint8 pictures whose mouth follows (T, 68, 2) landmarks: skin, blue wall, dark mouth."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    skin = (((x / size - 0.5) / 0.4) ** 2 + ((y / size - 0.48) / 0.48) ** 2 < 1).expand(len(landmarks), size, size)
+    lips = landmarks[:, 48:60]
+    centre, half = lips.mean(1)[:, :, None, None], (lips.amax(1) - lips.amin(1))[:, :, None, None] / 2
+    mouth = ((x - centre[:, 0]) / half[:, 0]) ** 2 + ((y - centre[:, 1]) / half[:, 1]) ** 2 < 1
+    colours = torch.tensor([[60, 90, 200], [220, 170, 140], [90, 20, 30]], dtype=torch.uint8)
+    return colours[skin.long() + mouth.long() * skin].permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a cache of 12 clips (32 px, 12 frames, 25 fps) in which the mouth opens as the sound gets loud."""
+    root, generator = tmp_path_factory.mktemp("tiny_cache"), torch.Generator().manual_seed(0)
+    (root / "clips").mkdir()
+    lines = []
+    for index in range(12):
+        opening = torch.rand(12, generator=generator)
+        landmarks = torch.stack([tiny_face(32, float(o)) for o in opening])
+        loudness = opening.repeat_interleave(640)
+        audio = 0.5 * loudness * (torch.arange(7680) * (0.05 + 0.01 * index)).sin()
+        tensors = {
+            "frames": tiny_frames(landmarks),
+            "landmarks": landmarks,
+            "confidence": torch.ones(12),
+            "audio": audio,
+        }
+        save_file(tensors, root / "clips" / f"clip{index:02d}.safetensors")
+        lines.append(json.dumps(tiny_entry(index)))
+    (root / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    (root / "preprocess.json").write_text("{}")
+    return root
+
+
+def tiny_entry(index: int) -> dict[str, object]:
+    """Return the manifest's entry of one clip of ``tiny_cache``."""
+    return {
+        "name": f"clip{index:02d}",
+        "source": f"clip{index:02d}.mp4",
+        "status": "ok",
+        "reason": None,
+        "identity": "anna",
+        "emotion": ("happy", "sad", "neutral")[index % 3],
+        "sentence": f"s{index % 4}",
+        "fps": "25",
+        "frames": 12,
+        "samples": 7680,
+        "size": 32,
+        "crop": [0, 0, 32],
+        "source_size": [32, 32],
+        "detector": "dlib",
+        "versions": {},
+    }
