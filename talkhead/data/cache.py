@@ -1,0 +1,259 @@
+"""One recording becomes one or several cached clips, and lines of the manifest that say what came of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from talkhead.data.clip import SAMPLE_RATE
+from talkhead.data.crop import crop_frames, face_crop, to_crop
+from talkhead.data.dataset import num_samples
+from talkhead.data.index import Source
+from talkhead.data.landmarks import LandmarkDetector, MissingFaceError, load_detector, track_landmarks
+from talkhead.data.media import MediaInfo, MediaWarning, iter_frames, probe, read_audio
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know to turn a source into clips."""
+
+    root: Path
+    output: Path
+    size: int
+    scale: float
+    detector: str | LandmarkDetector
+    missing: Literal["error", "interpolate", "skip"]
+    max_gap: int
+    face: str | int
+    segment_seconds: float | None
+    versions: dict[str, str]
+
+
+def process_source(source: Source, job: Job, stopped: Callable[[], bool]) -> list[Entry]:
+    """Turn one source into clips and return their entries; whatever is wrong with it becomes an entry, no exception."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MediaWarning)
+        try:
+            entries = _cache_video(source, job, stopped) if source.has_video else _cache_sound(source, job)
+        except _Unwritable as error:
+            raise OSError(str(error)) from error
+        except Exception as error:
+            entries = [_failure(job, source, error)]
+    remarks = dict.fromkeys(_text(job, source, w.message) for w in caught if issubclass(w.category, MediaWarning))
+    return [e | {"reason": "; ".join(remarks)} if e["status"] == "ok" else e for e in entries]
+
+
+def _cache_sound(source: Source, job: Job) -> list[Entry]:
+    audio = read_audio(source.path)
+    _save(job, source.name, {"audio": audio})
+    return [new_entry(job, source, samples=len(audio))]
+
+
+def _cache_video(source: Source, job: Job, stopped: Callable[[], bool]) -> list[Entry]:
+    """Track the face, then read the frames a second time to cut it out: no video is ever whole in memory."""
+    info = probe(source.path)
+    if info.fps is None:
+        raise ValueError("has no picture")
+    audio = read_audio(source.audio_path or source.path)
+    lengths = _segment_lengths(source.path, info, job.segment_seconds, stopped)
+    tracks = list(_track(source.path, lengths, job, stopped))
+    frames = _until(stopped, iter_frames(source.path))
+    entries, start = [], 0
+    for index, (track, length) in enumerate(zip(tracks, lengths, strict=True)):
+        several = {"index": index, "count": len(tracks), "start": start} if len(tracks) > 1 else None
+        part = itertools.islice(frames, length)
+        try:
+            if isinstance(track, MissingFaceError):
+                start += sum(1 for _ in part)
+                raise track
+            entries.append(_cache_segment(source, job, info.fps, several, start, part, track, audio))
+            start += len(track[0])
+        except (MissingFaceError, _ShortSoundError) as error:
+            entries.append(_failure(job, source, error, several))
+    return entries
+
+
+def _segment_lengths(
+    path: Path, info: MediaInfo, seconds: float | None, stopped: Callable[[], bool]
+) -> list[int | None]:
+    """Return the frames of each segment, as equal as can be; ``[None]``: the video is short enough to stay whole."""
+    longest = math.inf if seconds is None else seconds * (info.fps or 0)
+    if (info.num_frames or info.duration * (info.fps or 0)) <= longest:
+        return [None]
+    # Headers are not to be relied on where it matters: count.
+    total = sum(1 for _ in _until(stopped, iter_frames(path)))
+    count = max(math.ceil(total / longest), 1)
+    return [(i + 1) * total // count - i * total // count for i in range(count)]
+
+
+def _track(
+    path: Path, lengths: list[int | None], job: Job, stopped: Callable[[], bool]
+) -> Iterator[tuple[Tensor, Tensor] | MissingFaceError]:
+    """Yield each segment's landmarks and confidence, or the error that says why it has none."""
+    frames = _until(stopped, iter_frames(path))
+    for length in lengths:
+        part = itertools.islice(frames, length)
+        try:
+            yield track_landmarks(
+                part, detector_named(job.detector), face=job.face, missing=job.missing, max_gap=job.max_gap
+            )
+        except MissingFaceError as error:
+            for _ in part:
+                pass
+            yield error
+
+
+def _cache_segment(
+    source: Source,
+    job: Job,
+    fps: Fraction,
+    segment: Entry | None,
+    start: int,
+    frames: Iterable[Tensor],
+    track: tuple[Tensor, Tensor],
+    audio: Tensor,
+) -> Entry:
+    landmarks, confidence = track
+    crop = face_crop(landmarks, job.scale)
+    painted, shape = [], (0, 0)
+    for frame in frames:
+        painted.append(crop_frames(frame[None], crop, job.size)[0])
+        shape = (frame.shape[-1], frame.shape[-2])
+    if len(painted) != len(landmarks):
+        raise ValueError(f"gave {len(landmarks)} frames when first read and {len(painted)} when read again")
+    name = source.name if segment is None else f"{source.name}@{segment['index']:03d}"
+    sound = _stretch(audio, num_samples(start, fps), num_samples(len(painted), fps))
+    tensors = {
+        "frames": torch.stack(painted),
+        "landmarks": to_crop(landmarks, crop, job.size),
+        "confidence": confidence,
+        "audio": sound,
+    }
+    _save(job, name, tensors)
+    return new_entry(
+        job, source, segment,
+        fps=str(fps), frames=len(painted), samples=len(sound), size=job.size, crop=[crop.x, crop.y, crop.side],
+        source_size=list(shape), detector=detector_named(job.detector).name,
+    )  # fmt: skip
+
+
+def _stretch(audio: Tensor, first: int, length: int) -> Tensor:
+    """Cut out ``length`` samples; containers may end the sound a little early, more than half a second is a fault."""
+    sound = audio[first : first + length]
+    if (lack := length - len(sound)) > SAMPLE_RATE // 2:
+        raise _ShortSoundError(f"its sound ends {lack / SAMPLE_RATE:.2f} s before its picture")
+    return torch.nn.functional.pad(sound, (0, lack))
+
+
+class _ShortSoundError(ValueError):
+    """The sound ends long before the picture."""
+
+
+class _Unwritable(OSError):
+    """The cache cannot be written: no fault of the source, and no use going on."""
+
+
+_loaded: dict[str, LandmarkDetector] = {}
+
+
+def detector_named(detector: str | LandmarkDetector) -> LandmarkDetector:
+    """Return this process's detector of that name (or the one given), loaded once."""
+    if not isinstance(detector, str):
+        return detector
+    if detector not in _loaded:
+        _loaded[detector] = load_detector(detector)
+    return _loaded[detector]
+
+
+def _until(stopped: Callable[[], bool], frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Pass frames on until the run is stopped: a long video must not hold up Ctrl-C."""
+    for frame in frames:
+        if stopped():
+            raise KeyboardInterrupt
+        yield frame
+
+
+def new_entry(job: Job, source: Source, segment: Entry | None = None, **values: Any) -> Entry:
+    """Return a manifest entry: nothing in it may differ between two runs over the same source."""
+    mark = "" if segment is None else f"@{segment['index']:03d}"
+    return {
+        "name": source.name + mark,
+        "source": place_of(job, source),
+        "status": "ok",
+        "reason": "",
+        "identity": source.identity,
+        "emotion": source.emotion,
+        "sentence": source.sentence + mark,
+        "segment": segment,
+        "fps": None,
+        "frames": 0,
+        "samples": 0,
+        "size": None,
+        "crop": None,
+        "source_size": None,
+        "detector": None,
+        "versions": job.versions,
+    } | values
+
+
+def _failure(job: Job, source: Source, error: Exception, segment: Entry | None = None) -> Entry:
+    skipped = isinstance(error, MissingFaceError) and job.missing == "skip"
+    return new_entry(job, source, segment, status="skipped" if skipped else "failed", reason=_text(job, source, error))
+
+
+def _text(job: Job, source: Source, error: Any) -> str:
+    """Return a message on one line, with paths as the manifest names them."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for path in (source.path, source.audio_path):
+        if path is not None:
+            text = text.replace(str(path.absolute()), path.name).replace(str(path), path.name)
+    return text
+
+
+def place_of(job: Job, source: Source) -> str:
+    """Return where a source lies below the input folder."""
+    return source.path.relative_to(job.root if job.root.is_dir() else job.root.parent).as_posix()
+
+
+def clip_path(job: Job, name: str) -> Path:
+    """Return a clip's file in the cache."""
+    return job.output / "clips" / f"{name}.safetensors"
+
+
+def _save(job: Job, name: str, tensors: dict[str, Tensor]) -> None:
+    write_whole(clip_path(job, name), save({k: v.contiguous() for k, v in tensors.items()}))
+
+
+def manifest_lines(entries: Iterable[Entry]) -> bytes:
+    """Return entries as the manifest holds them, one line each."""
+    return "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries).encode()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _Unwritable(
+            f"output: cannot write {str(path)!r} ({error.strerror or error}); make room or choose another folder"
+        ) from error

@@ -1,0 +1,273 @@
+"""The cache as a LightningDataModule, shared by the three modules: splits, windows, loaders."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, DistributedSampler
+
+from talkhead.data.clip import Clip
+from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_manifest
+
+Split = Literal["clip", "sentence", "identity"]
+Part = Literal["train", "val", "test"]
+
+
+class EpochSampler(DistributedSampler):
+    """A shuffled sampler that hands the epoch on with each index, as ``ClipDataset`` takes it.
+
+    The order depends on (seed, epoch) alone. Lightning sets the epoch, also when it resumes a run. Being a
+    ``DistributedSampler``, it gives each process of a multi-GPU run its own share.
+
+    Args:
+        dataset: what to draw from.
+        seed: of the order.
+    """
+
+    def __init__(self, dataset: ClipDataset, seed: int = 0) -> None:
+        group = torch.distributed.is_available() and torch.distributed.is_initialized()
+        world = torch.distributed.get_world_size() if group else 1
+        rank = torch.distributed.get_rank() if group else 0
+        super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=seed)
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((self.epoch, index) for index in super().__iter__())
+
+
+def split_names(
+    entries: list[dict[str, Any]],
+    split: Split = "clip",
+    test_fraction: float = 0.1,
+    val_fraction: float = 0.05,
+    seed: int = 0,
+    fold: int = 0,
+) -> dict[str, list[str]]:
+    """Divide a cache's clips into train, val and test.
+
+    Each key (a clip's name, its sentence, or its speaker) is put in the order of a hash of (seed, key); the first
+    ``test_fraction`` of the keys are test, the next ``val_fraction`` val, the rest train. So the split does not depend
+    on the order of files, and a clip added later moves few others. ``fold`` k takes the k-th ``test_fraction`` of the
+    keys for test instead: with 0.25, the folds 0, 1, 2, 3 test every key once.
+
+    Args:
+        entries: the manifest's entries with status ok.
+        split: what must not be shared between the parts. The paper splits by ``clip``, which leaks sentences.
+        test_fraction: of the keys, in [0, 1); at least one key where it is above 0.
+        val_fraction: likewise.
+        seed: of the order.
+        fold: which test part of a cross-validation.
+
+    Returns:
+        ``{"train": names, "val": names, "test": names}``, each sorted.
+
+    Raises:
+        ValueError: if an argument is out of its range, or there are too few keys for parts that are not empty.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"data.split must be one of {', '.join(get_args(Split))}; got {split!r}")
+    if min(test_fraction, val_fraction) < 0 or test_fraction + val_fraction >= 1:
+        raise ValueError(
+            "data.test_fraction and data.val_fraction must be >= 0 and leave something to train on; "
+            f"got {test_fraction} and {val_fraction}"
+        )
+    if fold < 0 or (fold and (fold + 1) * test_fraction > 1 + 1e-6):
+        raise ValueError(
+            f"data.fold must satisfy 0 <= (fold + 1) * test_fraction <= 1; got fold={fold} of {test_fraction}"
+        )
+    field = "name" if split == "clip" else split
+    keys = sorted({e[field] for e in entries}, key=lambda k: (hashlib.sha256(f"{seed}/{k}".encode()).digest(), k))
+    first = round(fold * test_fraction * len(keys))
+    last = max(round((fold + 1) * test_fraction * len(keys)), first + 1) if test_fraction else 0
+    rest = keys[last:] + keys[:first]
+    num_val = max(round(val_fraction * len(keys)), 1) if val_fraction else 0
+    if len(rest) <= num_val:
+        raise ValueError(
+            f"data.split: {len(keys)} different {field}s are too few to split by {split!r} into train, val and test; "
+            "add recordings, choose another split, or set data.test_fraction=0 and data.val_fraction=0"
+        )
+    part = dict.fromkeys(keys[first:last], "test") | dict.fromkeys(rest[:num_val], "val")
+    names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for entry in sorted(entries, key=lambda e: e["name"]):
+        names[part.get(entry[field], "train")].append(entry["name"])
+    return names
+
+
+class MEADDataModule(LightningDataModule):
+    """The clips of one cache for training, validation and test; any layout, not MEAD's alone.
+
+    Batches are ``Clip`` records with a leading B. Training draws random windows with a reference frame from elsewhere
+    in the clip; validation and test take each clip's middle window; predict gives the test part's clips whole, one at
+    a time, with the first frame as reference. Clips shorter than ``num_frames`` are left out, with a warning that
+    counts them.
+
+    Args:
+        root: the cache folder that ``talkhead preprocess`` wrote.
+        batch_size: clips per batch, B.
+        num_frames: T of a window; None: whole clips.
+        modality: ``video`` and ``landmarks`` use the clips with a picture, ``landmarks`` without reading the frames;
+            ``audio`` uses the sound of everything: in training a random stretch of ``audio_seconds``, otherwise whole
+            recordings padded to the batch's longest.
+        split: by ``clip``, ``sentence`` or ``identity``; see ``split_names``.
+        test_fraction: of the clips, sentences or speakers.
+        val_fraction: likewise.
+        seed: of split, order and windows.
+        fold: which test part of a cross-validation.
+        num_workers: processes that read.
+        audio_seconds: length of the stretches in modality ``audio``.
+        samples_per_clip: windows drawn from each training clip per epoch.
+        reference: ``random`` or ``first`` frame of the clip.
+
+    Raises:
+        FileNotFoundError: if ``root`` is no cache (when first used).
+        ValueError: if an argument is out of range, or no clip of the cache can be used.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 8,
+        num_frames: int | None = 16,
+        modality: Modality = "video",
+        split: Split = "clip",
+        test_fraction: float = 0.1,
+        val_fraction: float = 0.05,
+        seed: int = 0,
+        fold: int = 0,
+        num_workers: int = 0,
+        audio_seconds: float = 4.0,
+        samples_per_clip: int = 1,
+        reference: Reference = "random",
+    ) -> None:
+        super().__init__()
+        root = str(root)  # a Path in a checkpoint would need unsafe loading
+        for name, value, choices in (("modality", modality, Modality), ("reference", reference, Reference)):
+            if value not in get_args(choices):
+                raise ValueError(f"data.{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+        counts = {"batch_size": batch_size, "num_frames": num_frames or 1, "samples_per_clip": samples_per_clip}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"data.{name} must be at least 1; got {count}")
+        if audio_seconds <= 0:
+            raise ValueError(f"data.audio_seconds must be above 0; got {audio_seconds}")
+        # Not to the logger: the module's own hyperparameters may use the same names.
+        self.save_hyperparameters(logger=False)
+        self.root = root
+        self.batch_size = batch_size
+        self.num_frames = num_frames
+        self.modality: Modality = modality
+        self.seed = seed
+        self.num_workers = num_workers
+        self.audio_seconds = audio_seconds
+        self.samples_per_clip = samples_per_clip
+        self.reference: Reference = reference
+        self._split = (split, test_fraction, val_fraction, seed, fold)
+
+    @cached_property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The manifest's usable entries by name."""
+        done = [e for e in read_manifest(self.root) if e["status"] == "ok"]
+        if not done:
+            raise ValueError(f"data.root: {self.root!r} has no usable clip; see the reasons in its manifest.jsonl")
+        return {e["name"]: e for e in done}
+
+    @cached_property
+    def _parts(self) -> dict[str, list[str]]:
+        return split_names(list(self.entries.values()), *self._split)
+
+    def names(self, part: Part) -> list[str]:
+        """Return the names of the clips of ``part`` (train, val or test) that this modality can use, sorted."""
+        if part not in self._parts:
+            raise ValueError(f"part must be train, val or test; got {part!r}")
+        return [n for n in self._parts[part] if self.modality == "audio" or self.entries[n]["frames"]]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the manifest, so that a wrong ``root`` is reported before anything else starts."""
+        video = [e for e in self.entries.values() if e["frames"]]
+        if self.modality == "audio":
+            return
+        if not video:
+            raise ValueError(f"data.root: {self.root!r} holds sound alone; this module needs clips with a picture")
+        rates = sorted({e["fps"] for e in video})
+        if len(rates) > 1 and self.batch_size > 1:
+            raise ValueError(
+                f"data.root: {self.root!r} mixes the frame rates {', '.join(rates)}; re-encode the recordings "
+                "to one rate, keep a cache for each, or set data.batch_size=1"
+            )
+
+    def dataset(self, part: Part, random: bool = False, num_frames: int | None = None) -> ClipDataset:
+        """Return the clips of ``part``.
+
+        Args:
+            part: train, val or test.
+            random: random windows (and stretches of ``audio_seconds``) instead of middle ones (whole recordings).
+            num_frames: T of the windows; None: whole clips.
+
+        Returns:
+            The dataset; clips shorter than ``num_frames`` are left out with a warning that counts them.
+        """
+        names = self.names(part)
+        if self.modality != "audio" and num_frames:
+            long_enough = [n for n in names if self.entries[n]["frames"] >= num_frames]
+            if len(long_enough) < len(names):
+                warnings.warn(
+                    f"data: {len(names) - len(long_enough)} of {len(names)} {part} clips are left out, "
+                    f"they are shorter than num_frames={num_frames}",
+                    stacklevel=2,
+                )
+            names = long_enough
+        return ClipDataset(
+            self.root,
+            names,
+            num_frames,
+            self.audio_seconds if random else None,
+            random,
+            self.seed,
+            modality=self.modality,
+            samples_per_clip=self.samples_per_clip,
+            reference=self.reference,
+        )
+
+    def train_dataloader(self) -> DataLoader[Clip]:
+        """Return shuffled batches of random windows."""
+        dataset = self.dataset("train", random=True, num_frames=self.num_frames)
+        if not len(dataset):
+            raise ValueError(
+                f"data.num_frames: no training clip of {self.root!r} has {self.num_frames} frames; lower it"
+            )
+        return self._loader(dataset, sampler=EpochSampler(dataset, self.seed))
+
+    def val_dataloader(self) -> DataLoader[Clip] | list[Any]:
+        """Return batches of each validation clip's middle window, in order of name; nothing if there are none."""
+        return self._ordered("val")
+
+    def test_dataloader(self) -> DataLoader[Clip] | list[Any]:
+        """Return batches of each test clip's middle window, in order of name; nothing if there are none."""
+        return self._ordered("test")
+
+    def predict_dataloader(self) -> DataLoader[Clip]:
+        """Return the test part's whole clips, one at a time, the first frame as reference, in order of name."""
+        dataset = self.dataset("test")
+        dataset.reference = "first"
+        return self._loader(dataset, batch_size=1)
+
+    def _ordered(self, part: Part) -> DataLoader[Clip] | list[Any]:
+        dataset = self.dataset(part, num_frames=self.num_frames)
+        whole = self.num_frames is None and self.modality != "audio"
+        return self._loader(dataset, batch_size=1 if whole else self.batch_size) if len(dataset) else []
+
+    def _loader(self, dataset: ClipDataset, batch_size: int | None = None, sampler: Any = None) -> DataLoader[Clip]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size or self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+        )

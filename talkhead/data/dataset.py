@@ -1,0 +1,219 @@
+"""The cache as a dataset: windows of frames with their sound, and whole recordings."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
+
+Modality = Literal["video", "landmarks", "audio"]
+Reference = Literal["random", "first"]
+
+
+def read_manifest(root: str | Path) -> list[dict[str, Any]]:
+    """Read a cache's manifest, one entry per clip; a last line torn by a killed run is left out.
+
+    Args:
+        root: the cache folder that ``talkhead preprocess`` wrote.
+
+    Returns:
+        The entries in the file's order. Keys: name, source, status (ok, failed, skipped), reason, identity, emotion,
+        sentence, and where status is ok also fps (a fraction as a string; null without picture), frames, samples,
+        size, crop, source_size, detector, versions.
+
+    Raises:
+        FileNotFoundError: if the folder is no cache.
+    """
+    path = Path(root) / "manifest.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"data.root: {str(root)!r} has no manifest.jsonl; run `talkhead preprocess` first")
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [e for e in entries if isinstance(e, dict) and "name" in e and "status" in e]
+
+
+def num_samples(frames: int, fps: Fraction) -> int:
+    """Return how many audio samples ``frames`` frames last: round(frames / fps * 16000).
+
+    Example:
+        >>> num_samples(75, Fraction(25))
+        48000
+    """
+    return round(frames * SAMPLE_RATE / fps)
+
+
+class ClipDataset(Dataset[Clip]):
+    """The clips of a cache, whole or as windows.
+
+    A window of T frames starting at frame s has the round(T / fps * 16000) samples from round(s / fps * 16000) on.
+    With ``random`` its start is drawn anew each epoch from (seed, epoch, clip, draw), else it lies in the middle.
+    Windows that hold a frame without landmarks (NaN) are never drawn. Only the bytes of the window are read.
+
+    Nothing is kept between calls: the epoch comes with the index, ``dataset[epoch, i]``, so any number of workers,
+    and a run that was interrupted and resumed, see the same windows. ``dataset[i]`` is epoch 0.
+
+    Args:
+        root: the cache folder.
+        names: which clips, by their names in the manifest.
+        num_frames: T; None: the whole clip.
+        audio_seconds: modality ``audio``: recordings longer than this are cropped to it, shorter ones are padded with
+            zeros; None: whole recordings.
+        random: draw starts and references at random.
+        seed: of the draws.
+        modality: ``video`` gives frames, landmarks and audio; ``landmarks`` leaves the frames unread; ``audio`` gives
+            the audio alone, of clips with and without picture.
+        samples_per_clip: draws per clip and epoch; without ``random`` there is always one.
+        reference: the frame that stands for the portrait: ``first`` of the clip, or ``random``: outside the window
+            where the clip is longer than it.
+
+    Raises:
+        FileNotFoundError: if ``root`` is no cache.
+        ValueError: if a name is not in the manifest, or has no picture where one is wanted.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        names: Sequence[str],
+        num_frames: int | None = None,
+        audio_seconds: float | None = None,
+        random: bool = False,
+        seed: int = 0,
+        *,
+        modality: Modality = "video",
+        samples_per_clip: int = 1,
+        reference: Reference = "random",
+    ) -> None:
+        entries = {e["name"]: e for e in read_manifest(root) if e["status"] == "ok"}
+        if absent := [n for n in names if n not in entries]:
+            raise ValueError(f"names: {absent[0]!r} is no clip of {str(root)!r}; choose of its manifest.jsonl")
+        if modality != "audio" and (mute := [n for n in names if not entries[n]["frames"]]):
+            raise ValueError(f"names: {mute[0]!r} has no picture; modality 'audio' reads sound-only recordings")
+        if modality != "audio" and num_frames and (short := [n for n in names if entries[n]["frames"] < num_frames]):
+            raise ValueError(
+                f"names: {short[0]!r} has {entries[short[0]]['frames']} frames, fewer than num_frames={num_frames}"
+            )
+        self.root = Path(root)
+        self.entries = [entries[n] for n in names]
+        self.num_frames = num_frames
+        self.audio_seconds = audio_seconds
+        self.random = random
+        self.seed = seed
+        self.modality = modality
+        self.samples_per_clip = samples_per_clip if random else 1
+        self.reference = reference
+
+    def __len__(self) -> int:
+        return len(self.entries) * self.samples_per_clip
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Clip:
+        epoch, i = index if isinstance(index, tuple) else (0, index)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"index {i} is out of range for {len(self)} samples")
+        draw, place = divmod(i % len(self), len(self.entries))
+        entry = self.entries[place]
+        # Text seeds are hashed by Python's generator, the same in every process.
+        rng = random.Random(f"{self.seed}/{epoch if self.random else 0}/{entry['name']}/{draw}")
+        with safe_open(self.root / "clips" / f"{entry['name']}.safetensors", framework="pt") as file:
+            return (
+                self._read_sound(file, entry, rng) if self.modality == "audio" else self._read_window(file, entry, rng)
+            )
+
+    def _read_sound(self, file: Any, entry: dict[str, Any], rng: random.Random) -> Clip:
+        audio = file.get_slice("audio")
+        total = audio.get_shape()[0]
+        length = total if self.audio_seconds is None else round(self.audio_seconds * SAMPLE_RATE)
+        room = max(total - length, 0)
+        start = rng.randint(0, room) if self.random else room // 2
+        valid = min(length, total)
+        sound = torch.nn.functional.pad(audio[start : start + valid], (0, length - valid))
+        return _clip(sound, valid, entry)
+
+    def _read_window(self, file: Any, entry: dict[str, Any], rng: random.Random) -> Clip:
+        landmarks = file.get_tensor("landmarks")
+        length = self.num_frames or len(landmarks)
+        seen = landmarks.isfinite().all(-1).all(-1)
+        start = self._start(seen, length, entry["name"], rng)
+        reference = self._reference(seen, start, length, rng)
+        fps = Fraction(entry["fps"])
+        samples = num_samples(length, fps)
+        # Two roundings can reach one sample past the end.
+        first = min(num_samples(start, fps), entry["samples"] - samples)
+        clip = {"landmarks": landmarks[start : start + length], "reference_landmarks": landmarks[reference]}
+        if self.modality == "video":
+            frames = file.get_slice("frames")
+            clip |= {"frames": frames[start : start + length], "reference": frames[reference : reference + 1][0]}
+        return _clip(file.get_slice("audio")[first : first + samples], samples, entry, **clip)
+
+    def _start(self, seen: Tensor, length: int, name: str, rng: random.Random) -> int:
+        """Return the first frame of a window whose frames all have landmarks (a whole clip may lack some)."""
+        if self.num_frames is None:
+            return 0
+        starts = seen.unfold(0, length, 1).all(-1).nonzero().flatten().tolist()
+        if not starts:
+            raise ValueError(f"data: {name!r} has no {length} frames in a row with landmarks; preprocess it again")
+        return rng.choice(starts) if self.random else starts[len(starts) // 2]
+
+    def _reference(self, seen: Tensor, start: int, length: int, rng: random.Random) -> int:
+        """Return the frame that stands for the portrait: one with landmarks, outside the window where there is one."""
+        candidates = seen.nonzero().flatten().tolist()
+        if self.reference == "first":
+            return candidates[0]
+        outside = [t for t in candidates if not start <= t < start + length]
+        return rng.choice(outside or candidates)
+
+
+def _clip(audio: Tensor, samples: int, entry: dict[str, Any], **tensors: Tensor) -> Clip:
+    fps = float(Fraction(entry["fps"])) if tensors else 0.0
+    return Clip(
+        audio=audio,
+        emotion=torch.tensor(EMOTIONS.index(entry["emotion"])),
+        fps=torch.tensor(fps, dtype=torch.float32),
+        samples=torch.tensor(samples),
+        **tensors,
+    )
+
+
+def collate(clips: Sequence[Clip]) -> Clip:
+    """Stack clips into a batch: every tensor gets a leading B, audio is padded with zeros to the longest.
+
+    Args:
+        clips: B clips with the same fields, number of frames, frame size and frame rate.
+
+    Returns:
+        The batch; ``samples`` (B,) keeps each clip's own number of audio samples.
+
+    Raises:
+        ValueError: if the clips differ in anything but the length of their audio.
+    """
+    longest = max(len(c.audio) for c in clips)
+    stacked = {"audio": torch.stack([torch.nn.functional.pad(c.audio, (0, longest - len(c.audio))) for c in clips])}
+    if len(rates := {round(float(c.fps), 3) for c in clips}) > 1:
+        raise ValueError(
+            f"data: a batch mixes frame rates {sorted(rates)}; re-encode the recordings to one rate, "
+            "keep a cache for each, or set data.batch_size=1"
+        )
+    for name in ("emotion", "fps", "samples", "frames", "landmarks", "reference", "reference_landmarks"):
+        values = [getattr(c, name) for c in clips]
+        if len(shapes := {None if v is None else tuple(v.shape) for v in values}) > 1:
+            raise ValueError(
+                f"data: a batch mixes {name} of shapes {', '.join(sorted(map(str, shapes)))}; "
+                "set data.num_frames, or data.batch_size=1"
+            )
+        if values[0] is not None:
+            stacked[name] = torch.stack(values)
+    return Clip(**stacked)

@@ -1,0 +1,273 @@
+"""Decode every recording once: face crops, landmarks and 16 kHz sound into a cache that training reads.
+
+The cache is a folder: ``clips/<name>.safetensors`` (tensors), ``manifest.jsonl`` (one line per clip),
+``preprocess.json`` (the settings it was made with) and ``contact_sheet.png`` (to see at a glance whether faces and
+landmarks are right).
+
+Every file appears whole or not at all, and a clip's line follows its file. So a run that is killed at any moment is
+continued by the next one, and ends with the manifest that an unbroken run writes, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from talkhead import __version__
+from talkhead.data.cache import (
+    Entry,
+    Job,
+    clip_path,
+    detector_named,
+    manifest_lines,
+    new_entry,
+    place_of,
+    process_source,
+    write_whole,
+)
+from talkhead.data.contact_sheet import contact_sheet
+from talkhead.data.dataset import read_manifest
+from talkhead.data.index import Layout, Source, View, list_sources
+from talkhead.data.landmarks import LandmarkDetector
+from talkhead.data.media import write_image
+from talkhead.data.workers import map_sources
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run left in the cache.
+
+    Attributes:
+        ok: number of usable clips.
+        failed: (name, reason) of what could not be read; a further run tries these again.
+        skipped: (name, reason) of what was left out on purpose.
+        warned: number of usable clips with a remark in the manifest's ``reason``.
+    """
+
+    ok: int
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    warned: int = 0
+
+    def __str__(self) -> str:
+        """Return one line such as ``240 ok, 1 failed: s1 (no face found), 12 skipped: calm has no MEAD label (12)``."""
+        parts = [f"{self.ok} ok" + (f" ({self.warned} with remarks in the manifest)" if self.warned else "")]
+        if self.failed:
+            shown = "; ".join(f"{name} ({reason})" for name, reason in self.failed[:10])
+            more = f"; and {len(self.failed) - 10} more in the manifest" if len(self.failed) > 10 else ""
+            parts.append(f"{len(self.failed)} failed: {shown}{more}")
+        if self.skipped:
+            reasons = Counter(reason for _, reason in self.skipped)
+            parts.append(f"{len(self.skipped)} skipped: " + "; ".join(f"{r} ({n})" for r, n in sorted(reasons.items())))
+        return ", ".join(parts)
+
+
+def preprocess(
+    layout: Layout,
+    input: str | Path,
+    output: str | Path,
+    *,
+    size: int = 128,
+    scale: float = 1.5,
+    detector: str | LandmarkDetector = "auto",
+    workers: int = 1,
+    identity: str | None = None,
+    emotion: str | None = None,
+    view: View = "front",
+    missing: Literal["error", "interpolate", "skip"] = "interpolate",
+    max_gap: int = 5,
+    face: Literal["largest", "center"] | int = "largest",
+    segment_seconds: float | None = 10.0,
+    progress: bool = True,
+) -> Summary:
+    """Turn a folder of recordings into a cache, in parallel, continuing what an earlier run left.
+
+    Per source: landmarks are tracked on the full frames, one square around the face, fixed over the clip, is cut out
+    and resized, the landmarks are mapped into it, the sound is resampled. Sources are only ever read. A source that
+    cannot be used is reported and leaves the others alone.
+
+    Args:
+        layout: ``mead``, ``folder``, ``ravdess`` or ``emodb``; see ``list_sources``.
+        input: the recordings.
+        output: the cache folder; new, empty, or a cache made with the same settings.
+        size: side of the cached frames, px.
+        scale: side of the crop over that of the landmarks' box.
+        detector: ``auto``, ``face-alignment``, ``dlib``, or an object that follows ``LandmarkDetector``.
+        workers: processes. With more than one, a script must start from ``if __name__ == "__main__"``.
+        identity: ``folder``: the speaker's name; other layouts: only this speaker.
+        emotion: ``folder``: the emotion; other layouts: only this emotion.
+        view: MEAD's camera.
+        missing: what to do about frames without a face: ``error`` fails the clip, ``interpolate`` bridges gaps of up to
+            ``max_gap`` frames, ``skip`` leaves the clip out.
+        max_gap: frames.
+        face: which face where there are several: ``largest``, ``center``, or its place from the left.
+        segment_seconds: videos longer than this become several clips ``<name>@000``, ``<name>@001``, ... of equal
+            length, each with a crop of its own; None: one clip per video.
+        progress: show a progress bar on stderr, and print the summary at the end.
+
+    Returns:
+        The summary; ``str(summary)`` is one line.
+
+    Raises:
+        FileNotFoundError: if ``input`` does not exist.
+        ValueError: if an argument is out of range, nothing under ``input`` fits, or ``output`` is something else.
+        ImportError: if no detector can be had.
+        OSError: if ``output`` cannot be written.
+        KeyboardInterrupt: passed on; what is done stays done.
+    """
+    if size < 8 or scale < 1 or workers < 1 or max_gap < 0 or (segment_seconds is not None and segment_seconds < 1):
+        raise ValueError(
+            "size must be at least 8, scale at least 1, workers at least 1, max_gap at least 0, "
+            f"segment_seconds at least 1; got {size}, {scale}, {workers}, {max_gap}, {segment_seconds}"
+        )
+    root, output = Path(input), Path(output)
+    sources = list_sources(layout, root, identity, emotion, view)
+    (output / "clips").mkdir(parents=True, exist_ok=True)
+    settings = {
+        "layout": layout, "input": str(root.resolve()), "identity": identity, "emotion": emotion, "view": view,
+        "size": size, "scale": scale, "missing": missing, "max_gap": max_gap, "face": face,
+        "segment_seconds": segment_seconds,
+    }  # fmt: skip
+    detector = _settle(output, settings, detector, any(s.has_video and not s.skip for s in sources))
+    job = Job(
+        root, output, size, scale, detector, missing, max_gap, face, segment_seconds,
+        versions=_versions(detector if isinstance(detector, str) else detector.name),
+    )  # fmt: skip
+    kept, todo = _resume(job, sources)
+    if any(s.has_video for s in todo):
+        # Loaded here so that a missing package is one error now, not one failure per clip.
+        detector_named(detector)
+    entries = kept + _work(job, todo, len(sources), workers, progress)
+    entries.sort(key=lambda e: e["name"])
+    write_whole(output / "manifest.jsonl", manifest_lines(entries))
+    if (sheet := contact_sheet(output, entries)) is not None:
+        write_image(output / "contact_sheet.png", sheet)
+    summary = _summarise(entries)
+    if progress:
+        print(summary)
+    return summary
+
+
+def _settle(output: Path, settings: Entry, detector: str | LandmarkDetector, needed: bool) -> str | LandmarkDetector:
+    """Hold the cache to one set of settings; return the detector to use (``auto`` settled on one name)."""
+    path = output / "preprocess.json"
+    recorded: Entry | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if recorded is None and (output / "manifest.jsonl").exists():
+        raise ValueError(f"output: {str(output)!r} has a manifest but no preprocess.json; choose a new folder")
+    before = (recorded or {}).get("detector")
+    if detector == "auto" and before:
+        detector = before
+    if detector == "auto" and needed:
+        detector = detector_named(detector).name
+    name = before if not needed else detector if isinstance(detector, str) else detector.name
+    settings = settings | {"detector": name}
+    if recorded is not None and (before is not None or recorded != settings | {"detector": None}):
+        for key in settings:
+            if recorded.get(key) != settings[key]:
+                raise ValueError(
+                    f"output: {str(output)!r} was made with {key}={recorded.get(key)!r}, not {settings[key]!r}; "
+                    "use the same settings to continue it, or choose a new folder"
+                )
+    if recorded != settings:
+        write_whole(path, (json.dumps(settings, indent=2) + "\n").encode())
+    return detector
+
+
+def _versions(detector: str) -> dict[str, str]:
+    packages = {"dlib": ["dlib-bin", "dlib"], "face-alignment": ["face-alignment"]}.get(detector, [])
+    versions = {"talkhead": __version__, "torch": torch.__version__}
+    for package in ["av", *packages]:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]:
+    """Return the entries that an earlier run finished, and the sources still to do; leave a clean manifest."""
+    for scrap in (job.output / "clips").glob(".*.tmp"):
+        scrap.unlink(missing_ok=True)
+    manifest = job.output / "manifest.jsonl"
+    by_source: dict[str, dict[str, Entry]] = {}
+    for entry in read_manifest(job.output) if manifest.exists() else []:
+        by_source.setdefault(entry["source"], {})[entry["name"]] = entry
+    kept = [new_entry(job, s, status="skipped", reason=s.skip) for s in sources if s.skip]
+    todo: list[Source] = []
+    for source in sources:
+        done = list(by_source.pop(place_of(job, source), {}).values())
+        if not source.skip and _finished(job, source, done):
+            kept += done
+        elif not source.skip:
+            todo.append(source)
+    # A recording that is gone from the input (moved to save space) keeps its clips.
+    names = {e["name"] for e in kept} | {s.name for s in todo}
+    for done in (list(d.values()) for d in by_source.values()):
+        kept += [
+            e for e in done if e["status"] == "ok" and e["name"] not in names and clip_path(job, e["name"]).is_file()
+        ]
+    write_whole(manifest, manifest_lines(sorted(kept, key=lambda e: e["name"])))
+    return kept, todo
+
+
+def _finished(job: Job, source: Source, done: list[Entry]) -> bool:
+    """Whether the entries are all that becomes of ``source``, with their files, none of them failed."""
+    if not done or len(done) != (done[0]["segment"] or {"count": 1})["count"]:
+        return False
+    mine = all(e["name"].split("@")[0] == source.name for e in done)
+    return mine and all(
+        e["status"] == "skipped" or (e["status"] == "ok" and clip_path(job, e["name"]).is_file()) for e in done
+    )
+
+
+def _work(job: Job, todo: list[Source], total: int, workers: int, show: bool) -> list[Entry]:
+    """Do what is to do, and append each source's lines to the manifest as they come."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("preprocess"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    entries: list[Entry] = []
+    bar = Progress(*columns, console=Console(stderr=True), disable=not show)
+    results = map_sources(process_source, todo, job, workers)
+    try:
+        with bar, closing(results), (job.output / "manifest.jsonl").open("ab") as manifest:
+            task = bar.add_task("", total=total, completed=total - len(todo))
+            for source, result in results:
+                new = result if isinstance(result, list) else [new_entry(job, source, status="failed", reason=result)]
+                manifest.write(manifest_lines(new))
+                manifest.flush()
+                os.fsync(manifest.fileno())
+                entries += new
+                bar.advance(task)
+                for entry in new:
+                    if entry["status"] == "failed" and show:
+                        bar.console.print(f"failed: {entry['name']}: {entry['reason']}", markup=False, highlight=False)
+    except KeyboardInterrupt:
+        done = total - len(todo) + len({e["source"] for e in entries})
+        print(f"stopped: {done} of {total} done; run the same command again to continue", file=sys.stderr)
+        raise
+    return entries
+
+
+def _summarise(entries: list[Entry]) -> Summary:
+    def listed(status: str) -> list[tuple[str, str]]:
+        return [(e["name"], e["reason"]) for e in entries if e["status"] == status]
+
+    ok = listed("ok")
+    return Summary(len(ok), listed("failed"), listed("skipped"), sum(bool(reason) for _, reason in ok))

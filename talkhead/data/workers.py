@@ -1,0 +1,101 @@
+"""Map a function over recordings in several processes that may die, be stopped, or lose their parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import torch
+
+S = TypeVar("S")
+R = TypeVar("R")
+Task = Callable[[S, Any, Callable[[], bool]], R]
+
+_stop: Any = None
+
+
+def map_sources(
+    task: Task[S, R], sources: Iterable[S], job: Any, workers: int
+) -> Generator[tuple[S, R | str], None, None]:
+    """Yield ``(source, task(source, job, stopped))`` in the order in which they finish.
+
+    A worker that dies (a crash in a codec, out of memory) does not end the run: the sources it may have died of are
+    tried again, each alone, and one that kills its worker a second time gets a sentence in the place of a result.
+
+    Args:
+        task: a module-level function; it calls ``stopped`` now and then, and raises KeyboardInterrupt when it is true.
+        sources: what to do; picklable.
+        job: what the task must know; picklable.
+        workers: number of processes; 1: this one.
+
+    Yields:
+        Each source with its result, or with a sentence that says how its worker died.
+
+    Raises:
+        Exception: whatever ``task`` raises; the other workers are stopped.
+    """
+    if workers == 1:
+        for source in sources:
+            yield source, task(source, job, lambda: False)
+        return
+    todo = deque(sources)
+    while todo:
+        suspects = yield from _drain(task, todo, job, workers)
+        for source in suspects:
+            if (yield from _drain(task, deque([source]), job, 1)):
+                yield source, "the worker process died of it, by a crash or for want of memory"
+
+
+def _drain(task: Task[S, R], todo: deque[S], job: Any, workers: int) -> Generator[tuple[S, R | str], None, list[S]]:
+    """Work through ``todo`` with one pool; return the sources in work when a worker died (none: all is done)."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_begin, initargs=(stop,))
+    running: dict[Future[R], S] = {}
+    try:
+        while todo or running:
+            # No more in the pool than it works on, so that a dead worker leaves few suspects.
+            while todo and len(running) < workers:
+                source = todo.popleft()
+                try:
+                    running[pool.submit(_run, task, source, job)] = source
+                except BrokenProcessPool:
+                    return [*running.values(), source]
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                if isinstance(future.exception(), BrokenProcessPool):
+                    return list(running.values())
+                source = running.pop(future)
+                yield source, future.result()
+        return []
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(stop: Any) -> None:
+    """Prepare a worker: one thread, Ctrl-C left to the parent, and no life without it."""
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    # A killed parent cannot tell its workers to end; they would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run(task: Task[S, R], source: S, job: Any) -> R:
+    return task(source, job, _stop.is_set)
