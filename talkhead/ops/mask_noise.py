@@ -9,7 +9,8 @@ For a landmark at (u, v) and a pixel at (x, y), inside the k x k window of pixel
 The same numbers come out on every device. Landmarks are rounded to 1/256 px once, so every squared distance is an
 integer; with ``overlap="max"`` Eq. 2 is the integer test d^2 <= limit, with ``"sum"`` the Gaussians are integers of
 fixed point from a table. The noise is Philox4x32-10 of (frame, y, x, channel). ``docs/kernel.md`` has the proofs.
-This file holds the public functions and the PyTorch path; the fused GPU kernel is in ``mask_noise_triton.py``.
+This file holds the public function and the PyTorch path; the mask itself is in ``landmark_mask.py``, the fused GPU
+kernel in ``mask_noise_triton.py``.
 """
 
 from __future__ import annotations
@@ -20,25 +21,14 @@ import warnings
 import torch
 from torch import Tensor
 
+from talkhead.ops.landmark_mask import MAX_KERNEL_SIZE, MAX_SIDE, SATURATION, landmark_maps, landmark_mask, weight_limit
 from talkhead.ops.philox import philox4x32, split_seed, uniform
 
-UNIT = 256
-"""Landmarks are multiples of 1/256 px."""
+__all__ = ["landmark_maps", "mask_noise"]
 
-FAR = 2.0**20
-"""Landmarks are clamped to +-FAR px: further than any frame reaches, near enough for int32."""
-
-MAX_KERNEL_SIZE = 255
-"""The largest window for which d^2 in (1/256 px)^2 fits int32: 2 (127.5 * 256)^2 < 2^31."""
-
-MAX_SIDE = 65_536
-TABLE_BITS, WEIGHT_BITS, SATURATION = 30, 22, 2**30
 DTYPES = (torch.uint8, torch.bfloat16, torch.float16, torch.float32)
-REGIONS = ((0, 17), (17, 27), (27, 36), (36, 48), (48, 60), (60, 68))
-"""Jaw, brows, nose, eyes, outer lip, inner lip: first and one past the last of the 68 landmarks."""
-
-_CHUNK = 1 << 22
 Blend = tuple[Tensor, Tensor, Tensor]
+_CHUNK = 1 << 16
 
 
 def mask_noise(
@@ -124,99 +114,6 @@ def mask_noise(
     if unbatched:
         noised, mask = noised[0], mask[0] if return_mask else mask
     return (noised, mask) if return_mask else noised
-
-
-def landmark_maps(
-    landmarks: Tensor, size: tuple[int, int], sigma: float = 1.0, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Draw the landmarks as soft maps, one per part of the face: the renderer's extra condition channels.
-
-    The Gaussian of Eq. 1 with its peak at 1, exp(-d^2 / (2 sigma^2)), largest over a part's landmarks; beyond five
-    sigma it is 0.
-
-    Args:
-        landmarks: (B, T, 68, 2) float px as (x, y); points that are not finite draw nothing.
-        size: (H, W) px.
-        sigma: standard deviation in px.
-        dtype: type of the result.
-
-    Returns:
-        (B, 6, T, H, W) in [0, 1]: jaw, brows, nose, eyes, outer lip, inner lip.
-
-    Raises:
-        ValueError: if the landmarks' shape or sigma is not as above.
-    """
-    if landmarks.ndim != 4 or landmarks.shape[2:] != (68, 2):
-        raise ValueError(f"landmarks must have shape (B, T, 68, 2); got {tuple(landmarks.shape)}")
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive (px); got {sigma}")
-    (batch, num_frames), (height, width) = landmarks.shape[:2], size
-    points = torch.nan_to_num(landmarks.detach().float(), nan=-FAR).clamp(-FAR, FAR)
-    reach = math.ceil(5 * sigma)
-    pixels = points.round()[..., None] + torch.arange(-reach, reach + 1, device=points.device)  # (B, T, 68, 2, w)
-    limit = torch.tensor([width, height], device=points.device)[:, None]
-    inside = (pixels >= 0) & (pixels < limit)
-    # A pixel outside the frame is moved onto the border with the value 0, which changes no maximum.
-    value = torch.exp((pixels - points[..., None]).square() / (-2 * sigma**2)) * inside
-    columns, rows = pixels.long().clamp(min=0).minimum(limit - 1).unbind(-2)
-    region = torch.cat([torch.full((last - first,), i) for i, (first, last) in enumerate(REGIONS)])
-    sample = torch.arange(batch, device=points.device)[:, None, None]
-    frame = torch.arange(num_frames, device=points.device)[:, None]
-    plane = (sample * len(REGIONS) + region.to(points.device)) * num_frames + frame  # (B, T, 68)
-    index = ((plane[..., None] * height + rows) * width)[..., None] + columns[..., None, :]
-    values = value[..., 1, :, None] * value[..., 0, None, :]
-    maps = torch.zeros(batch * len(REGIONS) * num_frames * height * width, device=points.device)
-    maps.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
-    return maps.view(batch, len(REGIONS), num_frames, height, width).to(dtype)
-
-
-def disc_limit(sigma: float, threshold: float) -> int:
-    """Return the largest d^2, in (1/256 px)^2, at which one landmark's Gaussian exceeds the threshold; -1 if none.
-
-    G > threshold is d^2 < r^2 = -2 sigma^2 ln(2 pi sigma threshold) (Eqs. 1-2), for an integer D = 65536 d^2 the same
-    as D <= ceil(65536 r^2) - 1.
-
-    Args:
-        sigma: standard deviation in px.
-        threshold: threshold of Eq. 2, >= 0.
-
-    Returns:
-        The limit, at most the largest d^2 inside the largest window.
-    """
-    largest = 2 * (MAX_KERNEL_SIZE * UNIT // 2) ** 2
-    if threshold == 0:
-        return largest
-    radius_squared = -2 * sigma**2 * math.log(2 * math.pi * sigma * threshold)
-    return max(-1, min(math.ceil(radius_squared * UNIT**2) - 1, largest))
-
-
-def weight_limit(sigma: float, threshold: float) -> int:
-    """Return the largest sum of fixed-point weights that is not masked (overlap "sum").
-
-    Args:
-        sigma: standard deviation in px.
-        threshold: threshold of Eq. 2, >= 0.
-
-    Returns:
-        floor(2 pi sigma threshold 2^22): the peak of Eq. 1 weighs 2^22.
-    """
-    return math.floor(2 * math.pi * sigma * threshold * 2**WEIGHT_BITS)
-
-
-def weight_table(sigma: float, kernel_size: int, device: torch.device) -> Tensor:
-    """Return exp(-d^2 / (2 sigma^2)) at all distances d = 0, 1/256, 2/256 ... px that occur in a window.
-
-    Args:
-        sigma: standard deviation in px.
-        kernel_size: width of the window in px.
-        device: where the table is to live; it is always computed on the CPU, in float64.
-
-    Returns:
-        (128 k + 1,) int32 fixed-point numbers with 30 bits after the point.
-    """
-    distance = torch.arange(kernel_size * UNIT // 2 + 1, dtype=torch.float64) / UNIT
-    table = torch.exp(-distance.square() / (2 * sigma**2)) * 2**TABLE_BITS
-    return table.round().to(torch.int32).to(device)
 
 
 def _check_parameters(sigma: float, kernel_size: int, threshold: float, overlap: str, dtype: torch.dtype) -> None:
@@ -345,94 +242,6 @@ def warn_missing() -> None:
     )
 
 
-def quantise(landmarks: Tensor) -> Tensor:
-    """Return the landmarks in whole 1/256 px, those of a frame without a face far outside.
-
-    x * 256 is exact in float32, so a fused multiply-add rounds as the two steps do: every device gets the same integer.
-
-    Args:
-        landmarks: (..., K, 2) float px.
-
-    Returns:
-        (..., K, 2) int32.
-    """
-    px = landmarks.detach().float()
-    found = px.isfinite().flatten(-2).all(-1)[..., None, None]
-    px = torch.where(found, px, -FAR).clamp(-FAR, FAR)
-    return torch.floor(px * UNIT + 0.5).to(torch.int32)
-
-
-def landmark_mask(
-    landmarks: Tensor, size: tuple[int, int], sigma: float, kernel_size: int, threshold: float, overlap: str
-) -> Tensor:
-    """Return the mask of Eq. 2. The work is proportional to the landmarks' windows, not to K x H x W.
-
-    Args:
-        landmarks: (B, T, K, 2) float px.
-        size: (H, W) px.
-        sigma: standard deviation of Eq. 1 in px.
-        kernel_size: width of the window in px.
-        threshold: threshold of Eq. 2.
-        overlap: "max" or "sum".
-
-    Returns:
-        (B, T, H, W) bool.
-    """
-    points = quantise(landmarks)
-    batch, num_frames, count = points.shape[:3]
-    points = points.flatten(0, 1)
-    draw = _draw_discs if overlap == "max" else _draw_sums
-    # Frames go through in chunks only to bound the memory of the windows' pixels.
-    chunk = max(1, _CHUNK // max(1, count * kernel_size**2))
-    planes = [draw(part, size, sigma, kernel_size, threshold) for part in points.split(chunk)]
-    masks = planes[0] if len(planes) == 1 else torch.cat(planes)
-    return masks.view(batch, num_frames, *size)
-
-
-def _windows(points: Tensor, size: tuple[int, int], half: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the windows' pixels along both axes: distances to the landmark, whether in the frame, flat row and column.
-
-    points is (N, K, 2) int32 in 1/256 px; distance and inside are (N, K, 2, w), row * W and column (N, K, w).
-    """
-    centre = (points + UNIT // 2) >> 8
-    pixels = centre[..., None] + torch.arange(-half, half + 1, device=points.device, dtype=torch.int32)
-    distance = pixels * UNIT - points[..., None]
-    bounds = torch.tensor([size[1], size[0]], device=points.device, dtype=torch.int32)[:, None]
-    inside = (pixels >= 0) & (pixels < bounds)
-    columns, rows = pixels.long().unbind(-2)
-    frame = torch.arange(len(points), device=points.device)[:, None, None] * size[0]
-    return distance, inside, (frame + rows) * size[1], columns
-
-
-def _draw_discs(points: Tensor, size: tuple[int, int], sigma: float, kernel_size: int, threshold: float) -> Tensor:
-    """Return the union of discs (overlap "max") of (N, K, 2) points as (N, H, W) bool."""
-    limit = disc_limit(sigma, threshold)
-    mask = torch.zeros(len(points), *size, dtype=torch.bool, device=points.device)
-    if limit < 0:
-        return mask
-    half = min(kernel_size // 2, (math.isqrt(limit) + UNIT // 2) // UNIT)
-    distance, inside, row, column = _windows(points, size, half)
-    squared_x, squared_y = distance.square().unbind(-2)
-    # dx^2 <= limit - dy^2 needs no sum that could overflow; what lies outside the frame fails on either side.
-    squared_x = torch.where(inside[..., 0, :], squared_x, 2**31 - 1)
-    rest = torch.where(inside[..., 1, :], limit - squared_y, -1)
-    hit = squared_x[..., None, :] <= rest[..., :, None]
-    mask.view(-1)[(row[..., :, None] + column[..., None, :])[hit]] = True
-    return mask
-
-
-def _draw_sums(points: Tensor, size: tuple[int, int], sigma: float, kernel_size: int, threshold: float) -> Tensor:
-    """Return where the summed weights exceed the threshold (overlap "sum"), (N, H, W) bool."""
-    table = weight_table(sigma, kernel_size, points.device).long()
-    distance, inside, row, column = _windows(points, size, kernel_size // 2)
-    factor_x, factor_y = (table[distance.abs().long()] * inside).unbind(-2)
-    weight = (factor_y[..., :, None] * factor_x[..., None, :]) >> (2 * TABLE_BITS - WEIGHT_BITS)
-    hit = weight > 0
-    total = torch.zeros(len(points) * size[0] * size[1], dtype=torch.int64, device=points.device)
-    total.index_add_(0, (row[..., :, None] + column[..., None, :])[hit], weight[hit])
-    return (total > weight_limit(sigma, threshold)).view(len(points), *size)
-
-
 def to_network(video: Tensor, low: float, high: float) -> Tensor:
     """Return (B, T, C, H, W) frames as (B, C, T, H, W) float32 with 0..1 brought to low..high.
 
@@ -452,13 +261,16 @@ def to_network(video: Tensor, low: float, high: float) -> Tensor:
 def _replace(noised: Tensor, mask: Tensor, seed: Tensor, frame_offset: Tensor, low: float, high: float) -> None:
     """Write noise into (B, C, T, H, W) ``noised`` wherever the (B, T, H, W) mask is set, drawing only there."""
     channels, num_frames, height, width = noised.shape[1:]
-    sample, frame, y, x = mask.nonzero().unbind(1)
-    key_low, key_high = split_seed(seed)
-    absolute = (frame_offset[sample] + frame) & 0xFFFFFFFF
-    place = ((sample * channels * num_frames + frame) * height + y) * width + x
-    flat, plane = noised.view(-1), num_frames * height * width
-    for block in range((channels + 3) // 4):
-        group = torch.full_like(x, block)
-        words = philox4x32((absolute, y, x, group), (key_low[sample], key_high[sample]))
-        for channel, word in zip(range(4 * block, channels), words, strict=False):
-            flat[place + channel * plane] = uniform(word).mul_(high - low).add_(low)
+    plane = num_frames * height * width
+    flat = noised.view(-1)
+    low_word, high_word = split_seed(seed)
+    # A few thousand pixels at a time: Philox's words then stay in the cache.
+    for places in mask.nonzero().split(_CHUNK):
+        sample, frame, y, x = places.unbind(1)
+        place = ((sample * channels * num_frames + frame) * height + y) * width + x
+        absolute = (frame_offset[sample] + frame) & 0xFFFFFFFF
+        key = (low_word[sample], high_word[sample])
+        for block in range((channels + 3) // 4):
+            words = philox4x32((absolute, y, x, torch.full_like(x, block)), key)
+            for channel, word in zip(range(4 * block, channels), words, strict=False):
+                flat[place + channel * plane] = uniform(word).mul_(high - low).add_(low)

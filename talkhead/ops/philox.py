@@ -39,14 +39,19 @@ def philox4x32(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
         >>> [f"{word.item():08x}" for word in philox4x32((zero, zero, zero, zero), (zero, zero))]
         ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
-    c0, c1, c2, c3 = counter
+    c0, c1, c2, c3 = (word.clone() for word in torch.broadcast_tensors(*counter, *key)[:4])
     k0, k1 = key
+    product0, product1 = torch.empty_like(c0), torch.empty_like(c0)
     for _ in range(ROUNDS):
-        product0, product1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
-        # The key is combined with the older word first: where both are scalars that costs nothing.
-        c0 = (product1 >> 32).bitwise_xor_(c1 ^ k0).bitwise_and_(_WORD)
-        c2 = (product0 >> 32).bitwise_xor_(c3 ^ k1).bitwise_and_(_WORD)
-        c1, c3 = product1.bitwise_and_(_WORD), product0.bitwise_and_(_WORD)
+        torch.mul(c0, MULTIPLIER_0, out=product0)
+        torch.mul(c2, MULTIPLIER_1, out=product1)
+        c1.bitwise_xor_(k0)
+        c3.bitwise_xor_(k1)
+        torch.bitwise_right_shift(product1, 32, out=c0).bitwise_xor_(c1).bitwise_and_(_WORD)
+        torch.bitwise_right_shift(product0, 32, out=c2).bitwise_xor_(c3).bitwise_and_(_WORD)
+        # The old words' memory takes the next round's products: nothing is allocated inside the loop.
+        c1, product1 = product1.bitwise_and_(_WORD), c1
+        c3, product0 = product0.bitwise_and_(_WORD), c3
         k0, k1 = (k0 + WEYL_0) & _WORD, (k1 + WEYL_1) & _WORD
     return c0, c1, c2, c3
 
