@@ -7,7 +7,6 @@ A 2-D point (x, y) is written as the complex number x + iy, so that a similarity
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +18,8 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import MOUTH
+from talkhead.data.landmarks import smooth_landmarks
+from talkhead.data.media import check_writable, exact_fps
 
 RIGID = (*range(27, 36), 36, 39, 42, 45)
 """Nose and eye corners: the points that move with the head and hardly with speech."""
@@ -51,7 +52,7 @@ class LandmarkSequence:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "landmarks", check_landmarks(self.landmarks))
-        object.__setattr__(self, "fps", check_fps(self.fps))
+        object.__setattr__(self, "fps", exact_fps(self.fps))
         height, width = (int(side) for side in self.size)
         if height < 1 or width < 1:
             raise ValueError(f"size must be (height, width) in px, both positive; got {tuple(self.size)}")
@@ -76,9 +77,9 @@ class LandmarkSequence:
         identity = self.landmarks[0] if identity is None else identity
         return replace(self, landmarks=motion_gains(self.landmarks, identity, mouth=mouth, pose=pose, blink=blink))
 
-    def smooth(self, seconds: float = 0.04) -> LandmarkSequence:
-        """Return the sequence smoothed over time by a zero-phase Gaussian of standard deviation ``seconds``."""
-        return replace(self, landmarks=smooth_motion(self.landmarks, sigma=seconds * float(self.fps)))
+    def smooth(self, window: int = 5) -> LandmarkSequence:
+        """Return the sequence smoothed over ``window`` (odd) frames; see `smooth_landmarks`."""
+        return replace(self, landmarks=smooth_landmarks(self.landmarks, window))
 
     def retarget(self, face: Tensor, size: tuple[int, int], identity: Tensor | None = None) -> LandmarkSequence:
         """Return the motion on another face.
@@ -157,18 +158,6 @@ def check_landmarks(landmarks: Tensor, name: str = "landmarks") -> Tensor:
     return landmarks
 
 
-def check_fps(fps: float | Fraction | str) -> Fraction:
-    """Return ``fps`` as a fraction (29.97 is taken as 30000/1001), or say what is wrong with it."""
-    try:
-        value = Fraction(fps)
-    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
-        raise ValueError(f"fps must be a positive number of frames per second; got {fps!r}") from error
-    if value <= 0:
-        raise ValueError(f"fps must be a positive number of frames per second; got {fps}")
-    ntsc = Fraction(round(value * 1001 / 1000), 1) * Fraction(1000, 1001)
-    return ntsc if abs(value - ntsc) < Fraction(1, 1000) and value.denominator != 1 else value
-
-
 def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Fit the similarity ``w = a z + b`` that takes ``source`` to ``target`` with the least squared error.
 
@@ -238,38 +227,16 @@ def motion_gains(
     return _real(w + centre)
 
 
-def smooth_motion(landmarks: Tensor, sigma: float) -> Tensor:
-    """Smooth over time with a zero-phase Gaussian.
-
-    Args:
-        landmarks: (T, 68, 2) px.
-        sigma: standard deviation in frames; 0 changes nothing.
-
-    Raises:
-        ValueError: if sigma is negative.
-    """
-    if not 0 <= sigma < float("inf"):
-        raise ValueError(f"sigma must be a number of frames >= 0; got {sigma}")
-    if sigma == 0 or len(landmarks) == 1:
-        return landmarks
-    radius = max(1, round(3 * sigma))
-    offset = torch.arange(-radius, radius + 1, dtype=landmarks.dtype, device=landmarks.device)
-    kernel = torch.softmax(-(offset**2) / (2 * sigma**2), dim=0)
-    points = landmarks.flatten(1).T[:, None]
-    padded = torch.nn.functional.pad(points, (radius, radius), mode="replicate")
-    return torch.nn.functional.conv1d(padded, kernel[None, None])[:, 0].T.reshape(landmarks.shape)
-
-
 def write_whole(path: Path, write: Callable) -> None:
     """Call ``write(file)`` on a temporary binary file beside ``path``, then rename it: whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    check_writable(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             write(file)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _complex(points: Tensor) -> Tensor:
