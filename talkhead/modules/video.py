@@ -1,0 +1,208 @@
+"""Training of the renderer: the class-conditioned video diffusion of the paper, and ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from lightning import LightningModule
+from torch import Tensor
+
+from talkhead.data.clip import Clip, emotion_probabilities
+from talkhead.data.media import write_image
+from talkhead.metrics import psnr, ssim
+from talkhead.modules.optimizers import adam_with_cosine
+from talkhead.nets.renderer import Condition, Renderer, to_network
+from talkhead.ops.augment import jitter, mirror, recolour
+from talkhead.ops.mask_noise import landmark_maps
+from talkhead.schedulers import MaskNoiseBridgeScheduler
+
+_EYES, _OUTER_LIP, _INNER_LIP = 3, 4, 5  # groups of landmark_maps
+_WEIGHT_SIGMA = 1 / 32  # of the frame's side: how far around the points the loss is raised
+
+
+class VideoDiffusion(LightningModule):
+    r"""Class-conditioned video diffusion from mask noise to frames (paper, Sec. 3).
+
+    A step t is drawn, the true frames x_0 are mixed with the mask-noised carrier n by the scheduler, and the renderer
+    learns to undo it under
+
+    .. math:: \mathrm{mean}_p\; w_p \, (\hat y_p - y_p)^2
+
+    with y what the scheduler's ``prediction_type`` names and w_p = 1 but around mouth and eyes. All random draws of a
+    training step come from a generator keyed by (seed, step), so a resumed run repeats an unbroken one.
+
+    Args:
+        renderer: network and conditioning; default ``Renderer()``.
+        scheduler: a diffusers scheduler; default ``MaskNoiseBridgeScheduler()``. The paper's is
+            ``DDPMScheduler(prediction_type="sample")``.
+        learning_rate: Adam's (paper: 1e-4).
+        last_step_share: share of the training samples put at the last step, where sampling starts (paper: 0).
+        mouth_weight: the loss's extra weight at the lips (paper: 0).
+        eye_weight: the same at the eyes.
+        recolour: share of the samples given another palette.
+        mirror: share of the samples flipped left to right.
+        jitter: share of the samples turned, scaled and shifted.
+        class_dropout: share of the samples that lose their class, for ``emotion_scale`` at inference.
+        num_inference_steps: network evaluations when validation samples.
+        compile: run the U-Net through ``torch.compile``.
+        seed: of noise, steps and augmentation.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer | None = None,
+        scheduler: Any = None,
+        learning_rate: float = 1e-4,
+        last_step_share: float = 0.3,
+        mouth_weight: float = 0.0,
+        eye_weight: float = 0.0,
+        recolour: float = 0.0,
+        mirror: float = 0.0,
+        jitter: float = 0.0,
+        class_dropout: float = 0.1,
+        num_inference_steps: int = 4,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["renderer", "scheduler"])
+        self.renderer = Renderer() if renderer is None else renderer
+        self.scheduler = MaskNoiseBridgeScheduler() if scheduler is None else scheduler
+        if self.renderer.config.output != "plain" and self.scheduler.config.prediction_type != "sample":
+            raise ValueError(
+                f"renderer.output={self.renderer.config.output!r} paints over the carrier and so predicts x_0: give the "
+                f"scheduler prediction_type='sample', not {self.scheduler.config.prediction_type!r}"
+            )
+        if compile:
+            self.renderer.unet.compile()
+
+    def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
+        """Return the loss of one batch of windows."""
+        generator = self._generator()
+        frames, landmarks = self._augmented(batch, generator)
+        emotion = emotion_probabilities(batch.emotion)
+        kept = torch.rand(len(emotion), 1, generator=generator) >= self.hparams.class_dropout
+        loss = self.loss(frames, landmarks, emotion * kept.to(emotion), generator)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(emotion))
+        return loss
+
+    def loss(self, frames: Tensor, landmarks: Tensor, emotion: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw steps and noise and return the weighted squared error.
+
+        Args:
+            frames: (B, 1 + T, 3, H, W) float in [0, 1], the reference first.
+            landmarks: (B, 1 + T, 68, 2) px, the reference's first.
+            emotion: (B, 8) probabilities.
+            generator: source of the draws.
+        """
+        batch, steps = len(frames), self.scheduler.config.num_train_timesteps
+        seeds = torch.randint(2**31, (batch,), generator=generator).to(self.device)
+        timesteps = torch.randint(steps, (batch,), generator=generator)
+        last = torch.rand(batch, generator=generator) < self.hparams.last_step_share
+        timesteps = torch.where(last, steps - 1, timesteps).to(self.device)
+        with torch.no_grad():
+            reference = (frames[:, 0] * 255).round().to(torch.uint8)
+            condition = self.renderer.prepare(reference, landmarks[:, 0], landmarks[:, 1:], seed=seeds)
+            clean = to_network(frames[:, 1:])
+            sample = self.scheduler.add_noise(clean, condition.noise, timesteps)
+            target = self._target(clean, condition, timesteps)
+        predicted = self.renderer(sample, timesteps, condition, emotion)
+        error = F.mse_loss(predicted.float(), target, reduction="none")
+        return (error * self._weight(landmarks[:, 1:])).mean()
+
+    def validation_step(self, batch: Clip, batch_idx: int) -> None:
+        """Sample a batch as inference would, and log PSNR and SSIM beside the carrier's."""
+        painted, carrier = self._sampled(batch)
+        size = len(painted)
+        self.log("val/psnr", psnr(painted, batch.frames), prog_bar=True, batch_size=size)
+        self.log("val/ssim", ssim(painted, batch.frames), batch_size=size)
+        self.log("val/psnr_carrier", psnr(carrier, batch.frames), batch_size=size)
+        if batch_idx == 0:
+            self._write_grid(batch.frames[0], painted[0], carrier[0])
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Clip, batch_idx: int) -> Tensor:
+        """Return the painted frames, (B, T, 3, H, W) uint8."""
+        return self._sampled(batch)[0]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam and cosine annealing, as in the paper."""
+        return adam_with_cosine(self, self.hparams.learning_rate)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, emotion: Tensor, num_inference_steps: int) -> Tensor:
+        """Run the whole process on one window.
+
+        Args:
+            condition: from ``renderer.prepare``.
+            emotion: (B, 8) probabilities.
+            num_inference_steps: network evaluations.
+
+        Returns:
+            (B, 3, T, H, W) x_0 in [-1, 1].
+        """
+        self.scheduler.set_timesteps(num_inference_steps)
+        sample = condition.noise
+        for timestep in self.scheduler.timesteps:
+            output = self.renderer.predict(sample, timestep, condition, emotion)
+            sample = self.scheduler.step(output, timestep, sample).prev_sample
+        return sample
+
+    def _sampled(self, batch: Clip) -> tuple[Tensor, Tensor]:
+        """Return the painted frames and the carrier, (B, T, 3, H, W) uint8."""
+        condition = self.renderer.prepare(batch.reference, batch.reference_landmarks, batch.landmarks)
+        emotion = emotion_probabilities(batch.emotion)
+        painted = self.sample(condition, emotion, self.hparams.num_inference_steps)
+        return self.renderer.decode(painted), self.renderer.decode(condition.carrier)
+
+    def _generator(self) -> torch.Generator:
+        """A generator keyed by seed, step and process."""
+        generator = torch.Generator()
+        key = (self.hparams.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank
+        return generator.manual_seed(key % 2**63)
+
+    def _augmented(self, batch: Clip, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return frames (B, 1 + T, 3, H, W) in [0, 1] and landmarks, the reference in front, augmented alike."""
+        frames = torch.cat([batch.reference[:, None], batch.frames], 1).float() / 255
+        landmarks = torch.cat([batch.reference_landmarks[:, None], batch.landmarks], 1)
+        if self.hparams.mirror:
+            frames, landmarks = mirror(frames, landmarks, self.hparams.mirror, generator)
+        if self.hparams.jitter:
+            frames, landmarks = jitter(frames, landmarks, self.hparams.jitter, generator)
+        if self.hparams.recolour:
+            frames = recolour(frames, self.hparams.recolour, generator)
+        return frames, landmarks
+
+    def _target(self, clean: Tensor, condition: Condition, timesteps: Tensor) -> Tensor:
+        kind = self.scheduler.config.prediction_type
+        if kind == "sample":
+            return clean
+        if kind == "epsilon":
+            return condition.noise
+        return self.scheduler.get_velocity(clean, condition.noise, timesteps)
+
+    def _weight(self, landmarks: Tensor) -> Tensor:
+        """Return the loss's weight at each pixel, (B, 1, T, H, W) or a one."""
+        if not (self.hparams.mouth_weight or self.hparams.eye_weight):
+            return landmarks.new_ones(())
+        side = self.renderer.config.size
+        maps = landmark_maps(landmarks, (side, side), sigma=side * _WEIGHT_SIGMA)
+        mouth = torch.maximum(maps[:, _OUTER_LIP], maps[:, _INNER_LIP])
+        weight = 1 + self.hparams.mouth_weight * mouth + self.hparams.eye_weight * maps[:, _EYES]
+        return weight[:, None]
+
+    def _write_grid(self, *rows: Tensor) -> None:
+        """Write truth, painted and carrier, up to 8 frames each, beside the log."""
+        if not (self.trainer.is_global_zero and self.trainer.log_dir):
+            return
+        pick = torch.linspace(0, len(rows[0]) - 1, min(8, len(rows[0]))).long()
+        grid = torch.stack([row[pick].cpu() for row in rows])
+        folder = Path(self.trainer.log_dir) / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step_{self.global_step:07d}.png"
+        write_image(path, rearrange(grid, "r t c h w -> c (r h) (t w)"))

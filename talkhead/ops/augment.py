@@ -1,0 +1,96 @@
+"""Augmentation of a clip's pictures and landmarks together: colour, mirror, similarity."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _mirror_order() -> list[int]:
+    """Index of each of the 68 points' partner across the face's midline."""
+    order = list(range(68))
+    pairs = [(i, 16 - i) for i in range(8)] + [(17 + i, 26 - i) for i in range(5)]
+    pairs += [(31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
+    pairs += [(48, 54), (49, 53), (50, 52), (59, 55), (58, 56), (60, 64), (61, 63), (67, 65)]
+    for a, b in pairs:
+        order[a], order[b] = b, a
+    return order
+
+
+MIRROR = tuple(_mirror_order())
+"""``landmarks[..., MIRROR, :]`` renames the points after a left-right flip."""
+
+
+def recolour(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Give a share of the samples another palette: channels mixed, gained, offset; the same for all of its frames.
+
+    Args:
+        frames: (B, T, 3, H, W) float in [0, 1].
+        share: probability that a sample is recoloured.
+        generator: source of the draws.
+
+    Returns:
+        (B, T, 3, H, W) float in [0, 1].
+    """
+    batch = len(frames)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(frames)
+
+    mix = torch.softmax(4 * draw(batch, 3, 3), -1)  # rows are convex: grey stays grey
+    strength = draw(batch, 1, 1)
+    mix = strength * mix + (1 - strength) * torch.eye(3).to(frames)
+    gain, offset = 0.6 + 0.8 * draw(batch, 3, 1), 0.3 * draw(batch, 3, 1) - 0.15
+    chosen = draw(batch, 1, 1) < share
+    mix = torch.where(chosen, mix * gain, torch.eye(3).to(frames))
+    offset = torch.where(chosen, offset, 0.0)
+    mixed = torch.einsum("bij,btjhw->btihw", mix, frames) + offset[:, None, :, :, None]
+    return mixed.clamp(0, 1)
+
+
+def mirror(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Flip a share of the samples left to right, with their landmarks renamed.
+
+    Args:
+        frames: (B, T, 3, H, W).
+        landmarks: (B, T, 68, 2) px.
+        share: probability that a sample is flipped.
+        generator: source of the draws.
+    """
+    chosen = (torch.rand(len(frames), generator=generator) < share).to(frames.device)
+    flipped = landmarks[..., list(MIRROR), :].clone()
+    flipped[..., 0] = frames.shape[-1] - 1 - flipped[..., 0]
+    return (
+        torch.where(chosen[:, None, None, None, None], frames.flip(-1), frames),
+        torch.where(chosen[:, None, None, None], flipped, landmarks),
+    )
+
+
+def jitter(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Turn (at most 15 degrees), scale (0.75 to 1.25) and shift (at most 8%) a share of the samples, all frames alike.
+
+    Args:
+        frames: (B, T, 3, H, W) float; what comes in from outside is mirrored at the border.
+        landmarks: (B, T, 68, 2) px.
+        share: probability that a sample is moved.
+        generator: source of the draws.
+    """
+    batch, count, _, height, width = frames.shape
+    draws = (2 * torch.rand(batch, 4, generator=generator) - 1).to(frames)
+    draws = draws * (torch.rand(batch, 1, generator=generator) < share).to(frames)
+    angle, scale = draws[:, 0] * math.radians(15), torch.exp(draws[:, 1] * math.log(1.25))
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(batch, 2, 2)
+    centre = frames.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    shift = draws[:, 2:] * 0.08 * frames.new_tensor([width, height])
+    forward = scale[:, None, None] * turn
+    moved = (landmarks - centre) @ forward[:, None].mT + (centre + shift)[:, None, None]
+    backward = torch.linalg.inv(forward)
+    ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    pixels = torch.stack([xs, ys], -1).to(frames) - centre - shift[:, None, None]
+    grid = pixels @ backward[:, None].mT + centre
+    grid = (grid + 0.5) / frames.new_tensor([width, height]) * 2 - 1
+    sampled = F.grid_sample(frames.flatten(1, 2), grid, padding_mode="reflection", align_corners=False)
+    return sampled.view(batch, count, -1, height, width), moved

@@ -1,0 +1,147 @@
+"""The mask-noise bridge: a deterministic process between a picture and its mask-noised twin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+
+@dataclass
+class MaskNoiseBridgeOutput(BaseOutput):
+    """What a step returns.
+
+    Attributes:
+        prev_sample: the sample at the next, cleaner step.
+        pred_original_sample: the prediction of the clean sample.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
+    r"""A process whose noise end is the mask-noised video itself.
+
+    .. math:: x_s = (1 - s) x_0 + s n, \qquad x_{s'} = \hat x_0 + \frac{s'}{s} (x_s - \hat x_0)
+
+    with :math:`n` the mask-noised frames, :math:`s = (t + 1) / N` for the integer step t = 0 ... N - 1, and s' = 0 after
+    the last step. No Gaussian noise is ever injected: sampling is deterministic given n. The interface is diffusers'.
+
+    Args:
+        num_train_timesteps: N, the number of integer steps.
+        prediction_type: what the network predicts: ``"sample"`` (x_0), ``"epsilon"`` (n) or ``"v_prediction"`` (n - x_0).
+
+    Example:
+        >>> scheduler = MaskNoiseBridgeScheduler()
+        >>> scheduler.set_timesteps(4)
+        >>> scheduler.timesteps.tolist()
+        [999, 749, 499, 249]
+    """
+
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        prediction_type: Literal["sample", "epsilon", "v_prediction"] = "sample",
+    ) -> None:
+        if prediction_type not in ("sample", "epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type must be 'sample', 'epsilon' or 'v_prediction'; got {prediction_type!r}")
+        self.init_noise_sigma = 1.0
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: torch.device | str | None = None, start_timestep: int | None = None
+    ) -> None:
+        """Space the steps evenly in s from ``start_timestep`` down to 0.
+
+        Args:
+            num_inference_steps: number of network evaluations.
+            device: where ``timesteps`` lives.
+            start_timestep: first integer step, default the last one (pure mask noise).
+
+        Raises:
+            ValueError: if there are more steps than integers to stand on.
+        """
+        start = self.config.num_train_timesteps - 1 if start_timestep is None else start_timestep
+        if not 0 <= start < self.config.num_train_timesteps:
+            raise ValueError(f"start_timestep must lie in 0..{self.config.num_train_timesteps - 1}; got {start}")
+        if not 1 <= num_inference_steps <= start + 1:
+            raise ValueError(f"num_inference_steps must lie in 1..{start + 1}; got {num_inference_steps}")
+        self.num_inference_steps = num_inference_steps
+        left = torch.arange(num_inference_steps, 0, -1, dtype=torch.float64) / num_inference_steps
+        self.timesteps = ((start + 1) * left).round().long().sub(1).to(device or "cpu")
+
+    def share(self, timesteps: Tensor | int) -> Tensor:
+        """Return s in (0, 1], the mask noise's share at integer ``timesteps``."""
+        return (torch.as_tensor(timesteps) + 1) / self.config.num_train_timesteps
+
+    def coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (a, b) of x_t = a x_0 + b n at integer ``timesteps``."""
+        share = self.share(timesteps)
+        return 1 - share, share
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | int | None = None) -> Tensor:
+        """Return the sample as it is (part of diffusers' interface)."""
+        return sample
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return x_s = (1 - s) x_0 + s n.
+
+        Args:
+            original_samples: (B, ...) clean samples x_0.
+            noise: (B, ...) mask-noised samples n.
+            timesteps: (B,) integer steps.
+        """
+        share = _like(self.share(timesteps), original_samples)
+        return torch.lerp(original_samples, noise, share.expand_as(noise))
+
+    def original_sample(self, model_output: Tensor, timestep: Tensor | int, sample: Tensor) -> Tensor:
+        """Return the network's x_0, whatever ``prediction_type`` it predicts.
+
+        From n, x_0 = (x_s - s n) / (1 - s), which has no answer at s = 1: there x_s = n says nothing of x_0, and the
+        sample itself is returned.
+        """
+        share = _like(self.share(timestep), sample)
+        if self.config.prediction_type == "sample":
+            return model_output
+        if self.config.prediction_type == "v_prediction":
+            return sample - share * model_output
+        known = (sample - share * model_output) / (1 - share).clamp_min(1e-6)
+        return torch.where(share < 1, known, sample)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the target of ``"v_prediction"``, n - x_0, the process' constant velocity dx_s / ds."""
+        return noise - sample
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor | int, sample: Tensor, return_dict: bool = True
+    ) -> MaskNoiseBridgeOutput | tuple[Tensor, Tensor]:
+        """Go from x_s to x_{s'}, s' the next of ``timesteps`` (0 after the last).
+
+        Args:
+            model_output: the network's prediction.
+            timestep: the current integer step, one of ``timesteps``.
+            sample: x_s.
+            return_dict: whether to return ``MaskNoiseBridgeOutput`` rather than a tuple.
+        """
+        clean = self.original_sample(model_output, timestep, sample)
+        here = self.timesteps.tolist().index(int(timestep))
+        last = here + 1 == len(self.timesteps)
+        ratio = 0.0 if last else float(self.share(self.timesteps[here + 1]) / self.share(timestep))
+        previous = torch.lerp(clean, sample, ratio)
+        return MaskNoiseBridgeOutput(previous, clean) if return_dict else (previous, clean)
+
+
+def _like(value: Tensor, sample: Tensor) -> Tensor:
+    """Give a () or (B,) value the trailing axes, device and dtype of ``sample``."""
+    value = value.to(sample)
+    return value.reshape(value.shape + (1,) * (sample.ndim - value.ndim)) if value.ndim else value
