@@ -11,33 +11,31 @@ dlib's 68-point model was trained on iBUG 300-W, whose licence allows research u
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-Box = tuple[float, float, float, float]
+from talkhead.data.detectors import (
+    Detection,
+    DlibDetector,
+    FaceAlignmentDetector,
+    missing_weights,
+    offline,
+    weights_folder,
+)
 
-
-@dataclass(frozen=True)
-class Detection:
-    """One face.
-
-    Attributes:
-        landmarks: (68, 2) float32 px, (x, y), origin at the centre of the top-left pixel.
-        confidence: how sure the face detector is, 0..1; comparable within one detector only.
-        box: (x0, y0, x1, y1) px around the face as its detector draws it.
-    """
-
-    landmarks: Tensor
-    confidence: float
-    box: Box
+__all__ = [
+    "Detection",
+    "DlibDetector",
+    "FaceAlignmentDetector",
+    "LandmarkDetector",
+    "MissingFaceError",
+    "load_detector",
+    "smooth_landmarks",
+    "track_landmarks",
+]
 
 
 class LandmarkDetector(Protocol):
@@ -67,216 +65,6 @@ class MissingFaceError(ValueError):
     """No face was found where one is needed."""
 
 
-class DlibDetector:
-    """dlib's HOG face detector and its 68-point regression trees (Kazemi and Sullivan, 2014); offline.
-
-    The model file comes with the package ``face_recognition_models`` and is for research use only (iBUG 300-W).
-
-    dlib rounds points to whole pixels and starts from the detector's box, which moves in coarse steps. So the face is
-    enlarged, the trees are run from a box refitted to a first result, and the mean over slightly shifted boxes is
-    taken: see ``docs/data.md`` for what each step gains.
-    """
-
-    name = "dlib"
-    face_size = 400
-    """px to which the face's box is enlarged before the trees see it."""
-
-    def __init__(self) -> None:
-        """Load the models.
-
-        Raises:
-            ImportError: if dlib or its model file is not installed.
-        """
-        self._predictor_path = _dlib_model()
-        self._load()
-
-    def _load(self) -> None:
-        import dlib
-
-        self._dlib = dlib
-        self._faces = dlib.get_frontal_face_detector()
-        self._predictor = dlib.shape_predictor(str(self._predictor_path))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave dlib's objects out: a worker process loads them again."""
-        return {"_predictor_path": self._predictor_path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load dlib's objects in the new process."""
-        self.__dict__.update(state)
-        self._load()
-
-    def __call__(self, image: Tensor, face: str | int = "largest") -> Detection | None:
-        """Find one face in a picture; see ``LandmarkDetector``.
-
-        Faces are searched at growing resolutions until one is found, from 80 px at a picture scaled to 640 px.
-
-        Raises:
-            ValueError: if the picture or ``face`` is of another kind.
-        """
-        _check_request(image, face)
-        grey = _grey(image)
-        scales = _search_scales(image.shape[-2:])
-        for scale in scales if face == "largest" else scales[1:2]:
-            found = self._search(grey, scale)
-            chosen = _choose([box for box, _ in found], face, image.shape[-2:])
-            if chosen is not None:
-                return self._fit(grey, *found[chosen])
-        return None
-
-    def follow(self, image: Tensor, previous: Detection) -> Detection | None:
-        """Find the face of the frame before, near where it was.
-
-        Args:
-            image: (3, H, W) uint8 RGB.
-            previous: the face in the frame before.
-
-        Returns:
-            The face, or None where it is not there any more.
-        """
-        x0, y0, x1, y1 = previous.box
-        side = (x1 - x0 + y1 - y0) / 2
-        grey = _grey(image)
-        # HOG sees faces of 80 px and more; at 100 px the box may shrink by a fifth from one frame to the next.
-        patch, zoom, corner = _zoomed(grey, ((x0 + x1) / 2, (y0 + y1) / 2), 2 * side, 100 / side)
-        found = [(_back(box, zoom, corner), score) for box, score in self._hog(patch)]
-        found = [(box, score) for box, score in found if _overlap(box, previous.box) > 0.3]
-        if not found:
-            return None
-        return self._fit(grey, *max(found, key=lambda item: _overlap(item[0], previous.box)))
-
-    def _search(self, grey: Tensor, scale: float) -> list[tuple[Box, float]]:
-        height, width = grey.shape
-        size = (max(round(height * scale), 1), max(round(width * scale), 1))
-        picture = grey if scale == 1 else F.interpolate(grey[None, None], size, mode="bilinear", antialias=True)[0, 0]
-        return [(_back(box, scale, (0, 0)), score) for box, score in self._hog(picture)]
-
-    def _hog(self, grey: Tensor) -> list[tuple[Box, float]]:
-        rectangles, scores, _ = self._faces.run(grey.round().to(torch.uint8).numpy(), 0, 0.0)
-        return [((r.left(), r.top(), r.right(), r.bottom()), s) for r, s in zip(rectangles, scores, strict=True)]
-
-    def _fit(self, grey: Tensor, box: Box, score: float) -> Detection:
-        side = (box[2] - box[0] + box[3] - box[1]) / 2
-        patch, zoom, corner = _zoomed(
-            grey, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), 2.2 * side, self.face_size / side
-        )
-        array = patch.round().to(torch.uint8).numpy()
-        centre = torch.tensor([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
-        start = (centre + 0.5 - torch.tensor(corner)) * zoom - 0.5
-        points = self._points(array, start, side * zoom)
-        points = self._refine(array, points)
-        landmarks = (points + 0.5) / zoom - 0.5 + torch.tensor(corner)
-        return Detection(landmarks.float(), _confidence(score), box)
-
-    shifts = tuple((dx, dy, 1.0) for dx, dy in ((0.0, 0.0), (-0.03, 0.0), (0.03, 0.0), (0.0, -0.03), (0.0, 0.03)))
-
-    def _refine(self, array: Any, points: Tensor) -> Tensor:
-        centre, side = _box_of_points(points)
-        runs = [
-            self._points(array, centre + side * torch.tensor([dx, dy]), side * zoom) for dx, dy, zoom in self.shifts
-        ]
-        return torch.stack(runs).mean(0)
-
-    def _points(self, array: Any, centre: Tensor, side: float) -> Tensor:
-        (x0, y0), (x1, y1) = (centre - side / 2).round().tolist(), (centre + side / 2).round().tolist()
-        shape = self._predictor(array, self._dlib.rectangle(int(x0), int(y0), int(x1), int(y1)))
-        return torch.tensor([(p.x, p.y) for p in shape.parts()], dtype=torch.float32)
-
-
-def _box_of_points(points: Tensor) -> tuple[Tensor, float]:
-    """Return centre and side of the box that dlib's detector would draw around these landmarks.
-
-    Fitted to 100 boxes of 17 people: side / spread of the inner points 3.44 +- 0.26, centre 0.027 sides below theirs.
-    """
-    inner = points[17:]
-    spread = float((inner - inner.mean(0)).square().sum(-1).mean().sqrt())
-    side = 3.44 * spread
-    return inner.mean(0) + torch.tensor([0.0, 0.027 * side]), side
-
-
-def _zoomed(
-    grey: Tensor, centre: tuple[float, float], side: float, zoom: float
-) -> tuple[Tensor, float, tuple[int, int]]:
-    """Cut a square and resize it; returns it, the exact zoom and the square's corner in px."""
-    width = max(round(side), 8)
-    left, top = round(centre[0] - width / 2), round(centre[1] - width / 2)
-    rows = torch.arange(top, top + width).clamp(0, grey.shape[0] - 1)
-    columns = torch.arange(left, left + width).clamp(0, grey.shape[1] - 1)
-    size = round(width * zoom)
-    patch = grey[rows[:, None], columns][None, None]
-    return F.interpolate(patch, (size, size), mode="bilinear", antialias=zoom < 1)[0, 0], size / width, (left, top)
-
-
-def _back(box: Box, zoom: float, corner: tuple[int, int]) -> Box:
-    """Turn a box of a resized square into px of the picture (half-pixel convention)."""
-    left, top = corner
-    x0, y0, x1, y1 = ((value + 0.5) / zoom - 0.5 for value in box)
-    return (x0 + left, y0 + top, x1 + left, y1 + top)
-
-
-class FaceAlignmentDetector:
-    """The face-alignment package: S3FD finds faces, a 2D-FAN network their landmarks (Bulat and Tzimiropoulos, 2017).
-
-    The two weight files (180 MB) are looked for in torch's hub cache before anything else is done; where they are
-    missing they are downloaded, unless ``HF_HUB_OFFLINE`` or ``TALKHEAD_OFFLINE`` is set.
-    """
-
-    name = "face-alignment"
-    weights = ("2DFAN4-11f355bf06.pth.tar", "s3fd-619a316812.pth")
-    url = "https://www.adrianbulat.com/downloads/python-fan/"
-
-    def __init__(self, device: str | torch.device | None = None) -> None:
-        """Load the networks.
-
-        Args:
-            device: where they run; None: the GPU where there is one.
-
-        Raises:
-            ImportError: if face-alignment is not installed.
-            FileNotFoundError: if the weights are neither in the cache nor can be downloaded.
-        """
-        self._device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._load()
-
-    def _load(self) -> None:
-        if importlib.util.find_spec("face_alignment") is None:
-            raise ImportError(
-                "detector 'face-alignment' needs the package face-alignment; run: pip install face-alignment"
-            )
-        _ensure_weights(self.weights, self.url)
-        import face_alignment
-
-        kind = face_alignment.LandmarksType.TWO_D
-        # compile=True (the default) would spend minutes and write to the user's home on first use.
-        self._net = face_alignment.FaceAlignment(kind, device=self._device, flip_input=True, compile=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the networks out: a worker process loads them again."""
-        return {"_device": self._device}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the networks in the new process."""
-        self.__dict__.update(state)
-        self._load()
-
-    def __call__(self, image: Tensor, face: str | int = "largest") -> Detection | None:
-        """Find one face in a picture; see ``LandmarkDetector``.
-
-        Raises:
-            ValueError: if the picture or ``face`` is of another kind.
-        """
-        _check_request(image, face)
-        array = image.permute(1, 2, 0).contiguous().cpu().numpy()
-        found = self._net.face_detector.detect_from_image(array)
-        boxes: list[Box] = [(float(f[0]), float(f[1]), float(f[2]), float(f[3])) for f in found]
-        chosen = _choose(boxes, face, image.shape[-2:])
-        if chosen is None:
-            return None
-        points = self._net.get_landmarks_from_image(array, detected_faces=[found[chosen]])[0]
-        landmarks = torch.as_tensor(points, dtype=torch.float32)[:, :2]
-        return Detection(landmarks, float(found[chosen][4]), boxes[chosen])
-
-
 def load_detector(name: str = "auto") -> LandmarkDetector:
     """Load a landmark detector.
 
@@ -298,17 +86,17 @@ def load_detector(name: str = "auto") -> LandmarkDetector:
     if name != "auto":
         raise ValueError(f"detector must be one of auto, face-alignment, dlib; got {name!r}")
     installed = importlib.util.find_spec("face_alignment") is not None
-    if installed and not _missing_weights(FaceAlignmentDetector.weights):
+    if installed and not missing_weights(FaceAlignmentDetector.weights):
         return FaceAlignmentDetector()
     try:
         return DlibDetector()
     except ImportError:
-        if installed and not _offline():
+        if installed and not offline():
             return FaceAlignmentDetector()
         missing = ", ".join(FaceAlignmentDetector.weights)
         raise ImportError(
             "detector 'auto' found none it can use; run: pip install dlib-bin face-recognition-models, "
-            f"or place face-alignment's weights ({missing}) in {_weights_folder()}"
+            f"or place face-alignment's weights ({missing}) in {weights_folder()}"
         ) from None
 
 
@@ -318,7 +106,7 @@ def track_landmarks(
     face: str | int = "largest",
     missing: str = "error",
     max_gap: int = 5,
-    smoothing: int = 5,
+    smoothing: int = 7,
 ) -> tuple[Tensor, Tensor]:
     """Find one face's landmarks in every frame of a video.
 
@@ -346,25 +134,32 @@ def track_landmarks(
     follow = getattr(detector, "follow", None)
     landmarks, confidence = [], []
     found: Detection | None = None
+    gap = 0
     for index, frame in enumerate(frames):
         found = follow(frame, found) if follow is not None and found is not None else None
         found = found if found is not None else detector(frame, face=face)
         if found is None and missing != "interpolate":
             raise MissingFaceError(f"frame {index} shows no face ({face}); use missing='interpolate' or another clip")
+        gap = 0 if found is not None else gap + 1
+        if gap > max_gap:
+            raise MissingFaceError(
+                f"frames {index + 1 - gap} to {index} show no face: more than max_gap={max_gap} allows"
+            )
         landmarks.append(torch.full((68, 2), torch.nan) if found is None else found.landmarks.float())
         confidence.append(0.0 if found is None else found.confidence)
     if not landmarks:
         raise ValueError("frames must hold at least one frame; got none")
-    filled = _fill_gaps(torch.stack(landmarks), max_gap)
+    filled = _fill_gaps(torch.stack(landmarks))
     return smooth_landmarks(filled, smoothing), torch.tensor(confidence)
 
 
-def smooth_landmarks(landmarks: Tensor, window: int = 5, order: int = 2) -> Tensor:
+def smooth_landmarks(landmarks: Tensor, window: int = 7, order: int = 4) -> Tensor:
     """Smooth tracks over time without delay (Savitzky and Golay, 1964).
 
     Each frame's point is read off the polynomial of degree ``order`` that fits best the ``window`` frames around it (at
-    the ends: the first or last ``window`` frames). So motion that is locally a parabola, such as a mouth that closes
-    and opens again, passes unchanged, and there is no lag.
+    the ends: the first or last ``window`` frames). So motion that is locally such a polynomial, as a mouth that closes
+    and opens again, passes unchanged, and there is no lag. The defaults were chosen by measurement (``docs/data.md``):
+    they halve the noise of still points and leave closed mouths closed.
 
     Args:
         landmarks: (T, ...) px, without NaN.
@@ -381,8 +176,8 @@ def smooth_landmarks(landmarks: Tensor, window: int = 5, order: int = 2) -> Tens
         raise ValueError(f"window must be odd and above order (or 1: no smoothing); got window {window}, order {order}")
     length = len(landmarks)
     window = min(window, length)
-    if window <= order + 1 - (window % 2):
-        return landmarks.clone()
+    if window <= order + 1:
+        return landmarks.clone()  # the polynomial goes through every point
     positions = torch.arange(length)
     starts = (positions - window // 2).clamp(0, length - window)
     powers = torch.arange(order + 1, dtype=torch.float64)
@@ -392,114 +187,15 @@ def smooth_landmarks(landmarks: Tensor, window: int = 5, order: int = 2) -> Tens
     return torch.einsum("tw,tw...->t...", weights.to(landmarks), gathered)
 
 
-def _fill_gaps(landmarks: Tensor, max_gap: int) -> Tensor:
-    """Fill frames of NaN linearly from their neighbours, gaps of up to ``max_gap`` frames."""
+def _fill_gaps(landmarks: Tensor) -> Tensor:
+    """Fill frames of NaN linearly from their neighbours; at the ends, with the nearest frame."""
     known = torch.nonzero(landmarks.flatten(1).isfinite().all(1)).flatten().tolist()
     length = len(landmarks)
     if not known:
         raise MissingFaceError(f"none of the {length} frames shows a face; give another clip")
     filled = landmarks.clone()
     for before, after in zip([-1, *known], [*known, length], strict=True):
-        gap = after - before - 1
-        if gap > max_gap:
-            raise MissingFaceError(
-                f"frames {before + 1} to {after - 1} show no face: {gap} frames are more than max_gap={max_gap} allows"
-            )
         first, last = landmarks[max(before, known[0])], landmarks[min(after, known[-1])]
         for index in range(before + 1, after):
-            filled[index] = torch.lerp(first, last, (index - before) / (gap + 1))
+            filled[index] = torch.lerp(first, last, (index - before) / (after - before))
     return filled
-
-
-def _choose(boxes: list[Box], face: str | int, size: torch.Size) -> int | None:
-    """Return which of the boxes is meant, or None."""
-    if not boxes or (isinstance(face, int) and not 0 <= face < len(boxes)):
-        return None
-    indices = range(len(boxes))
-    if isinstance(face, int):
-        return sorted(indices, key=lambda i: boxes[i][0] + boxes[i][2])[face]
-    if face == "largest":
-        return max(indices, key=lambda i: (boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1]))
-    height, width = size
-    middle = torch.tensor([(width - 1) / 2, (height - 1) / 2])
-    centres = [torch.tensor([(b[0] + b[2]) / 2, (b[1] + b[3]) / 2]) for b in boxes]
-    return min(indices, key=lambda i: float((centres[i] - middle).norm()))
-
-
-def _check_request(image: Tensor, face: str | int) -> None:
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"image must be (3, H, W) uint8 RGB; got {tuple(image.shape)}, {image.dtype}")
-    if face not in ("largest", "center") and (isinstance(face, str) or face < 0):
-        raise ValueError(f"face must be 'largest', 'center' or an index from 0 (the leftmost); got {face!r}")
-
-
-def _grey(image: Tensor) -> Tensor:
-    """Return (H, W) float32 grey, 0..255: the plain mean of the channels, as dlib's trees take it."""
-    return image.cpu().float().mean(0)
-
-
-def _search_scales(size: torch.Size) -> list[float]:
-    """Zooms at which to look for faces: HOG sees those of 80 px and more, and large pictures cost seconds."""
-    longest = max(size)
-    return [min(640 / longest, 1.0), min(1280 / longest, 2.0), min(2560 / longest, 4.0)]
-
-
-def _confidence(score: float) -> float:
-    """Squash a HOG score (0: at the threshold, 2: a clear frontal face) into 0..1."""
-    return float(1 - torch.exp(torch.tensor(-score)))
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (a, b)]
-    return width * height / max(sum(areas) - width * height, 1e-6)
-
-
-def _dlib_model() -> Path:
-    """Find dlib's model file without importing its package, whose import fails beside a new setuptools."""
-    hint = "detector 'dlib' needs {}; run: pip install dlib-bin face-recognition-models"
-    if importlib.util.find_spec("dlib") is None:
-        raise ImportError(hint.format("the package dlib"))
-    spec = importlib.util.find_spec("face_recognition_models")
-    for folder in (spec and spec.submodule_search_locations) or []:
-        path = Path(folder) / "models" / "shape_predictor_68_face_landmarks.dat"
-        if path.exists():
-            return path
-    raise ImportError(hint.format("the model file of face-recognition-models"))
-
-
-def _weights_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _missing_weights(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not (_weights_folder() / name).exists()]
-
-
-def _offline() -> bool:
-    return any(os.environ.get(name, "0") not in ("", "0") for name in ("HF_HUB_OFFLINE", "TALKHEAD_OFFLINE"))
-
-
-def _ensure_weights(names: Iterable[str], url: str) -> None:
-    """Download missing weight files; one try, ten seconds of silence at most."""
-    missing = _missing_weights(names)
-    if not missing:
-        return
-    sentence = (
-        f"face-alignment's weights are missing; download {', '.join(url + n for n in missing)} into {_weights_folder()}"
-    )
-    if _offline():
-        raise FileNotFoundError(sentence)
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)
-    try:
-        _weights_folder().mkdir(parents=True, exist_ok=True)
-        for name in missing:
-            prefix = name.split("-")[1].split(".")[0]
-            torch.hub.download_url_to_file(url + name, str(_weights_folder() / name), prefix)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"{sentence} ({error})") from None
-    finally:
-        socket.setdefaulttimeout(patience)
