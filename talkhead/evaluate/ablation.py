@@ -1,0 +1,301 @@
+"""``ablate``: the paper's Table 2, in both readings of its "timesteps"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler, DDPMSchedulerOutput
+from torch import Tensor
+
+from talkhead.data.clip import emotion_probabilities
+from talkhead.data.datamodule import MEADDataModule
+from talkhead.data.landmarks import LandmarkDetector
+from talkhead.evaluate.bench import Bench, Part, make_bench, tracked, window_options
+from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
+from talkhead.evaluate.rows import (
+    PICTURE_COLUMNS,
+    REPEATED,
+    WARPED,
+    Painting,
+    Truth,
+    detect,
+    make_truth,
+    paint_model,
+    paint_repeated,
+    paint_warped,
+    score_pictures,
+)
+from talkhead.motion import write_whole
+from talkhead.pipeline import TalkingHeadPipeline
+
+Spacing = Literal["leading", "trailing"]
+Noise = Literal["ancestral", "deterministic"]
+
+PAPER_STEPS = (100, 200, 300, 400, 500, 1000)
+PAPER_PSNR = (19.27, 21.13, 24.69, 20.26, 17.12, 12.62)
+PAPER_SSIM = (0.728, 0.8023, 0.854, 0.817, 0.748, 0.061)
+
+READINGS = {
+    "start at t": "the carrier with the share of mask noise that step t has, then every step down to 0",
+    "t steps": "from the noise end, t steps spread over all of them (`leading`: the last ones are left out)",
+    "ancestral": "each step adds fresh Gaussian noise, as DDPM does",
+    "deterministic": "each step keeps the noise that is there (DDIM, eta = 0); nothing is added",
+    "paper": "Table 2 of the paper, on MEAD M030: other data, to compare the course and not the values",
+}
+
+
+class PaperProcess(DDPMScheduler):
+    """DDPM with both readings of the paper's timesteps, with or without its ancestral noise.
+
+    Attributes:
+        ancestral: whether a step adds Gaussian noise. The noise end of the process is mask noise, so a network
+            trained on it has never seen a Gaussian.
+    """
+
+    ancestral = True
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: list[int] | None = None,
+        start_timestep: int | None = None,
+    ) -> None:
+        """Choose exactly ``num_inference_steps`` steps at or below ``start_timestep``, by ``timestep_spacing``."""
+        start = self.config["num_train_timesteps"] - 1 if start_timestep is None else start_timestep
+        if timesteps is None:
+            timesteps = spaced(num_inference_steps or 0, start, self.config["timestep_spacing"])
+        super().set_timesteps(timesteps=timesteps, device=device or "cpu")
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int,
+        sample: Tensor,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+    ) -> DDPMSchedulerOutput | tuple:
+        r"""Step down; deterministic: :math:`x_{t'} = \sqrt{a'} x_0 + \sqrt{(1-a')/(1-a)} (x_t - \sqrt{a} x_0)`."""
+        previous, clean = super().step(model_output, timestep, sample, generator=generator, return_dict=False)
+        if not self.ancestral:
+            before = self.previous_timestep(timestep)
+            here = self.alphas_cumprod[timestep]
+            there = self.alphas_cumprod[before] if before >= 0 else self.one
+            kept = ((1 - there) / (1 - here)).sqrt()
+            previous = there.sqrt() * clean + kept * (sample - here.sqrt() * clean)
+        return DDPMSchedulerOutput(previous, clean) if return_dict else (previous, clean)
+
+
+def spaced(steps: int, start: int, spacing: Spacing) -> list[int]:
+    """Return ``steps`` integers from at most ``start`` down, as diffusers spaces them, but always as many as asked.
+
+    Raises:
+        ValueError: if there are fewer than 1 or more than start + 1 steps, or the spacing is unknown.
+
+    Example:
+        >>> spaced(4, 999, "leading"), spaced(4, 999, "trailing")
+        ([750, 500, 250, 0], [999, 749, 499, 249])
+    """
+    if not 1 <= steps <= start + 1:
+        raise ValueError(f"num_inference_steps must lie in 1..start_timestep + 1 = {start + 1}; got {steps}")
+    if spacing == "leading":
+        return [k * ((start + 1) // steps) for k in reversed(range(steps))]
+    if spacing == "trailing":
+        return [round((start + 1) * k / steps) - 1 for k in range(steps, 0, -1)]
+    raise ValueError(f"spacing must be 'leading' or 'trailing'; got {spacing!r}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the sweep: a row of the table.
+
+    Attributes:
+        reading: ``"start at t"`` or ``"t steps"``.
+        t: the paper's number.
+        steps: network evaluations.
+        spacing: of the steps; "even" for a process that knows no other.
+        noise: ``"ancestral"`` or ``"deterministic"``.
+    """
+
+    reading: str
+    t: int
+    steps: int
+    spacing: str
+    noise: str
+
+    @property
+    def curve(self) -> str:
+        """The line of the plot that the point belongs to."""
+        return ", ".join([self.reading, *([self.spacing] if self.reading == "t steps" else []), self.noise])
+
+    @property
+    def row(self) -> str:
+        """The row's name in the table."""
+        return f"{self.curve}, t = {self.t}"
+
+
+def ablate(
+    model: str | Path | TalkingHeadPipeline,
+    root: str | Path | MEADDataModule,
+    output: str | Path,
+    *,
+    start_timesteps: Sequence[int] | None = None,
+    num_inference_steps: Sequence[int] | None = None,
+    spacings: Sequence[Spacing] = ("leading", "trailing"),
+    noises: Sequence[Noise] = ("ancestral", "deterministic"),
+    part: Part = "test",
+    detector: str | LandmarkDetector | None = "dlib",
+    seed: int = 0,
+    limit: int | None = 4,
+    num_frames: int | None = 17,
+    device: str = "cpu",
+    verbose: bool = True,
+) -> Report:
+    """Sweep both readings of the paper's timesteps with ground-truth landmarks: the counterpart of its Table 2.
+
+    Writes ``ablation.json``, ``ablation.md``, ``ablation.png`` and ``ablation.jsonl``, from which a broken run goes on.
+
+    Args:
+        model: a pipeline, its folder, or ``"bundled"``; trained with diffusers' ``DDPMScheduler`` (``paper/video``) or
+            with ``MaskNoiseBridgeScheduler``, which knows neither spacing nor ancestral noise.
+        root: see ``evaluate``; so are output, part, detector, device and verbose.
+        output: see above.
+        start_timesteps: t of "start at t": t network calls. None: the paper's, or for the bridge none.
+        num_inference_steps: t of "t steps". None: the paper's, or for the bridge 1, 2, 4, 8, 20.
+        spacings: of "t steps".
+        noises: with the noise that DDPM adds, and without.
+        part: see above.
+        detector: see above.
+        seed: of all noise.
+        limit: take only the first clips.
+        num_frames: take only each clip's first frames, the reference included.
+        device: see above.
+        verbose: see above.
+
+    Returns:
+        The table (``"ablation"``), the protocol, and each clip's scores.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        FileNotFoundError, ValueError, OSError: as ``evaluate``.
+    """
+    _require_matplotlib()
+    bench = make_bench(
+        model, root, output, part=part, limit=limit, num_frames=num_frames, detector=detector, device=device
+    )
+    settings = list(make_settings(bench.pipeline.scheduler, start_timesteps, num_inference_steps, spacings, noises))
+    report = make_report(bench, settings, seed, verbose)
+    report.save(bench.folder, "ablation")
+    figure = draw(report.tables["ablation"].rows, settings)
+    write_whole(bench.folder / "ablation.png", lambda file: figure.savefig(file, format="png", dpi=120))
+    if verbose:
+        report.print()
+    return report
+
+
+def make_settings(
+    scheduler: Any,
+    start_timesteps: Sequence[int] | None,
+    num_inference_steps: Sequence[int] | None,
+    spacings: Sequence[Spacing],
+    noises: Sequence[Noise],
+) -> Iterator[Setting]:
+    """Yield the points of the sweep that the model's process can take."""
+    paper, last = isinstance(scheduler, DDPMScheduler), scheduler.config.num_train_timesteps
+    starts = (PAPER_STEPS if paper else ()) if start_timesteps is None else start_timesteps
+    counts = (PAPER_STEPS if paper else (1, 2, 4, 8, 20)) if num_inference_steps is None else num_inference_steps
+    if wrong := [t for t in (*starts, *counts) if not 1 <= t <= last]:
+        raise ValueError(f"start_timesteps and num_inference_steps must lie in 1..{last}; got {wrong[0]}")
+    for noise in noises if paper else ("deterministic",):
+        yield from (Setting("start at t", t, t, "every step", noise) for t in starts)
+        for spacing in spacings if paper else ("even",):
+            yield from (Setting("t steps", t, t, spacing, noise) for t in counts)
+
+
+def make_process(scheduler: Any, setting: Setting) -> Any:
+    """Return the model's scheduler as the setting wants it."""
+    if not isinstance(scheduler, DDPMScheduler):
+        return scheduler
+    spacing = setting.spacing if setting.reading == "t steps" else "trailing"
+    process = PaperProcess.from_config(scheduler.config, timestep_spacing=spacing)
+    process.ancestral = setting.noise == "ancestral"
+    return process
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What ``paint_model`` needs."""
+
+    renderer: Any
+    scheduler: Any
+
+
+def make_report(bench: Bench, settings: Sequence[Setting], seed: int, verbose: bool) -> Report:
+    """Score every clip in every setting that the log does not hold yet, and average."""
+    options = window_options(bench.pipeline, {"seed": seed})
+    log = ClipLog(bench.folder / "ablation.jsonl", {**bench.settings(), **options})
+    clips: dict[str, Scores] = {name: {} for name in bench.names}
+    for name in tracked(bench.names, "ablating", verbose):
+        truth = make_truth(bench.clip(name), bench.detector)
+        for row, paint in ((REPEATED, paint_repeated), (WARPED, paint_warped)):
+            clips[name][row] = log.get(f"{name}: {row}", partial(score, paint, truth, bench.detector))
+        for setting in settings:
+            paint = partial(paint_setting, bench, setting, options)
+            clips[name][setting.row] = log.get(
+                f"{name}: {asdict(setting)}", partial(score, paint, truth, bench.detector)
+            )
+    columns = {
+        key: PICTURE_COLUMNS[key] for key in ("psnr", "ssim", "mouth_psnr", "m_ld", "f_ld", "detected", "calls", "fps")
+    }
+    table = Table("Table 2's counterpart", columns, average(list(clips.values())))
+    return Report({"ablation": table}, bench.protocol(options) | READINGS, clips)
+
+
+def paint_setting(bench: Bench, setting: Setting, options: dict[str, Any], truth: Truth) -> Painting:
+    """Paint one clip with its true landmarks and label in one setting."""
+    start = setting.t - 1 if setting.reading == "start at t" else None
+    model = _Model(bench.pipeline.renderer, make_process(bench.pipeline.scheduler, setting))
+    label = emotion_probabilities(truth.clip.emotion)
+    options = {**options, "num_inference_steps": setting.steps, "start_timestep": start}
+    return paint_model(model, truth, truth.landmarks, label, options)
+
+
+def score(paint: Callable[[Truth], Painting], truth: Truth, detector: LandmarkDetector | None) -> dict[str, float]:
+    """Paint a clip and score it as ``evaluate`` does."""
+    painting = paint(truth)
+    detected = None if detector is None else detect(painting.frames, detector)
+    return score_pictures(painting.frames, truth, detected, painting.calls, painting.seconds)
+
+
+def draw(rows: Scores, settings: Sequence[Setting]) -> Any:
+    """Plot PSNR and SSIM against t: a line for each curve, the paper's, and the do-nothing rows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    paper = {"psnr": PAPER_PSNR, "ssim": PAPER_SSIM}
+    for axes, (key, title) in zip(panels, (("psnr", "PSNR (dB)"), ("ssim", "SSIM")), strict=True):
+        for curve in dict.fromkeys(setting.curve for setting in settings):
+            points = sorted((s.t, rows[s.row][key]) for s in settings if s.curve == curve)
+            axes.plot(*zip(*points, strict=True), marker="o", label=curve)
+        for name, style in ((REPEATED, ":"), (WARPED, "--")):
+            axes.axhline(rows[name][key], color="grey", linestyle=style, label=name)
+        axes.plot(PAPER_STEPS, paper[key], color="black", marker="x", linewidth=0.8, label="paper, Table 2 (MEAD M030)")
+        axes.set(title=title, xlabel="t")
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def _require_matplotlib() -> None:
+    """Fail before the work rather than after it."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "ablate draws its plot with matplotlib, which is not installed: pip install matplotlib"
+        ) from error

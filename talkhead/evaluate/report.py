@@ -1,0 +1,215 @@
+"""What an evaluation leaves behind: tables as markdown, JSON and on the screen, and a log that a broken run resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+
+from talkhead.motion import write_whole
+
+Scores = dict[str, dict[str, float]]
+"""Row name -> column key -> value; NaN where a value has no meaning."""
+
+_PACKAGES = ("talkhead", "torch", "torchmetrics", "diffusers", "transformers", "torchaudio", "av", "numpy")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of an evaluation.
+
+    Attributes:
+        title: what it shows.
+        columns: key -> (heading, decimals).
+        rows: name -> key -> value; a value that is missing or NaN is shown as a dash.
+
+    Example:
+        >>> table = Table("Pictures", {"psnr": ("PSNR", 2)}, {"ours": {"psnr": 31.416}, "none": {}})
+        >>> print(table.markdown())
+        | Pictures | PSNR |
+        |---|---|
+        | ours | 31.42 |
+        | none | - |
+    """
+
+    title: str
+    columns: Mapping[str, tuple[str, int]]
+    rows: Scores
+
+    def cells(self) -> list[list[str]]:
+        """Return the heading row and the body rows as text."""
+        head = [self.title, *(heading for heading, _ in self.columns.values())]
+        body = [
+            [name, *(_cell(row.get(key), n) for key, (_, n) in self.columns.items())] for name, row in self.rows.items()
+        ]
+        return [head, *body]
+
+    def markdown(self) -> str:
+        """Return the table as GitHub markdown."""
+        head, *body = ("| " + " | ".join(row) + " |" for row in self.cells())
+        return "\n".join([head, "|" + "---|" * (len(self.columns) + 1), *body])
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of an evaluation.
+
+    Attributes:
+        tables: name -> table.
+        protocol: what was measured, on what, how: printed with the tables.
+        clips: clip name -> the scores of that clip alone.
+    """
+
+    tables: dict[str, Table]
+    protocol: dict[str, str]
+    clips: dict[str, Any] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """Return the tables and the protocol as markdown."""
+        tables = "\n\n".join(table.markdown() for table in self.tables.values())
+        return f"{tables}\n\n" + "\n".join(f"- {key}: {value}" for key, value in self.protocol.items()) + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain JSON values; NaN and infinity become null."""
+        tables = {name: table.rows for name, table in self.tables.items()}
+        return _plain({"tables": tables, "protocol": self.protocol, "clips": self.clips})
+
+    def save(self, folder: Path, stem: str) -> None:
+        """Write ``<stem>.json`` and ``<stem>.md`` into ``folder``, each whole or not at all.
+
+        Raises:
+            OSError: if the folder refuses files.
+        """
+        text = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
+        write_whole(folder / f"{stem}.json", lambda file: file.write(text.encode()))
+        write_whole(folder / f"{stem}.md", lambda file: file.write(self.markdown().encode()))
+
+    def print(self) -> None:
+        """Show the tables and the protocol on the screen."""
+        from rich.console import Console
+        from rich.table import Table as Grid
+
+        console = Console()
+        for table in self.tables.values():
+            head, *body = table.cells()
+            grid = Grid(head[0])
+            for heading in head[1:]:
+                grid.add_column(heading, justify="right")
+            for row in body:
+                grid.add_row(*row)
+            console.print(grid)
+        for key, value in self.protocol.items():
+            console.print(f"{key}: {value}", highlight=False, markup=False, style="dim")
+
+
+class ClipLog:
+    """Finished pieces of work, one JSON line each, so that a broken run goes on where it stopped.
+
+    Pieces that were made with other settings are ignored.
+
+    Args:
+        path: the log; it is made when the first piece is added.
+        settings: everything the results depend on.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.done: dict[str, Any] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a killed run
+            if entry["settings"] == self.key:
+                self.done[entry["name"]] = entry["scores"]
+
+    def get(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return the piece, from the log or newly made and then logged."""
+        if name not in self.done:
+            self.done[name] = make()
+            line = json.dumps({"settings": self.key, "name": name, "scores": self.done[name]}, ensure_ascii=False)
+            torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" * torn + line + "\n")
+        return self.done[name]
+
+
+def average(clips: Sequence[Scores]) -> Scores:
+    """Return each row's mean over clips, every clip with the same weight; of a ``lag`` the median. NaN is left out.
+
+    Example:
+        >>> average([{"ours": {"psnr": 30.0, "lag": 0}}, {"ours": {"psnr": 32.0, "lag": 0}}])
+        {'ours': {'psnr': 31.0, 'lag': 0.0}}
+    """
+    rows = {row: None for clip in clips for row in clip}
+    keys = {row: {key: None for clip in clips for key in clip.get(row, {})} for row in rows}
+    return {
+        row: {key: _middle(key, [c[row][key] for c in clips if key in c.get(row, {})]) for key in keys[row]}
+        for row in rows
+    }
+
+
+def _middle(key: str, values: Sequence[float]) -> float:
+    finite = [value for value in values if not math.isnan(value)]
+    return float((median if key == "lag" else fmean)(finite)) if finite else math.nan
+
+
+def fingerprint(*networks: torch.nn.Module | None) -> str:
+    """Return 16 hexadecimal digits that change with any weight of the networks."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, value in sorted(network.state_dict().items()) if network is not None else ():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Return the hardware and the versions, as a table's reader needs them."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    packages = ", ".join(f"{package} {_version(package)}" for package in _PACKAGES)
+    return {
+        "hardware": f"{name}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
+        "versions": f"Python {platform.python_version()}, {packages}",
+    }
+
+
+def processor() -> str:
+    """Return the processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    if package == "talkhead":
+        from talkhead import __version__
+
+        return __version__
+    return version(package)
+
+
+def _cell(value: float | None, decimals: int) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def _plain(value: Any) -> Any:
+    """Replace what JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,347 @@
+"""The rows of the tables: what paints a clip, what moves its landmarks, and how both are scored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from talkhead import metrics
+from talkhead.data.clip import SAMPLE_RATE, Clip, emotion_probabilities
+from talkhead.data.landmarks import LandmarkDetector
+from talkhead.evaluate.report import Scores
+from talkhead.motion import retarget
+from talkhead.ops.warp import thin_plate_spline_warp
+from talkhead.windows import render_windows
+
+REPEATED = "reference repeated"
+WARPED = "reference warped by the landmarks"
+TRUE_LANDMARKS = "ours, ground-truth landmarks"
+PREDICTED_LANDMARKS = "ours, landmarks from the audio"
+DETECTOR_FLOOR = "truth itself (the detector's noise floor)"
+
+NO_MOTION = "no motion"
+MEAN_MOTION = "training set's mean motion"
+GENERATOR = "ours, from the audio"
+TRUTH = "truth itself"
+
+PICTURE_COLUMNS = {
+    "psnr": ("PSNR", 2),
+    "ssim": ("SSIM", 3),
+    "mouth_psnr": ("mouth PSNR", 2),
+    "m_ld": ("M-LD", 2),
+    "f_ld": ("F-LD", 2),
+    "velocity": ("velocity", 2),
+    "detected": ("faces found", 2),
+    "sharpness": ("sharpness", 2),
+    "calls": ("network calls", 0),
+    "fps": ("frames/s", 1),
+}
+LANDMARK_COLUMNS = {
+    "m_ld": ("M-LD", 2),
+    "f_ld": ("F-LD", 2),
+    "m_ld_centred": ("M-LD centred", 2),
+    "f_ld_centred": ("F-LD centred", 2),
+    "velocity": ("velocity", 2),
+    "opening": ("opening correlation", 3),
+    "lag": ("best lag", 0),
+    "variance": ("variance ratio", 2),
+    "sync": ("audio correlation", 3),
+}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A clip as the tables judge by it: a reference frame, and the frames after it.
+
+    Attributes:
+        reference: (3, H, W) uint8 the first frame that has landmarks: the portrait.
+        identity: (68, 2) px its landmarks.
+        frames: (T, 3, H, W) uint8 the frames after it; only they count.
+        landmarks: (T, 68, 2) px of ``frames``, as they stand in the cache.
+        audio: (S,) the sound of ``frames``.
+        first: index of ``frames[0]`` in the clip.
+        clip: the whole clip.
+        box: the mouth's box, (x0, y0, x1, y1) px.
+        detected: (1 + T, 68, 2) px, what the detector finds on the reference and on ``frames``; None without one.
+    """
+
+    reference: Tensor
+    identity: Tensor
+    frames: Tensor
+    landmarks: Tensor
+    audio: Tensor
+    first: int
+    clip: Clip
+    box: tuple[int, int, int, int]
+    detected: Tensor | None
+
+
+def make_truth(clip: Clip, detector: LandmarkDetector | None) -> Truth:
+    """Choose the frames that count and find the faces on them.
+
+    Args:
+        clip: a whole clip with frames and landmarks.
+        detector: None leaves ``detected`` out.
+
+    Raises:
+        ValueError: if fewer than two frames follow the reference.
+    """
+    assert clip.frames is not None and clip.landmarks is not None
+    reference = int(clip.landmarks.isfinite().all(-1).all(-1).nonzero()[0])
+    first = reference + 1
+    frames, landmarks = clip.frames[first:], clip.landmarks[first:]
+    if len(frames) < 2:
+        raise ValueError(f"a clip must have at least 2 frames after its reference; got {len(frames)}")
+    return Truth(
+        reference=clip.frames[reference],
+        identity=clip.landmarks[reference],
+        frames=frames,
+        landmarks=landmarks,
+        audio=clip.audio[round(first * SAMPLE_RATE / float(clip.fps)) :],
+        first=first,
+        clip=clip,
+        box=metrics.mouth_box(landmarks, (frames.shape[-2], frames.shape[-1])),
+        detected=None if detector is None else detect(clip.frames[reference:], detector),
+    )
+
+
+def detect(frames: Tensor, detector: LandmarkDetector) -> Tensor:
+    """Return (T, 68, 2) px: the largest face of each (3, H, W) frame by itself, unsmoothed; NaN where none is found."""
+    missing = torch.full((68, 2), math.nan)
+    found = (detector(frame.contiguous()) for frame in frames)
+    return torch.stack([missing if face is None else face.landmarks.float() for face in found])
+
+
+def score_pictures(
+    frames: Tensor, truth: Truth, detected: Tensor | None, calls: float, seconds: float
+) -> dict[str, float]:
+    """Score painted frames against the true ones.
+
+    Args:
+        frames: (T, 3, H, W) uint8.
+        truth: what they should be.
+        detected: (T, 68, 2) px, the landmarks found on ``frames``; None without a detector.
+        calls: network evaluations per frame.
+        seconds: what painting took; NaN where nothing was painted.
+
+    Returns:
+        The values of ``PICTURE_COLUMNS``; landmark distances in px256.
+    """
+    scores = {
+        "psnr": _mean_psnr(frames, truth.frames),
+        "ssim": metrics.ssim(frames, truth.frames).item(),
+        "mouth_psnr": _mean_psnr(frames, truth.frames, truth.box),
+        "sharpness": (metrics.sharpness(frames) / metrics.sharpness(truth.frames)).item(),
+        "calls": calls,
+        "fps": len(frames) / seconds,
+    }
+    if detected is not None and truth.detected is not None:
+        scores |= _detected_scores(detected, truth.detected[1:], frames.shape[-1])
+    return scores
+
+
+def _mean_psnr(frames: Tensor, target: Tensor, box: tuple[int, int, int, int] | None = None) -> float:
+    # An exact frame, infinite by definition, would hide all others in the mean.
+    return metrics.psnr(frames, target, box, reduce="none").clamp_max(100).mean().item()
+
+
+def _detected_scores(pred: Tensor, target: Tensor, size: int) -> dict[str, float]:
+    unit: dict[str, Any] = {"unit": "px256", "size": size}
+    return {
+        "m_ld": metrics.landmark_distance(pred, target, "mouth", **unit).item(),
+        "f_ld": metrics.landmark_distance(pred, target, **unit).item(),
+        "velocity": metrics.landmark_velocity(pred, target, **unit).item(),
+        "detected": pred.isfinite().all(-1).all(-1).float().mean().item(),
+    }
+
+
+def score_landmarks(pred: Tensor, truth: Truth) -> dict[str, float]:
+    """Score moved landmarks (T, 68, 2) px against the cached ones.
+
+    Returns:
+        The values of ``LANDMARK_COLUMNS``; distances in px256.
+    """
+    target, size = truth.landmarks, truth.frames.shape[-1]
+    unit: dict[str, Any] = {"unit": "px256", "size": size}
+    opening = metrics.opening_correlation(pred, target)
+    return {
+        "m_ld": metrics.landmark_distance(pred, target, "mouth", **unit).item(),
+        "f_ld": metrics.landmark_distance(pred, target, **unit).item(),
+        "m_ld_centred": metrics.landmark_distance(pred, target, "mouth", "mean", **unit).item(),
+        "f_ld_centred": metrics.landmark_distance(pred, target, "face", "mean", **unit).item(),
+        "velocity": metrics.landmark_velocity(pred, target, **unit).item(),
+        "opening": opening.value,
+        "lag": math.nan if math.isnan(opening.value) else float(opening.lag),
+        "variance": metrics.opening_variance_ratio(pred, target),
+        "sync": metrics.audio_mouth_sync(pred, truth.audio).value,
+    }
+
+
+@dataclass(frozen=True)
+class Painting:
+    """Frames and what they cost.
+
+    Attributes:
+        frames: (T, 3, H, W) uint8.
+        calls: network evaluations per frame.
+        seconds: time taken; NaN where nothing was computed.
+    """
+
+    frames: Tensor
+    calls: float = 0.0
+    seconds: float = math.nan
+
+
+def paint_repeated(truth: Truth) -> Painting:
+    """Return the reference frame, over and over."""
+    return Painting(truth.reference.expand_as(truth.frames))
+
+
+def paint_warped(truth: Truth) -> Painting:
+    """Return the reference frame bent to the true landmarks by a thin-plate spline."""
+    start = time.perf_counter()
+    reference, source = truth.reference[None].float(), truth.identity[None]
+    warped = [thin_plate_spline_warp(reference, source, part[None])[0] for part in truth.landmarks.split(32)]
+    frames = torch.cat(warped).round().clamp(0, 255).to(torch.uint8)
+    return Painting(frames, 0.0, time.perf_counter() - start)
+
+
+@torch.no_grad()
+def paint_model(model: Any, truth: Truth, landmarks: Tensor, emotion: Tensor, options: Mapping[str, Any]) -> Painting:
+    """Return what the model's renderer paints on the landmarks.
+
+    Args:
+        model: has ``renderer`` and ``scheduler``.
+        truth: its reference frame is the portrait.
+        landmarks: (T, 68, 2) px.
+        emotion: (8,) probabilities.
+        options: for ``render_windows``: num_inference_steps, seed, window, overlap, start_timestep.
+    """
+    start = time.perf_counter()
+    portrait = (truth.reference, truth.identity)
+    windows = render_windows(model.renderer, model.scheduler, *portrait, [landmarks], emotion, **options)
+    frames = torch.cat([window.cpu() for window in windows])
+    return Painting(frames, options["num_inference_steps"], time.perf_counter() - start)
+
+
+@torch.no_grad()
+def move_landmarks(model: Any, truth: Truth) -> tuple[Tensor, Tensor, float]:
+    """Return the landmarks that the model makes of the sound, the emotion it hears, and the seconds it took.
+
+    The identity is the reference frame's landmarks. The small random head motion that ``generate`` adds is off: it
+    can only be a distance from this recording's own.
+
+    Returns:
+        (T, 68, 2) px; (8,) probabilities; s.
+    """
+    clip, net, start = truth.clip, model.landmark_net, time.perf_counter()
+    audio, identity = clip.audio.to(net.device), truth.identity.to(net.device)
+    emotion = emotion_probabilities(clip.emotion)
+    if model.emotion_net is not None:
+        emotion = model.emotion_net.probabilities(clip.audio[None].to(model.emotion_net.device))[0].cpu()
+    moved = net.generate(audio, identity, emotion.to(net.device), fps=float(clip.fps), idle=0.0).cpu()
+    stop = truth.first + len(truth.frames)
+    return moved[truth.first : stop], emotion, time.perf_counter() - start
+
+
+def mean_motion(clips: Iterable[Clip]) -> tuple[Tensor, Tensor] | None:
+    """Average the training clips' motion, frame index by frame index.
+
+    Displacements from the reference frame are carried over to one face by similarity, so that clips of differing
+    crops can be averaged.
+
+    Args:
+        clips: whole clips with landmarks and reference landmarks.
+
+    Returns:
+        (T, 68, 2) px mean displacements and (68, 2) px the face they belong to; None without clips.
+    """
+    face: Tensor | None = None
+    total, count = torch.zeros(0, 68, 2), torch.zeros(0, 1, 1)
+    for clip in clips:
+        identity = clip.reference_landmarks
+        assert identity is not None and clip.landmarks is not None
+        face = identity if face is None else face
+        motion = retarget(clip.landmarks, identity, face) - face
+        seen = motion.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        pad = (0, 0, 0, 0, 0, max(len(motion) - len(total), 0))
+        total, count = torch.nn.functional.pad(total, pad), torch.nn.functional.pad(count, pad)
+        total[: len(motion)] += torch.where(seen, motion, 0)
+        count[: len(motion)] += seen
+    return None if face is None else (total / count.clamp_min(1), face)
+
+
+def apply_mean_motion(motion: Tensor, face: Tensor, truth: Truth) -> Tensor:
+    """Return the mean motion on the clip's own face, (T, 68, 2) px; past its end it holds its last frame."""
+    index = torch.arange(truth.first, truth.first + len(truth.frames)).clamp_max(len(motion) - 1)
+    return retarget(face + motion[index], face, truth.identity)
+
+
+@dataclass(frozen=True)
+class ClipScorer:
+    """Scores one clip in every row of both tables.
+
+    Attributes:
+        model: has ``renderer`` and ``scheduler``; ``landmark_net`` and ``emotion_net`` may be None.
+        detector: finds the landmarks again on painted frames; None leaves those columns empty.
+        options: for ``render_windows``.
+        mean: what ``mean_motion`` returned.
+        show: is given the clip's true frames and each row's painted ones, for a picture.
+    """
+
+    model: Any
+    detector: LandmarkDetector | None
+    options: Mapping[str, Any]
+    mean: tuple[Tensor, Tensor] | None
+    show: Callable[[dict[str, Tensor]], None] | None = None
+
+    def __call__(self, clip: Clip) -> dict[str, Scores]:
+        """Return table name -> row name -> column key -> value."""
+        truth = make_truth(clip, self.detector)
+        moved = move_landmarks(self.model, truth) if self.model.landmark_net is not None else None
+        paintings = self._paint(truth, moved)
+        if self.show is not None:
+            self.show({"truth": truth.frames, **{row: painting.frames for row, painting in paintings.items()}})
+        return {"pictures": self._pictures(paintings, truth), "landmarks": self._landmarks(moved, truth)}
+
+    def _paint(self, truth: Truth, moved: tuple[Tensor, Tensor, float] | None) -> dict[str, Painting]:
+        label = emotion_probabilities(truth.clip.emotion)
+        rows = {
+            REPEATED: paint_repeated(truth),
+            WARPED: paint_warped(truth),
+            TRUE_LANDMARKS: paint_model(self.model, truth, truth.landmarks, label, self.options),
+        }
+        if moved is not None:
+            landmarks, emotion, seconds = moved
+            painted = paint_model(self.model, truth, landmarks, emotion, self.options)
+            rows[PREDICTED_LANDMARKS] = Painting(painted.frames, painted.calls, painted.seconds + seconds)
+        return rows
+
+    def _pictures(self, paintings: Mapping[str, Painting], truth: Truth) -> Scores:
+        rows = {}
+        for row, painting in paintings.items():
+            detected = None
+            if row == REPEATED and truth.detected is not None:  # one picture needs one detection
+                detected = truth.detected[:1].expand(len(truth.frames), -1, -1)
+            elif self.detector is not None:
+                detected = detect(painting.frames, self.detector)
+            rows[row] = score_pictures(painting.frames, truth, detected, painting.calls, painting.seconds)
+        if truth.detected is not None:
+            rows[DETECTOR_FLOOR] = _detected_scores(truth.detected[1:], truth.landmarks, truth.frames.shape[-1])
+        return rows
+
+    def _landmarks(self, moved: tuple[Tensor, Tensor, float] | None, truth: Truth) -> Scores:
+        still = truth.identity.expand_as(truth.landmarks)
+        rows = {NO_MOTION: score_landmarks(still, truth)}
+        if self.mean is not None:
+            rows[MEAN_MOTION] = score_landmarks(apply_mean_motion(*self.mean, truth), truth)
+        if moved is not None:
+            rows[GENERATOR] = score_landmarks(moved[0], truth)
+        rows[TRUTH] = {"sync": metrics.audio_mouth_sync(truth.landmarks, truth.audio).value}
+        return rows
