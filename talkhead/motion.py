@@ -6,6 +6,7 @@ A 2-D point (x, y) is written as the complex number x + iy, so that a similarity
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Callable
@@ -158,6 +159,12 @@ def check_landmarks(landmarks: Tensor, name: str = "landmarks") -> Tensor:
     return landmarks
 
 
+def check_gain(name: str, gain: float) -> None:
+    """Raise a ValueError where a gain is negative or not finite."""
+    if not 0 <= gain < math.inf:
+        raise ValueError(f"{name} must be a gain >= 0 (1 changes nothing); got {gain}")
+
+
 def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Fit the similarity ``w = a z + b`` that takes ``source`` to ``target`` with the least squared error.
 
@@ -212,8 +219,7 @@ def motion_gains(
         ValueError: if a gain is negative or not finite.
     """
     for name, gain in (("mouth", mouth), ("pose", pose), ("blink", blink)):
-        if not 0 <= gain < float("inf"):
-            raise ValueError(f"{name} must be a gain >= 0 (1 changes nothing); got {gain}")
+        check_gain(name, gain)
     if mouth == pose == blink == 1:
         return landmarks
     rigid = list(RIGID)

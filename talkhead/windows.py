@@ -119,12 +119,7 @@ def render_windows(
     Raises:
         ValueError: if overlap is negative or more than half of window, or there is no step.
     """
-    if window < 1:
-        raise ValueError(f"window must be at least 1 frame; got {window}")
-    if not 0 <= overlap <= window // 2:
-        raise ValueError(f"overlap must lie in 0..window // 2 = {window // 2}; got {overlap} with window {window}")
-    if num_inference_steps < 1:
-        raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}")
+    check_windows(window, overlap, num_inference_steps)
     scheduler = copy.deepcopy(scheduler)
     set_timesteps(scheduler, num_inference_steps, start_timestep, renderer.device)
     painter = _Painter(renderer, scheduler, emotion, overlap, seed, start_timestep is not None, emotion_scale)
@@ -136,7 +131,17 @@ def render_windows(
         yield from painter.advance(last)
 
 
-def set_timesteps(scheduler: Any, steps: int, start: int | None, device: torch.device) -> None:
+def check_windows(window: int, overlap: int, num_inference_steps: int) -> None:
+    """Raise a ValueError where the numbers of `render_windows` make no windows or no steps."""
+    if window < 1:
+        raise ValueError(f"window must be at least 1 frame; got {window}")
+    if not 0 <= overlap <= window // 2:
+        raise ValueError(f"overlap must lie in 0..window // 2 = {window // 2}; got {overlap} with window {window}")
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}")
+
+
+def set_timesteps(scheduler: Any, steps: int, start: int | None, device: torch.device | str) -> None:
     """Set a scheduler's timesteps: its own spacing, or from ``start`` evenly down where a start is given."""
     if start is None:
         scheduler.set_timesteps(steps, device=device)

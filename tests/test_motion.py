@@ -142,7 +142,8 @@ def test_blink_gain_keeps_eyes_open(identity):
 
 def test_smoothing_keeps_what_is_smooth(sequence, identity):
     shaken = sequence.edit(lambda x: identity + torch.randn(50, 68, 2))
-    assert shaken.smooth(9).landmarks.std(0).mean() < 0.6 * shaken.landmarks.std(0).mean()
+    # A parabola through 9 frames passes about half of white noise's amplitude inside, more at the ends.
+    assert shaken.smooth(9).landmarks.std(0).mean() < 0.7 * shaken.landmarks.std(0).mean()
     still = sequence.edit(lambda x: identity.expand(20, 68, 2))
     assert torch.allclose(still.smooth().landmarks, still.landmarks, atol=1e-3)
 

@@ -1,0 +1,331 @@
+"""From one portrait and one recording to a talking-head video: inference only, one way in.
+
+The data's way, each step a function below:
+
+    read_portrait -> find_face -> crop_portrait ----+
+    read_speech -> classify_emotion ----------------+-> move_landmarks -> render_windows -> place_frames -> Result
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from talkhead.bundle import EXTRAS, export_pipeline, find_folder, load_parts, new_folder, write_parts
+from talkhead.data.clip import SAMPLE_RATE
+from talkhead.data.landmarks import LandmarkDetector, load_detector
+from talkhead.data.writer import VideoWriter
+from talkhead.motion import LandmarkSequence, check_gain
+from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.landmark import LandmarkNet
+from talkhead.nets.renderer import Renderer
+from talkhead.stages import (
+    Portrait,
+    Result,
+    Stream,
+    choose_fps,
+    classify_emotion,
+    count_frames,
+    crop_portrait,
+    find_face,
+    join_results,
+    move_landmarks,
+    named_emotion,
+    place_landmarks,
+    read_motion,
+    read_portrait,
+    read_speech,
+    scale_motion,
+)
+from talkhead.windows import check_windows, render_windows, set_timesteps
+
+__all__ = ["Portrait", "Result", "Stream", "TalkingHeadPipeline", "demo", "export_pipeline"]
+
+DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
+"""What a pipeline does where its ``pipeline.json`` does not say otherwise."""
+
+
+class TalkingHeadPipeline:
+    """One portrait and one recording in, a talking-head video out.
+
+    Attributes:
+        landmark_net: speech to landmarks.
+        emotion_net: speech to emotion probabilities; None where the emotion is always given.
+        renderer: landmarks to frames.
+        scheduler: the diffusion process' steps.
+        info: what ``pipeline.json`` says: fps, crop_scale, window, overlap, num_inference_steps, portrait_landmarks.
+        folder: where the pipeline was loaded from, or None.
+    """
+
+    def __init__(
+        self,
+        landmark_net: LandmarkNet,
+        emotion_net: ConformerClassifier | None,
+        renderer: Renderer,
+        scheduler: Any,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.landmark_net = landmark_net.eval()
+        self.emotion_net = emotion_net.eval() if emotion_net is not None else None
+        self.renderer = renderer.eval()
+        self.scheduler = scheduler
+        self.info = {**DEFAULTS, **(info or {})}
+        self.folder: Path | None = None
+        self._detectors: dict[str, LandmarkDetector] = {}
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "bundled", device: str | torch.device = "cpu") -> Self:
+        """Load a pipeline.
+
+        Args:
+            name: "bundled" for the speaker that comes with the package; a folder; or a Hugging Face hub id.
+            device: where the networks go.
+
+        Raises:
+            FileNotFoundError: if there is no such folder, or the hub's copy cannot be had.
+            ValueError: if the folder holds no pipeline.
+        """
+        folder = find_folder(name)
+        pipeline = cls(*load_parts(folder)).to(device)
+        pipeline.folder = folder
+        return pipeline
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `from_pretrained` reads, with portrait, speech and card where the pipeline has them.
+
+        Raises:
+            FileExistsError: if there is something in ``folder``.
+            OSError: if it cannot be written.
+        """
+        with new_folder(folder) as made:
+            write_parts(made, self.landmark_net, self.emotion_net, self.renderer, self.scheduler, self.info)
+            for name in EXTRAS:
+                if self.folder is not None and (self.folder / name).is_file():
+                    shutil.copyfile(self.folder / name, made / name)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the networks to ``device`` and return the pipeline."""
+        nets: tuple[torch.nn.Module | None, ...] = (self.landmark_net, self.emotion_net, self.renderer)
+        for net in nets:
+            if net is not None:
+                net.to(device)
+        return self
+
+    def __call__(self, image: Any, audio: Any = None, **options: Any) -> Result:
+        """Make the whole video in memory: the pieces of `stream`, joined; see there for arguments and errors."""
+        return join_results(list(self.stream(image, audio, **options)))
+
+    def generate_file(
+        self, image: Any, audio: Any, output: str | Path, *, progress: bool = True, **options: Any
+    ) -> Path:
+        """Write the video as it is made, in memory that does not grow with its pictures.
+
+        Args:
+            image: see `stream`.
+            audio: see `stream`.
+            output: an .mp4, .m4v or .mov file; it appears when it is complete, or not at all.
+            progress: show a bar on stderr.
+            options: see `stream`.
+
+        Returns:
+            ``output``.
+
+        Raises:
+            ValueError, FileNotFoundError: as `stream`.
+            OSError: if ``output`` cannot be written; this is found out before the work begins.
+        """
+        VideoWriter(output, fps=25, size=(2, 2))  # opens nothing, and refuses what it could not write
+        pieces = self.stream(image, audio, **options)
+        with (
+            VideoWriter(output, pieces.fps, pieces.size, pieces.audio) as video,
+            progress_bar(pieces.num_frames, progress) as advance,
+        ):
+            for piece in pieces:
+                for frame in piece.frames:
+                    video.append(frame)
+                    advance()
+        return Path(output)
+
+    def stream(
+        self,
+        image: Any,
+        audio: Any = None,
+        *,
+        emotion: str | Mapping[str, float] | Tensor | list[float] | None = None,
+        landmarks: Tensor | LandmarkSequence | str | Path | None = None,
+        portrait_landmarks: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        seed: int = 0,
+        fps: float | Fraction | None = None,
+        sample_rate: int = SAMPLE_RATE,
+        frame: Literal["crop", "full"] = "crop",
+        detector: str | LandmarkDetector = "auto",
+        face: str | int = "largest",
+        mouth: float = 1.0,
+        pose: float = 1.0,
+        blink: float = 1.0,
+        idle: float = 1.0,
+        emotion_scale: float = 1.0,
+        window: int | None = None,
+        overlap: int | None = None,
+        start_timestep: int | None = None,
+    ) -> Stream:
+        """Make the video piece by piece, in memory that does not grow with its pictures.
+
+        Everything is checked, and the face found, before the first piece is asked for. The pieces depend on the
+        arguments alone, not on when or how far they are consumed.
+
+        Args:
+            image: the portrait: a file, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor.
+            audio: the speech: a sound or video file, or (S,) floats in [-1, 1]. None only where ``landmarks`` are
+                given: a silent video.
+            emotion: a name of `EMOTIONS`, 8 probabilities, or a mapping name -> probability; None: classify the speech.
+            landmarks: (T, 68, 2) px of the portrait's picture, or a `LandmarkSequence` or its .npz file: skip the
+                generator. The sound must be as long, within one frame.
+            portrait_landmarks: (68, 2) px of the portrait's picture: skip the detector.
+            num_inference_steps: network evaluations per frame; None: the pipeline's (4).
+            seed: of the noise and of the small motions that speech does not tell.
+            fps: frames per second; None: those of the landmark sequence, else the pipeline's (25).
+            sample_rate: of ``audio`` where that is not a file.
+            frame: "crop": the square around the face at the renderer's size; "full": the portrait's whole picture, with
+                the painted square blended in.
+            detector: "auto", "face-alignment", "dlib" or a `LandmarkDetector`.
+            face: which face of several: "largest", "center" or an index from the left.
+            mouth: gain of the mouth's motion; 1 changes nothing. See `motion_gains`.
+            pose: gain of the head's motion.
+            blink: gain of the eyelids' motion.
+            idle: gain of the small head motions and blinks that are added to the generated landmarks; 0: none.
+            emotion_scale: 1 follows the emotion, more exaggerates it at twice the cost.
+            window: frames painted together; None: the pipeline's.
+            overlap: frames shared by neighbouring windows; None: the pipeline's.
+            start_timestep: how noisy the process' start is; None: the noise end.
+
+        Returns:
+            The pieces, each a `Result`, in order.
+
+        Raises:
+            FileNotFoundError: if a file does not exist.
+            ValueError: if an argument is out of range, a file cannot be read, or no face is found.
+        """
+        if frame not in ("crop", "full"):
+            raise ValueError(f"frame must be 'crop' or 'full'; got {frame!r}")
+        options = self._window_options(window, overlap, num_inference_steps, start_timestep)
+        options |= {"seed": seed, "emotion_scale": emotion_scale}
+        for name, gain in {"mouth": mouth, "pose": pose, "blink": blink, "idle": idle}.items():
+            check_gain(name, gain)
+        feeling = None if emotion is None else named_emotion(emotion)
+        given = read_motion(landmarks)
+        rate = choose_fps(fps, given, self.info["fps"])
+        speech = read_speech(audio, sample_rate, optional=given is not None)
+        picture = read_portrait(image)
+        if portrait_landmarks is None:
+            portrait_landmarks = find_face(picture, self._detector(detector), face)
+        portrait = crop_portrait(picture, portrait_landmarks, self.info["crop_scale"], self.renderer.config.size)
+        num_frames = count_frames(given, speech, portrait, rate)
+        feeling = classify_emotion(self.emotion_net, speech) if feeling is None else feeling
+        if given is None:
+            moved = move_landmarks(self.landmark_net, speech, portrait, feeling, rate, idle, seed)
+        else:
+            moved = place_landmarks(given, portrait)
+        moved = scale_motion(moved, portrait, mouth=mouth, pose=pose, blink=blink)
+        painted = paint(self.renderer, self.scheduler, portrait, moved, feeling, options)
+        return Stream(painted, portrait, speech, feeling, rate, num_frames, frame)
+
+    def _window_options(
+        self, window: int | None, overlap: int | None, steps: int | None, start_timestep: int | None
+    ) -> dict[str, Any]:
+        """Fill in the pipeline's own numbers for those not given, and check them."""
+        window = self.info["window"] if window is None else window
+        overlap = min(self.info["overlap"], window // 2) if overlap is None else overlap
+        steps = self.info["num_inference_steps"] if steps is None else steps
+        check_windows(window, overlap, steps)
+        set_timesteps(copy.deepcopy(self.scheduler), steps, start_timestep, "cpu")  # refuses what cannot be spaced
+        return {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start_timestep}
+
+    def _detector(self, detector: str | LandmarkDetector) -> LandmarkDetector:
+        """Load a detector once."""
+        if not isinstance(detector, str):
+            return detector
+        if detector not in self._detectors:
+            self._detectors[detector] = load_detector(detector)
+        return self._detectors[detector]
+
+
+def paint(
+    renderer: Renderer,
+    scheduler: Any,
+    portrait: Portrait,
+    landmarks: Iterator[Tensor],
+    emotion: Tensor,
+    options: Mapping[str, Any],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks; see `render_windows`."""
+    waiting = torch.empty(0, 68, 2)
+
+    def passing() -> Iterator[Tensor]:
+        nonlocal waiting
+        for part in landmarks:
+            waiting = torch.cat((waiting, part))
+            yield part
+
+    face, face_landmarks = portrait.face, portrait.face_landmarks
+    for frames in render_windows(renderer, scheduler, face, face_landmarks, passing(), emotion, **options):
+        yield frames, waiting[: len(frames)]
+        waiting = waiting[len(frames) :]
+
+
+@contextmanager
+def progress_bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
+    """Give a function that counts one frame of ``total``, with a bar on stderr where ``show`` is set."""
+    if not show:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"{total} frames", total=total)
+        yield lambda: bar.advance(task)
+
+
+def demo(
+    output: str | Path = "outputs/demo.mp4",
+    *,
+    pipeline: str | Path = "bundled",
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+    **options: Any,
+) -> Path:
+    """Let a pipeline's own speaker say what comes with it; needs no detector.
+
+    Args:
+        output: the video; its folder is made.
+        pipeline: see `TalkingHeadPipeline.from_pretrained`.
+        device: where the networks run.
+        progress: show a bar on stderr.
+        options: see `TalkingHeadPipeline.stream`.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileNotFoundError: if there is no such pipeline.
+        ValueError: if it has no portrait, landmarks or speech of its own.
+        OSError: if ``output`` cannot be written.
+    """
+    speaker = TalkingHeadPipeline.from_pretrained(pipeline, device)
+    assert speaker.folder is not None
+    portrait, speech = speaker.folder / "portrait.png", speaker.folder / "speech.flac"
+    if not (portrait.is_file() and speech.is_file() and "portrait_landmarks" in speaker.info):
+        raise ValueError(f"pipeline: '{pipeline}' has no portrait and speech of its own; export it with both")
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    options.setdefault("portrait_landmarks", torch.tensor(speaker.info["portrait_landmarks"]))
+    return speaker.generate_file(portrait, speech, output, progress=progress, **options)

@@ -1,0 +1,368 @@
+"""The steps from a picture and a recording to frames, each a small function; `talkhead.pipeline` strings them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, emotion_probabilities
+from talkhead.data.crop import Crop, crop_frames, face_crop, from_crop, paste_crop, to_crop
+from talkhead.data.landmarks import LandmarkDetector
+from talkhead.data.media import VideoWriter, exact_fps, read_audio, read_image
+from talkhead.motion import LandmarkSequence, check_landmarks, motion_gains
+from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.landmark import LandmarkNet, num_frames_of
+
+EMOTION_SECONDS = 60
+"""The emotion is judged on at most this much of the recording's beginning, so that a stream can start at once."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A face as the renderer sees it, and the picture it is cut from.
+
+    Attributes:
+        picture: (3, H, W) uint8 RGB.
+        landmarks: (68, 2) px of ``picture``.
+        crop: the square of ``picture`` that is painted.
+        face: (3, s, s) uint8 RGB, the crop at the renderer's size.
+        face_landmarks: (68, 2) px of ``face``.
+    """
+
+    picture: Tensor
+    landmarks: Tensor
+    crop: Crop
+    face: Tensor
+    face_landmarks: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture in px."""
+        return self.picture.shape[1], self.picture.shape[2]
+
+    def to_picture(self, landmarks: Tensor) -> Tensor:
+        """Turn (..., 68, 2) px of the face into px of the picture."""
+        return from_crop(landmarks, self.crop, self.face.shape[-1])
+
+    def to_face(self, landmarks: Tensor) -> Tensor:
+        """Turn (..., 68, 2) px of the picture into px of the face."""
+        return to_crop(landmarks, self.crop, self.face.shape[-1])
+
+
+@dataclass(frozen=True)
+class Result:
+    """A talking-head video, or (from `TalkingHeadPipeline.stream`) a piece of one.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB.
+        landmarks: (T, 68, 2) float32 px of ``frames``.
+        emotion: the probability of each emotion's name.
+        audio: (S,) float32 the speech at 16 kHz, or None.
+        fps: frames per second.
+        motion: the same landmarks in px of the portrait's picture: to save, edit and render again.
+        start: index of the first frame in the whole video.
+    """
+
+    frames: Tensor
+    landmarks: Tensor
+    emotion: dict[str, float]
+    audio: Tensor | None
+    fps: Fraction
+    motion: LandmarkSequence
+    start: int = 0
+
+    def save(self, path: str | Path) -> None:
+        """Write an MP4 (H.264, AAC) with the speech as its sound, whole or not at all.
+
+        Raises:
+            ValueError: if the name does not end in .mp4, .m4v or .mov.
+            OSError: if the file cannot be written.
+        """
+        height, width = self.frames.shape[1:3]
+        with VideoWriter(path, self.fps, (height, width), self.audio) as video:
+            for frame in self.frames:
+                video.append(frame)
+
+
+class Stream(Iterator[Result]):
+    """The pieces of a video in order, made one by one as they are asked for.
+
+    Attributes:
+        num_frames: of the whole video.
+        size: (height, width) of the frames in px.
+        fps: frames per second.
+        audio: (S,) float32 the whole speech at 16 kHz, or None.
+        emotion: the probability of each emotion's name.
+    """
+
+    def __init__(
+        self,
+        painted: Iterator[tuple[Tensor, Tensor]],
+        portrait: Portrait,
+        audio: Tensor | None,
+        emotion: Tensor,
+        fps: Fraction,
+        num_frames: int,
+        frame: Literal["crop", "full"],
+    ) -> None:
+        self._painted, self._portrait, self._frame = painted, portrait, frame
+        self.audio, self.fps, self.num_frames = audio, fps, num_frames
+        self.emotion = dict(zip(EMOTIONS, emotion.tolist(), strict=True))
+        self.size = portrait.size if frame == "full" else (portrait.face.shape[1], portrait.face.shape[2])
+        self._done = 0
+
+    def __next__(self) -> Result:
+        """Return the next piece."""
+        painted, landmarks = next(self._painted)
+        start, self._done = self._done, self._done + len(painted)
+        in_picture = self._portrait.to_picture(landmarks)
+        return Result(
+            frames=place_frames(painted, self._portrait, self._frame),
+            landmarks=in_picture if self._frame == "full" else landmarks,
+            emotion=self.emotion,
+            audio=self._sound(start, self._done),
+            fps=self.fps,
+            motion=LandmarkSequence(in_picture, self.fps, self._portrait.size),
+            start=start,
+        )
+
+    def _sound(self, start: int, stop: int) -> Tensor | None:
+        """Return the samples of frames ``start`` to ``stop``; the last piece has all that is left."""
+        if self.audio is None:
+            return None
+        first, last = (round(frame / self.fps * SAMPLE_RATE) for frame in (start, stop))
+        return self.audio[first : None if stop == self.num_frames else last]
+
+
+def join_results(pieces: list[Result]) -> Result:
+    """Join the pieces of one video."""
+    first = pieces[0]
+    sounds = [piece.audio for piece in pieces if piece.audio is not None]
+    motion = torch.cat([piece.motion.landmarks for piece in pieces])
+    return replace(
+        first,
+        frames=torch.cat([piece.frames for piece in pieces]),
+        landmarks=torch.cat([piece.landmarks for piece in pieces]),
+        audio=torch.cat(sounds) if sounds else None,
+        motion=replace(first.motion, landmarks=motion),
+    )
+
+
+def read_portrait(image: Any) -> Tensor:
+    """Return a picture as (3, H, W) uint8 RGB.
+
+    Args:
+        image: a file, a PIL image (its EXIF rotation is applied), an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or has another shape or type.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if hasattr(image, "convert"):
+        from PIL import ImageOps
+
+        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    picture = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
+    if not isinstance(picture, Tensor) or picture.dtype != torch.uint8 or picture.ndim != 3 or 3 not in picture.shape:
+        got = f"shape {tuple(image.shape)}, {image.dtype}" if hasattr(image, "shape") else type(image).__name__
+        raise ValueError(
+            f"image must be a file, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor; got {got}"
+        )
+    return (picture if picture.shape[0] == 3 else picture.permute(2, 0, 1)).contiguous().cpu()
+
+
+def find_face(picture: Tensor, detector: LandmarkDetector, face: str | int) -> Tensor:
+    """Return the (68, 2) px landmarks of the face in a (3, H, W) uint8 picture.
+
+    Raises:
+        ValueError: if there is no face, or not the one asked for.
+    """
+    found = detector(picture, face=face)
+    if found is None:
+        which = "" if face == "largest" else f" ({face!r})"
+        raise ValueError(
+            f"image: no face{which} was found by the detector {detector.name}; "
+            "give a picture with a face seen from the front, or portrait_landmarks"
+        )
+    return found.landmarks
+
+
+def crop_portrait(picture: Tensor, landmarks: Tensor, scale: float, size: int) -> Portrait:
+    """Cut the square around the face, as `preprocess` cut it from the training clips.
+
+    Args:
+        picture: (3, H, W) uint8 RGB.
+        landmarks: (68, 2) px.
+        scale: side of the square relative to the landmarks' box.
+        size: px, the renderer's.
+
+    Raises:
+        ValueError: if the landmarks have another shape or are not finite.
+    """
+    landmarks = torch.as_tensor(landmarks)
+    if landmarks.shape != (68, 2):
+        raise ValueError(f"portrait_landmarks must have shape (68, 2), (x, y) in px; got {tuple(landmarks.shape)}")
+    landmarks = check_landmarks(landmarks[None], "portrait_landmarks")[0].cpu()
+    crop = face_crop(landmarks, scale)
+    return Portrait(picture, landmarks, crop, crop_frames(picture, crop, size), to_crop(landmarks, crop, size))
+
+
+def read_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = False) -> Tensor | None:
+    """Return speech as (S,) float32 at 16 kHz.
+
+    Args:
+        audio: a sound or video file, or (S,) floats in [-1, 1].
+        sample_rate: of floats.
+        optional: return None for None instead of raising.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, is empty, or has another shape, type or range.
+    """
+    if isinstance(audio, str | Path):
+        speech = read_audio(audio)
+        if not len(speech):
+            raise ValueError(f"audio: '{audio}' has no sound; give a recording with at least one sample")
+        return speech
+    if audio is None and optional:
+        return None
+    if audio is None:
+        raise ValueError("audio must be given, unless landmarks are: there is nothing to move the face by")
+    speech = torch.as_tensor(audio)
+    if speech.ndim != 1 or not speech.is_floating_point() or not len(speech):
+        raise ValueError(
+            "audio must be a file, or (S,) floats in [-1, 1] with S >= 1 samples of one channel; "
+            f"got shape {tuple(speech.shape)}, {speech.dtype}"
+        )
+    if not speech.isfinite().all() or speech.abs().max() > 1.5:  # a little beyond 1 is what resampling leaves
+        raise ValueError(f"audio must lie in [-1, 1]; got values up to {speech.abs().max().item():g}")
+    if not sample_rate > 0 or sample_rate != int(sample_rate):
+        raise ValueError(f"sample_rate must be a whole number of samples per second; got {sample_rate}")
+    speech = speech.float().cpu()
+    if sample_rate != SAMPLE_RATE:
+        from torchaudio.functional import resample
+
+        speech = resample(speech, int(sample_rate), SAMPLE_RATE)
+    return speech
+
+
+def named_emotion(emotion: str | Mapping[str, float] | Tensor | list[float]) -> Tensor:
+    """Return (8,) probabilities from a name, a mapping name -> probability, or probabilities.
+
+    Raises:
+        ValueError: if a name is unknown or the values are no probabilities.
+    """
+    if isinstance(emotion, Mapping):
+        parts = [weight * emotion_probabilities(name) for name, weight in emotion.items()]
+        emotion = torch.stack(parts).sum(0) if parts else torch.zeros(len(EMOTIONS))
+    probabilities = emotion_probabilities(emotion)
+    if probabilities.ndim != 1:
+        raise ValueError(f"emotion must be one emotion for the whole video; got shape {tuple(probabilities.shape)}")
+    return probabilities.cpu()
+
+
+def classify_emotion(net: ConformerClassifier | None, speech: Tensor | None) -> Tensor:
+    """Return the (8,) probabilities of the emotion in the first minute of a recording.
+
+    Raises:
+        ValueError: if there is no classifier, or no recording.
+    """
+    if net is None or speech is None:
+        missing = "no audio to hear it in" if speech is None else "this pipeline has no emotion classifier"
+        raise ValueError(f"emotion must be given, one of {', '.join(EMOTIONS)} or probabilities: there is {missing}")
+    start = speech[: EMOTION_SECONDS * SAMPLE_RATE].to(net.device)
+    return net.probabilities(start[None])[0].float().cpu()
+
+
+def read_motion(landmarks: Tensor | LandmarkSequence | str | Path | None) -> Tensor | LandmarkSequence | None:
+    """Return landmarks as a checked tensor, or as a sequence with its own rate and size; None stays.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no landmark sequence, or the landmarks have another shape or are not finite.
+    """
+    if isinstance(landmarks, str | Path):
+        return LandmarkSequence.load(landmarks)
+    return landmarks if landmarks is None or isinstance(landmarks, LandmarkSequence) else check_landmarks(landmarks)
+
+
+def choose_fps(fps: float | Fraction | None, given: Any, default: str | float) -> Fraction:
+    """Return the frame rate: the one asked for, else the landmark sequence's, else the pipeline's.
+
+    Raises:
+        ValueError: if it is not positive, or contradicts the landmark sequence's.
+    """
+    own = given.fps if isinstance(given, LandmarkSequence) else None
+    if fps is None:
+        return own or exact_fps(Fraction(default))
+    rate = exact_fps(fps)
+    if own is not None and rate != own:
+        raise ValueError(f"fps must be {own}, that of the landmark sequence, or be left out; got {rate}")
+    return rate
+
+
+def count_frames(
+    given: Tensor | LandmarkSequence | None, speech: Tensor | None, portrait: Portrait, fps: Fraction
+) -> int:
+    """Return the video's number of frames, after checking that given landmarks fit the sound and the picture.
+
+    Raises:
+        ValueError: if sound and landmarks differ by more than one frame, or a sequence belongs to another picture size.
+    """
+    seconds = None if speech is None else len(speech) / SAMPLE_RATE
+    if given is None:
+        assert speech is not None
+        return num_frames_of(len(speech), float(fps))
+    if isinstance(given, LandmarkSequence) and given.size != portrait.size:
+        raise ValueError(
+            f"landmarks lie in a picture of {given.size} px (height, width), the portrait has {portrait.size}; "
+            "move them over with LandmarkSequence.retarget"
+        )
+    if seconds is not None and abs(len(given) - seconds * fps) > 1:
+        raise ValueError(
+            f"landmarks and audio must be equally long within one frame; got {len(given)} frames at {float(fps):g} per "
+            f"second ({float(len(given) / fps):.2f} s) and {seconds:.2f} s of sound: cut one, or give fps"
+        )
+    return len(given)
+
+
+def place_landmarks(given: Tensor | LandmarkSequence, portrait: Portrait, chunk: int = 64) -> Iterator[Tensor]:
+    """Yield given landmarks, px of the picture, as (t, 68, 2) px of the face."""
+    landmarks = given.landmarks if isinstance(given, LandmarkSequence) else given
+    for part in landmarks.cpu().split(chunk):
+        yield portrait.to_face(part)
+
+
+def move_landmarks(
+    net: LandmarkNet, speech: Tensor | None, portrait: Portrait, emotion: Tensor, fps: Fraction, idle: float, seed: int
+) -> Iterator[Tensor]:
+    """Yield the (t, 68, 2) px of the face that the speech moves, piece by piece.
+
+    Silence closes the mouth. The net turns and scales with the face it is given, so the motion is this portrait's.
+    """
+    assert speech is not None
+    sound, identity, feeling = (tensor.to(net.device) for tensor in (speech, portrait.face_landmarks, emotion))
+    for part in net.stream(sound, identity, feeling, float(fps), idle=idle, seed=seed):
+        yield part.cpu()
+
+
+def scale_motion(landmarks: Iterator[Tensor], portrait: Portrait, **gains: float) -> Iterator[Tensor]:
+    """Apply `motion_gains` relative to the portrait's face."""
+    return (motion_gains(part, portrait.face_landmarks, **gains) for part in landmarks)
+
+
+def place_frames(painted: Tensor, portrait: Portrait, frame: str) -> Tensor:
+    """Return (t, H, W, 3) uint8 frames: the painted squares themselves, or the picture with them blended in."""
+    painted = painted.cpu()
+    if frame == "full":
+        painted = paste_crop(portrait.picture, painted, portrait.crop)
+    return painted.permute(0, 2, 3, 1).contiguous()

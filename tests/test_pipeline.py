@@ -1,0 +1,404 @@
+"""The whole chain with tiny random networks: what goes in, what comes out, and what is refused."""
+
+import json
+import math
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_face, tiny_frames
+from diffusers import DDPMScheduler
+
+from talkhead.data.clip import EMOTIONS
+from talkhead.data.landmarks import Detection
+from talkhead.data.media import probe, read_audio, read_video, write_audio, write_image
+from talkhead.motion import LandmarkSequence
+from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.landmark import LandmarkNet
+from talkhead.nets.renderer import Renderer
+from talkhead.pipeline import TalkingHeadPipeline, demo, export_pipeline
+from talkhead.schedulers import MaskNoiseBridgeScheduler
+
+NTSC = Fraction(30000, 1001)
+
+
+def shaken(net: torch.nn.Module, std: float) -> torch.nn.Module:
+    """Give every weight a value, for last layers start at zero and would hide the rest."""
+    for weights in net.parameters():
+        torch.nn.init.normal_(weights, std=std)
+    return net
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TalkingHeadPipeline:
+    torch.manual_seed(1)
+    landmark = shaken(LandmarkNet(width=16, layers=1, heads=2), 0.05)
+    renderer = shaken(Renderer(size=32, widths=(8, 16), patch=2), 0.1)
+    info = {"window": 8, "overlap": 2, "num_inference_steps": 2}
+    return TalkingHeadPipeline(landmark, ConformerClassifier("XS"), renderer, MaskNoiseBridgeScheduler(), info)
+
+
+@pytest.fixture(scope="module")
+def portrait() -> torch.Tensor:
+    """A rendered face in the middle of a larger picture."""
+    picture = torch.randint(0, 255, (3, 61, 72), generator=torch.manual_seed(2), dtype=torch.uint8)
+    picture[:, 10:50, 16:56] = tiny_frames(tiny_face(40)[None], 40)[0]
+    return picture
+
+
+POINTS = tiny_face(40) + torch.tensor([16.0, 10.0])
+
+
+def speech(seconds: float) -> torch.Tensor:
+    """A hum whose loudness goes up and down."""
+    t = torch.arange(round(seconds * 16000)) / 16000
+    return 0.3 * torch.sin(2 * math.pi * 140 * t) * (0.5 + 0.5 * torch.sin(2 * math.pi * 3 * t))
+
+
+def test_result_is_what_the_interface_says(pipe, portrait):
+    result = pipe(portrait, speech(1.0), portrait_landmarks=POINTS)
+    assert result.frames.shape == (25, 32, 32, 3) and result.frames.dtype == torch.uint8
+    assert result.landmarks.shape == (25, 68, 2) and result.landmarks.dtype == torch.float32
+    assert list(result.emotion) == list(EMOTIONS) and sum(result.emotion.values()) == pytest.approx(1, abs=1e-5)
+    assert torch.equal(result.audio, speech(1.0)) and result.fps == 25
+
+
+@pytest.mark.parametrize("fps", [25, 29.97])
+@pytest.mark.parametrize("samples", [1, 800, 48160, 48000])
+def test_sound_and_picture_are_equally_long(pipe, portrait, tmp_path, fps, samples):
+    sound = speech(samples / 16000)
+    pieces = pipe.stream(portrait, sound, portrait_landmarks=POINTS, emotion="sad", fps=fps, num_inference_steps=1)
+    promised, rate = pieces.num_frames, pieces.fps
+    count = sum(len(piece.frames) for piece in pieces)
+    assert count == promised and rate == (25 if fps == 25 else NTSC)
+    assert 0 <= count / rate - Fraction(samples, 16000) < 1 / rate or count == 1
+
+
+def test_file_has_all_frames_the_exact_rate_and_the_sound(pipe, portrait, tmp_path, capfd):
+    out = tmp_path / "out.mp4"
+    assert pipe.generate_file(portrait, speech(0.75), out, portrait_landmarks=POINTS, fps=NTSC) == out
+    info = probe(out)
+    assert (info.fps, info.num_frames, info.width, info.height) == (NTSC, 23, 32, 32)  # ceil(0.75 * 29.97)
+    assert len(read_audio(out)) / 16000 == pytest.approx(0.75, abs=1 / 29.97)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    assert "23 frames" in capfd.readouterr().err
+    frames, _ = read_video(out)
+    again = pipe(portrait, speech(0.75), portrait_landmarks=POINTS, fps=NTSC)
+    # H.264 at visually lossless quality, but with halved colour on a noisy picture: coarse agreement shows the order.
+    error = (frames.permute(0, 2, 3, 1).float() - again.frames.float()).abs().mean((1, 2, 3))
+    assert error.max() < 25
+    again.save(tmp_path / "again.mp4")
+    assert torch.equal(read_video(tmp_path / "again.mp4")[0], frames)
+
+
+def test_files_and_arrays_and_tensors_agree(pipe, portrait, tmp_path):
+    from PIL import Image
+
+    sound = (speech(0.3) * 32767).round() / 32767  # what 16 bits can hold
+    write_image(tmp_path / "face.png", portrait)
+    write_audio(tmp_path / "speech.wav", sound)
+    array = portrait.permute(1, 2, 0).numpy()
+    options = {"portrait_landmarks": POINTS, "emotion": "happy"}
+    first = pipe(portrait, sound, **options)
+    for image in (tmp_path / "face.png", str(tmp_path / "face.png"), array, Image.fromarray(array)):
+        assert torch.equal(pipe(image, sound, **options).frames, first.frames)
+    other = pipe(portrait, tmp_path / "speech.wav", **options)
+    assert torch.allclose(other.audio, sound, atol=2 / 32767)  # one step of 16 bits either way
+    assert torch.equal(pipe(portrait, sound.numpy(), **options).frames, first.frames)
+    assert len(pipe(portrait, speech(0.3).repeat_interleave(3), sample_rate=48000, **options).audio) == 4800
+
+
+def test_the_seed_decides(pipe, portrait):
+    options = {"portrait_landmarks": POINTS, "emotion": "happy"}
+    one = pipe(portrait, speech(0.5), seed=3, **options)
+    torch.manual_seed(77)
+    same, other = (pipe(portrait, speech(0.5), seed=seed, **options) for seed in (3, 4))
+    assert torch.equal(one.frames, same.frames) and torch.equal(one.landmarks, same.landmarks)
+    assert not torch.equal(one.frames, other.frames)
+
+
+def test_stream_is_the_call_in_pieces(pipe, portrait):
+    options = {"portrait_landmarks": POINTS, "emotion": "happy"}
+    whole = pipe(portrait, speech(1.41), **options)
+    pieces = pipe.stream(portrait, speech(1.41), **options)
+    first = next(pieces)
+    assert len(first.frames) < len(whole.frames)
+    next(pipe.stream(portrait, speech(0.8), num_inference_steps=1, **options))  # another one in between
+    parts = [first, *pieces]
+    assert [p.start for p in parts] == np.cumsum([0, *(len(p.frames) for p in parts[:-1])]).tolist()
+    for name in ("frames", "landmarks", "audio"):
+        assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
+    for part in parts[:-1]:
+        assert len(part.audio) / 16000 == pytest.approx(len(part.frames) / 25)
+
+
+def test_given_landmarks_are_painted(pipe, portrait):
+    moving = POINTS + torch.linspace(0, 3, 12)[:, None, None]
+    result = pipe(portrait, speech(12 / 25), landmarks=moving, portrait_landmarks=POINTS, emotion="sad", frame="full")
+    assert torch.allclose(result.landmarks, moving, atol=1e-3)
+    silent = pipe(portrait, landmarks=moving, portrait_landmarks=POINTS, emotion="sad", frame="full")
+    assert silent.audio is None and torch.equal(silent.frames, result.frames)
+
+
+def test_a_saved_motion_renders_again(pipe, portrait, tmp_path):
+    options = {"portrait_landmarks": POINTS, "emotion": "sad"}
+    first = pipe(portrait, speech(0.5), fps=NTSC, **options)
+    first.motion.save(tmp_path / "motion.npz")
+    again = pipe(portrait, speech(0.5), landmarks=tmp_path / "motion.npz", **options)
+    assert again.fps == NTSC
+    # To the picture and back in float32: 1e-3 px at most, which may tip a rounding of a colour.
+    assert torch.allclose(again.landmarks, first.landmarks, atol=1e-3)
+    assert (again.frames.float() - first.frames.float()).abs().mean() < 0.5
+
+
+def test_gains_reach_the_landmarks(pipe, portrait):
+    options = {"portrait_landmarks": POINTS, "emotion": "sad"}
+    still = pipe(portrait, speech(0.6), mouth=0, pose=0, blink=0, idle=0, **options)
+    face = still.landmarks[0]
+    rest = pipe.stream(portrait, speech(0.6), **options)._portrait.face_landmarks
+    parts = [*range(31, 68)]  # brows and upper nose have no gain of their own
+    assert torch.allclose(still.landmarks[:, parts[5:]], rest[parts[5:]], atol=2e-2)
+    free = pipe(portrait, speech(0.6), **options)
+    assert (free.landmarks[:, 48:] - rest[48:]).abs().max() > 10 * (face[48:] - rest[48:]).abs().max()
+
+
+def test_silence_closes_an_open_mouth(pipe, portrait):
+    result = pipe(portrait, torch.zeros(16000), portrait_landmarks=POINTS, emotion="neutral")
+    inner = result.landmarks[:, [61, 62, 63]] - result.landmarks[:, [67, 66, 65]]
+    open_before = (tiny_face(32)[[61, 62, 63]] - tiny_face(32)[[67, 66, 65]]).norm(dim=-1).mean()
+    assert inner.norm(dim=-1).mean() < 0.1 * open_before
+    assert result.landmarks.std(0).max() > 0  # alive: it moves
+
+
+def test_full_frame_changes_nothing_outside_the_crop(pipe, portrait):
+    options = {"portrait_landmarks": POINTS, "emotion": "happy"}
+    result = pipe(portrait, speech(0.3), frame="full", **options)
+    assert result.frames.shape == (8, 61, 72, 3)
+    crop = pipe.stream(portrait, speech(0.3), **options)._portrait.crop
+    x, y, side = int(crop.x), int(crop.y), int(crop.side)
+    outside = torch.ones(61, 72, dtype=torch.bool)
+    outside[max(y, 0) : y + side, max(x, 0) : x + side] = False
+    assert outside.any()
+    picture = portrait.permute(1, 2, 0)
+    assert torch.equal(result.frames[:, outside], picture[outside].expand(8, -1, -1))
+    assert not torch.equal(result.frames[0], picture)
+
+
+class OneFace:
+    """A detector that knows where the face is, or that there is none."""
+
+    name = "fixed"
+
+    def __init__(self, points):
+        self.points, self.asked = points, []
+
+    def __call__(self, image, face="largest"):
+        self.asked.append(face)
+        return None if self.points is None else Detection(self.points, 1.0, (0, 0, 1, 1))
+
+
+def test_the_detector_is_asked_only_where_needed(pipe, portrait):
+    detector = OneFace(POINTS)
+    found = pipe(portrait, speech(0.1), detector=detector, face="center", emotion="sad")
+    assert detector.asked == ["center"]
+    told = pipe(portrait, speech(0.1), detector=detector, portrait_landmarks=POINTS, emotion="sad")
+    assert detector.asked == ["center"] and torch.equal(found.frames, told.frames)
+
+
+@pytest.mark.parametrize(
+    ("emotion", "expected"),
+    [("happy", "happy"), ({"sad": 0.25, "happy": 0.75}, "happy"), ([0, 0, 0, 0, 0, 0, 0.9, 0.1], "sad")],
+)
+def test_emotion_in_any_form(pipe, portrait, emotion, expected):
+    result = pipe(portrait, speech(0.1), portrait_landmarks=POINTS, emotion=emotion)
+    assert max(result.emotion, key=result.emotion.get) == expected
+
+
+def test_emotion_is_heard_where_not_given(pipe, portrait):
+    result = pipe(portrait, speech(0.4), portrait_landmarks=POINTS)
+    expected = pipe.emotion_net.probabilities(speech(0.4)[None])[0]
+    assert list(result.emotion.values()) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+REFUSED = [
+    ({"detector": OneFace(None), "portrait_landmarks": None}, ValueError, "image: no face"),
+    ({"image": "absent.png"}, FileNotFoundError, "no such file"),
+    ({"image": "text.png"}, ValueError, "image: .* cannot be read"),
+    ({"image": torch.zeros(3, 8, 8)}, ValueError, r"image must be .* got shape \(3, 8, 8\), torch.float32"),
+    ({"image": None}, ValueError, "image must be .* got NoneType"),
+    ({"audio": "absent.wav"}, FileNotFoundError, "no such file"),
+    ({"audio": "text.png"}, ValueError, "audio: .* (cannot be read|has no sound)"),
+    ({"audio": "empty.wav"}, ValueError, "audio: .* has no sound"),
+    ({"audio": torch.zeros(0)}, ValueError, "S >= 1"),
+    ({"audio": torch.zeros(2, 100)}, ValueError, r"got shape \(2, 100\)"),
+    ({"audio": torch.zeros(100, dtype=torch.int16)}, ValueError, "int16"),
+    ({"audio": torch.full((100,), 3000.0)}, ValueError, "up to 3000"),
+    ({"audio": torch.full((100,), math.nan)}, ValueError, "got values up to nan"),
+    ({"audio": None}, ValueError, "audio must be given"),
+    ({"sample_rate": 0}, ValueError, "sample_rate"),
+    ({"emotion": "joyful"}, ValueError, "emotion must be one of angry"),
+    ({"emotion": {"happy": 0.5}}, ValueError, "sum to 1"),
+    ({"emotion": {}}, ValueError, "sum to 1"),
+    ({"fps": 0}, ValueError, "fps"),
+    ({"fps": -25}, ValueError, "fps"),
+    ({"frame": "whole"}, ValueError, "frame must be 'crop' or 'full'"),
+    ({"mouth": -1}, ValueError, "mouth"),
+    ({"idle": math.nan}, ValueError, "idle"),
+    ({"overlap": 99}, ValueError, "overlap"),
+    ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
+    ({"num_inference_steps": 2000}, ValueError, "num_inference_steps must lie in 1..1000"),
+    ({"start_timestep": 1000}, ValueError, "start_timestep"),
+    ({"portrait_landmarks": torch.zeros(67, 2)}, ValueError, r"portrait_landmarks must have shape \(68, 2\)"),
+    ({"portrait_landmarks": torch.full((68, 2), math.nan)}, ValueError, "portrait_landmarks must be finite"),
+    ({"landmarks": torch.zeros(5, 67, 2)}, ValueError, r"landmarks must have shape \(T, 68, 2\)"),
+    ({"landmarks": POINTS.expand(50, 68, 2)}, ValueError, "equally long within one frame"),
+    ({"landmarks": LandmarkSequence(POINTS.expand(5, 68, 2), 25, (99, 99))}, ValueError, "retarget"),
+    ({"landmarks": LandmarkSequence(POINTS.expand(5, 68, 2), 25, (61, 72)), "fps": 30}, ValueError, "fps must be 25"),
+    ({"landmarks": "text.png"}, ValueError, "no landmark sequence"),
+    ({"landmarks": POINTS.expand(5, 68, 2), "audio": None, "emotion": None}, ValueError, "no audio to hear it in"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "words"), REFUSED)
+def test_refused_in_one_sentence_without_half_a_file(pipe, portrait, tmp_path, monkeypatch, change, kind, words):
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("this is no picture")
+    with wave.open("empty.wav", "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+    (tmp_path / "out").mkdir()
+    arguments = {"image": portrait, "audio": speech(0.2), "portrait_landmarks": POINTS, "emotion": "sad"} | change
+    with pytest.raises(kind, match=words) as caught:
+        pipe.stream(**arguments)  # before the first piece is asked for
+    assert "\n" not in str(caught.value)
+    with pytest.raises(kind, match=words):
+        pipe.generate_file(output="out/video.mp4", progress=False, **arguments)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("output", ["absent/out.mp4", "folder.mp4", "out.txt"])
+def test_an_unwritable_output_is_found_before_the_work(pipe, portrait, tmp_path, output):
+    (tmp_path / "folder.mp4").mkdir()
+    detector = OneFace(POINTS)
+    with pytest.raises((OSError, ValueError), match="folder|path must end"):
+        pipe.generate_file(portrait, speech(0.1), tmp_path / output, detector=detector)
+    assert not detector.asked
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.mp4"]
+
+
+def test_a_break_in_the_middle_leaves_no_file(pipe, portrait, tmp_path, monkeypatch):
+    calls = []
+
+    def broken(*arguments):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return Renderer.predict(pipe.renderer, *arguments)
+
+    monkeypatch.setattr(pipe.renderer, "predict", broken)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.generate_file(
+            portrait, speech(1.0), tmp_path / "o.mp4", portrait_landmarks=POINTS, emotion="sad", progress=False
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipeline_without_ears_wants_the_emotion(pipe, portrait):
+    deaf = TalkingHeadPipeline(pipe.landmark_net, None, pipe.renderer, pipe.scheduler, pipe.info)
+    with pytest.raises(ValueError, match="no emotion classifier"):
+        deaf(portrait, speech(0.1), portrait_landmarks=POINTS)
+    assert len(deaf(portrait, speech(0.1), portrait_landmarks=POINTS, emotion="sad").frames) == 3
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, portrait, tmp_path_factory) -> Path:
+    """A pipeline exported from saved parts."""
+    parts = tmp_path_factory.mktemp("parts")
+    pipe.landmark_net.save_pretrained(parts / "landmark")
+    pipe.emotion_net.save_pretrained(parts / "emotion")
+    pipe.renderer.save_pretrained(parts / "video" / "renderer")
+    pipe.scheduler.save_pretrained(parts / "video" / "scheduler")
+    write_image(parts / "face.png", portrait)
+    write_audio(parts / "hello.wav", speech(0.5))
+    return export_pipeline(
+        parts / "speaker",
+        landmark=parts / "landmark",
+        emotion=parts / "emotion",
+        video=parts / "video",
+        portrait=parts / "face.png",
+        speech=parts / "hello.wav",
+        portrait_landmarks=POINTS,
+        window=8,
+        overlap=2,
+        num_inference_steps=2,
+        data="A hum.",
+        licence="CC0-1.0",
+    )
+
+
+def test_export_makes_the_same_pipeline(pipe, portrait, folder):
+    names = "README.md emotion landmark pipeline.json portrait.png renderer scheduler speech.flac"
+    assert sorted(p.name for p in folder.iterdir()) == names.split()
+    info = json.loads((folder / "pipeline.json").read_text())
+    assert (info["fps"], info["size"], info["crop_scale"]) == ("25", 32, 1.5) and "talkhead" in info
+    card = (folder / "README.md").read_text()
+    assert "license: CC0-1.0" in card and "A hum." in card
+    loaded = TalkingHeadPipeline.from_pretrained(folder)
+    one, two = (p(portrait, speech(0.5), portrait_landmarks=POINTS) for p in (pipe, loaded))
+    assert torch.equal(one.frames, two.frames)
+    assert one.emotion == pytest.approx(two.emotion, abs=1e-6)  # convolutions round by where the weights lie
+
+
+def test_save_and_load_again(folder, tmp_path):
+    first = TalkingHeadPipeline.from_pretrained(folder)
+    first.save_pretrained(tmp_path / "copy")
+    second = TalkingHeadPipeline.from_pretrained(str(tmp_path / "copy"))
+    assert second.info == first.info
+    assert (tmp_path / "copy" / "portrait.png").read_bytes() == (folder / "portrait.png").read_bytes()
+    with pytest.raises(FileExistsError, match="not an empty folder"):
+        first.save_pretrained(tmp_path / "copy")
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+def test_other_schedulers_survive_the_folder(pipe, tmp_path):
+    scheduler = DDPMScheduler(prediction_type="sample", clip_sample=False)
+    paper = TalkingHeadPipeline(pipe.landmark_net, None, pipe.renderer, scheduler, pipe.info)
+    paper.save_pretrained(tmp_path / "paper")
+    loaded = TalkingHeadPipeline.from_pretrained(tmp_path / "paper")
+    assert isinstance(loaded.scheduler, DDPMScheduler) and loaded.emotion_net is None
+    assert loaded.scheduler.config.prediction_type == "sample"
+
+
+def test_demo_needs_no_argument_but_a_pipeline(folder, tmp_path):
+    out = demo(tmp_path / "outputs" / "demo.mp4", pipeline=folder, progress=False)
+    info = probe(out)
+    assert info.num_frames == 13 and info.sample_rate == 16000
+
+
+def test_a_failed_export_leaves_nothing(folder, tmp_path):
+    parts = folder.parent
+    arguments = {"landmark": parts / "landmark", "emotion": None, "video": parts / "video"}
+    with pytest.raises(ValueError, match="portrait_landmarks"):
+        export_pipeline(tmp_path / "new", **arguments, portrait_landmarks=torch.zeros(3, 2))
+    with pytest.raises(FileNotFoundError, match="no checkpoint or folder"):
+        export_pipeline(tmp_path / "new", **arguments | {"video": parts / "absent.ckpt"})
+    (parts / "bad.ckpt").write_bytes(b"bad")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        export_pipeline(tmp_path / "new", **arguments | {"video": parts / "bad.ckpt"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_pipeline_is_refused(folder, tmp_path):
+    for name, kind, words in (
+        (tmp_path / "absent", FileNotFoundError, "no folder"),
+        ("nobody/nothing", FileNotFoundError, "hub"),
+        (tmp_path, ValueError, "no pipeline.json"),
+    ):
+        with pytest.raises(kind, match=words) as caught:
+            TalkingHeadPipeline.from_pretrained(name)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "pipeline.json").write_text("{}")
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        TalkingHeadPipeline.from_pretrained(tmp_path)
