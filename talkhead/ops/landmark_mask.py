@@ -7,6 +7,7 @@ finds the same mask (``docs/kernel.md``). The work is proportional to the landma
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -36,6 +37,13 @@ REGIONS = ((0, 17), (17, 27), (27, 36), (36, 48), (48, 60), (60, 68))
 """Jaw, brows, nose, eyes, outer lip, inner lip: first and one past the last of the 68 landmarks."""
 
 _CHUNK = 1 << 17
+
+
+def warn_missing() -> None:
+    """Warn that a frame has no face."""
+    warnings.warn(
+        "landmarks: a frame holds a landmark that is not finite (no face found); it stays clean", stacklevel=2
+    )
 
 
 def quantise(landmarks: Tensor) -> Tensor:

@@ -15,13 +15,22 @@ kernel in ``mask_noise_triton.py``.
 
 from __future__ import annotations
 
+import functools
 import math
-import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from talkhead.ops.landmark_mask import MAX_KERNEL_SIZE, MAX_SIDE, SATURATION, landmark_maps, landmark_mask, weight_limit
+from talkhead.ops.landmark_mask import (
+    MAX_KERNEL_SIZE,
+    MAX_SIDE,
+    SATURATION,
+    landmark_maps,
+    landmark_mask,
+    warn_missing,
+    weight_limit,
+)
 from talkhead.ops.philox import philox4x32, split_seed, uniform
 
 __all__ = ["landmark_maps", "mask_noise"]
@@ -200,6 +209,60 @@ def _mask_noise_op(
     return_mask: bool,
 ) -> tuple[Tensor, Tensor]:
     """Run the fused kernel on CUDA, the PyTorch path elsewhere; an opaque node for torch.compile and torch.export."""
+    run = (_fused_kernel() if video.is_cuda else None) or mask_noise_reference
+    region = (sigma, kernel_size, threshold, overlap)
+    return run(video, landmarks, seed, frame_offset, clean, a, b, *region, low, high, dtype, return_mask)
+
+
+@functools.cache
+def _fused_kernel() -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """Return the Triton kernel's launcher, or None where Triton is not installed."""
+    try:
+        from talkhead.ops.mask_noise_triton import mask_noise_fused
+    except ImportError:
+        return None
+    return mask_noise_fused
+
+
+def mask_noise_reference(
+    video: Tensor,
+    landmarks: Tensor,
+    seed: Tensor,
+    frame_offset: Tensor,
+    clean: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    sigma: float,
+    kernel_size: int,
+    threshold: float,
+    overlap: str,
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+    return_mask: bool,
+) -> tuple[Tensor, Tensor]:
+    """Compute `mask_noise` in PyTorch, on any device: what the fused kernel is measured against.
+
+    Args:
+        video: (B, T, C, H, W) uint8 or float, any strides; a repeated reference has stride 0 over T.
+        landmarks: (B, T, K, 2) float px.
+        seed: (B,) int64.
+        frame_offset: (B,) int64.
+        clean: (B, T, C, H, W) frames to blend with, or None.
+        a: (B,) float32 weight of ``clean``, or None.
+        b: (B,) float32 weight of the noised frames, or None.
+        sigma: standard deviation of Eq. 1 in px.
+        kernel_size: width of the window in px.
+        threshold: threshold of Eq. 2.
+        overlap: "max" or "sum".
+        low: what 0 becomes.
+        high: what 1 becomes.
+        dtype: type of the result.
+        return_mask: whether the mask is returned.
+
+    Returns:
+        (B, C, T, H, W) frames and the (B, T, H, W) bool mask (empty where it was not asked for).
+    """
     mask = landmark_mask(landmarks, (video.shape[-2], video.shape[-1]), sigma, kernel_size, threshold, overlap)
     if not bool(landmarks.isfinite().all()):
         warn_missing()
@@ -233,13 +296,6 @@ def _(
     noised = video.new_empty((batch, channels, num_frames, height, width), dtype=dtype)
     mask = video.new_empty((batch, num_frames, height, width) if return_mask else (0,), dtype=torch.bool)
     return noised, mask
-
-
-def warn_missing() -> None:
-    """Warn that a frame has no face."""
-    warnings.warn(
-        "landmarks: a frame holds a landmark that is not finite (no face found); it stays clean", stacklevel=2
-    )
 
 
 def to_network(video: Tensor, low: float, high: float) -> Tensor:

@@ -1,0 +1,299 @@
+"""Mask noise in one pass on the GPU: mask, noise, replacement, range, type and layout (paper, Eqs. 1-2).
+
+One program paints one tile of one frame in all its channels. It tests the frame's landmarks 32 at a time against the
+tile, draws those that reach it, and calls Philox only where one does; every output byte is written once. Bit equality
+with the PyTorch path rests on three things: masks are integers, noise is 24 bits of a Philox word, and the launch
+forbids the compiler to fuse multiplications with additions (``enable_fp_fusion=False``).
+
+With ``TRITON_INTERPRET=1`` set before this module is imported the kernel runs on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from talkhead.ops import landmark_mask
+
+UNIT = tl.constexpr(landmark_mask.UNIT)
+FAR = tl.constexpr(landmark_mask.FAR)
+SATURATION = tl.constexpr(landmark_mask.SATURATION)
+WEIGHT_SHIFT = tl.constexpr(2 * landmark_mask.TABLE_BITS - landmark_mask.WEIGHT_BITS - 32)
+GROUP = tl.constexpr(32)
+LARGEST_FLOAT = tl.constexpr(3.4028234663852886e38)
+PER_255 = tl.constexpr(1 / 255)
+
+BLOCK = (16, 64)
+"""Rows and columns of a tile: 64 float32 are two full 128-byte lines."""
+
+_arriving: deque[tuple[torch.cuda.Event, Tensor]] = deque()
+
+
+@triton.jit
+def _quantise(px):
+    """Return px in whole 1/256 px (see ``landmark_mask.quantise``)."""
+    return tl.floor(tl.minimum(tl.maximum(px, -FAR), FAR) * UNIT + 0.5).to(tl.int32)
+
+
+@triton.jit
+def _reaching(landmarks, first, count, x0, y0, half, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
+    """Look at landmarks first..first+31: a bit for each window that reaches the tile, and how many are not finite."""
+    lane = tl.arange(0, GROUP)
+    valid = first + lane < count
+    x = tl.load(landmarks + 2 * (first + lane), mask=valid, other=0.0)
+    y = tl.load(landmarks + 2 * (first + lane) + 1, mask=valid, other=0.0)
+    finite = (tl.abs(x) <= LARGEST_FLOAT) & (tl.abs(y) <= LARGEST_FLOAT)
+    column = (_quantise(tl.where(finite, x, -FAR)) + UNIT // 2) >> 8
+    row = (_quantise(tl.where(finite, y, -FAR)) + UNIT // 2) >> 8
+    reach_x = (column + half >= x0) & (column - half < x0 + BLOCK_X)
+    reach_y = (row + half >= y0) & (row - half < y0 + BLOCK_Y)
+    bit = tl.full([GROUP], 1, tl.int64) << lane
+    bits = tl.sum(tl.where(reach_x & reach_y & valid, bit, 0))
+    return bits, tl.sum((valid & (finite == 0)).to(tl.int32))
+
+
+@triton.jit
+def _draw(score, landmark, x, y, half, limit, table, SUM: tl.constexpr):
+    """Add one landmark to the tile's score: 1 inside its disc ("max"), or its fixed-point weight ("sum")."""
+    u = _quantise(tl.load(landmark))
+    v = _quantise(tl.load(landmark + 1))
+    inside_x = tl.abs(x - ((u + UNIT // 2) >> 8)) <= half
+    inside_y = tl.abs(y - ((v + UNIT // 2) >> 8)) <= half
+    dx = x * UNIT - u
+    dy = y * UNIT - v
+    if SUM:
+        factor_x = tl.load(table + tl.abs(dx), mask=inside_x, other=0).to(tl.uint32)
+        factor_y = tl.load(table + tl.abs(dy), mask=inside_y, other=0).to(tl.uint32)
+        factor_x = tl.broadcast_to(factor_x[None, :], score.shape)
+        factor_y = tl.broadcast_to(factor_y[:, None], score.shape)
+        weight = tl.umulhi(factor_x, factor_y) >> WEIGHT_SHIFT
+        return tl.minimum(score + weight.to(tl.int32), SATURATION)
+    else:
+        squared_x = tl.where(inside_x, dx * dx, 2147483647)
+        rest = tl.where(inside_y, limit - dy * dy, -1)
+        return score | (squared_x[None, :] <= rest[:, None]).to(tl.int32)
+
+
+@triton.jit
+def _masked(
+    landmarks, count, x, y, x0, y0, half, limit, table,
+    SUM: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
+    """Return the tile's mask, whether any landmark reaches it, and how many of the frame's are not finite."""
+    score = tl.zeros([BLOCK_Y, BLOCK_X], tl.int32)
+    drawn = tl.zeros([], tl.int32)
+    missing = tl.zeros([], tl.int32)
+    for first in range(0, count, GROUP):
+        bits, lost = _reaching(landmarks, first, count, x0, y0, half, BLOCK_Y, BLOCK_X)
+        missing += lost
+        while bits != 0:
+            # The lowest set bit is a power of two: its place is the exponent of the float.
+            lowest = (bits & (-bits)).to(tl.float32).to(tl.int32, bitcast=True)
+            place = first + (lowest >> 23) - 127
+            score = _draw(score, landmarks + 2 * place, x, y, half, limit, table, SUM)
+            drawn += 1
+            bits = bits & (bits - 1)
+    if SUM:
+        inside = score > limit
+    else:
+        inside = score > 0
+    return inside & (missing == 0), drawn, missing
+
+
+@triton.jit
+def _picture(pointer, inside):
+    """Load picture units 0..1 as float32."""
+    value = tl.load(pointer, mask=inside, other=0)
+    if pointer.dtype.element_ty == tl.uint8:
+        return value.to(tl.float32) * PER_255
+    else:
+        return value.to(tl.float32)
+
+
+@triton.jit
+def _uniform(word):
+    """Return U(0, 1) from a 32-bit word: its upper 24 bits times 2^-24."""
+    return (word >> 8).to(tl.float32) * 5.9604644775390625e-08
+
+
+@triton.jit
+def _narrow(value, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
+    """Round float32 to nearest even; Triton's interpreter would cut bfloat16 off instead."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = value.to(tl.int32, bitcast=True)
+        value = (bits + 32767 + ((bits >> 16) & 1) & -65536).to(tl.float32, bitcast=True)
+    return value.to(dtype)
+
+
+@triton.jit
+def _paint(
+    word, CHANNEL: tl.constexpr, CHANNELS: tl.constexpr,
+    noisy, inside, picture, video_c, target, clean_c, a, b, place, stride, scale, low,
+    BLEND: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Write one channel of the tile: noise or picture, scaled, blended."""
+    if CHANNEL < CHANNELS:
+        value = tl.where(noisy, _uniform(word), _picture(picture + CHANNEL * video_c, inside)) * scale + low
+        if BLEND:
+            clean = _picture(target + CHANNEL * clean_c, inside) * scale + low
+            value = value * b + clean * a
+        tl.store(place + CHANNEL * stride, _narrow(value, place.dtype.element_ty, INTERPRETED), mask=inside)
+
+
+@triton.jit
+def mask_noise_kernel(
+    video, video_b, video_t, video_c, video_h, video_w,
+    clean, clean_b, clean_t, clean_c, clean_h, clean_w,
+    landmarks, seed, frame_offset, a, b, table, out, mask_out, missing_out,
+    frames, height, width, count, half, limit, scale, low,
+    CHANNELS: tl.constexpr, SUM: tl.constexpr, BLEND: tl.constexpr, MASK: tl.constexpr,
+    INTERPRETED: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
+    """Paint one tile of one frame; the grid is (tiles of a frame, B * T)."""
+    tiles = tl.cdiv(width, BLOCK_X)
+    tile = tl.program_id(0)
+    plane = tl.program_id(1).to(tl.int64)
+    sample = plane // frames
+    frame = plane % frames
+    y0 = tile // tiles * BLOCK_Y
+    x0 = tile % tiles * BLOCK_X
+    y = y0 + tl.arange(0, BLOCK_Y)
+    x = x0 + tl.arange(0, BLOCK_X)
+    inside = (y < height)[:, None] & (x < width)[None, :]
+    noisy, drawn, missing = _masked(
+        landmarks + plane * count * 2, count, x, y, x0, y0, half, limit, table, SUM, BLOCK_Y, BLOCK_X
+    )
+    tl.store(missing_out, 1, mask=(missing > 0) & (tile == 0))
+    far_y = y.to(tl.int64)[:, None]
+    far_x = x.to(tl.int64)[None, :]
+    pixel = far_y * width + far_x
+    size = height.to(tl.int64) * width
+    if MASK:
+        tl.store(mask_out + plane * size + pixel, noisy.to(tl.int8), mask=inside)
+    absolute = (tl.load(frame_offset + sample) + frame).to(tl.uint32)
+    key = tl.load(seed + sample)
+    zero = tl.zeros([BLOCK_Y, BLOCK_X], tl.uint32)
+    counter_y = zero + y.to(tl.uint32)[:, None]
+    counter_x = zero + x.to(tl.uint32)[None, :]
+    picture = video + sample * video_b + frame * video_t + far_y * video_h + far_x * video_w
+    target = clean + sample * clean_b + frame * clean_t + far_y * clean_h + far_x * clean_w
+    stride = frames * size
+    place = out + sample * CHANNELS * stride + frame * size + pixel
+    weight_a, weight_b = 0.0, 0.0
+    if BLEND:
+        weight_a, weight_b = tl.load(a + sample), tl.load(b + sample)
+    for block in tl.static_range((CHANNELS + 3) // 4):
+        w0, w1, w2, w3 = zero, zero, zero, zero
+        if drawn > 0:
+            w0, w1, w2, w3 = tl.philox(key, zero + absolute, counter_y, counter_x, zero + block)
+        common = (noisy, inside, picture, video_c, target, clean_c, weight_a, weight_b, place, stride, scale, low)
+        _paint(w0, 4 * block, CHANNELS, *common, BLEND, INTERPRETED)
+        _paint(w1, 4 * block + 1, CHANNELS, *common, BLEND, INTERPRETED)
+        _paint(w2, 4 * block + 2, CHANNELS, *common, BLEND, INTERPRETED)
+        _paint(w3, 4 * block + 3, CHANNELS, *common, BLEND, INTERPRETED)
+
+
+def mask_noise_fused(
+    video: Tensor,
+    landmarks: Tensor,
+    seed: Tensor,
+    frame_offset: Tensor,
+    clean: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    sigma: float,
+    kernel_size: int,
+    threshold: float,
+    overlap: str,
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+    return_mask: bool,
+    block: tuple[int, int] = BLOCK,
+) -> tuple[Tensor, Tensor]:
+    """Launch the kernel; arguments as the custom operator's, checked there.
+
+    Args:
+        video: (B, T, C, H, W) uint8 or float, any strides; a repeated reference has stride 0 over T.
+        landmarks: (B, T, K, 2) float px.
+        seed: (B,) int64.
+        frame_offset: (B,) int64.
+        clean: (B, T, C, H, W) frames to blend with, or None.
+        a: (B,) float32 weight of ``clean``, or None.
+        b: (B,) float32 weight of the noised frames, or None.
+        sigma: standard deviation of Eq. 1 in px.
+        kernel_size: width of the window in px.
+        threshold: threshold of Eq. 2.
+        overlap: "max" or "sum".
+        low: what 0 becomes.
+        high: what 1 becomes.
+        dtype: type of the result.
+        return_mask: whether the mask is written.
+        block: rows and columns of a tile, powers of two; the result does not depend on it.
+
+    Returns:
+        (B, C, T, H, W) frames and the (B, T, H, W) bool mask (empty where it was not asked for).
+    """
+    batch, num_frames, channels, height, width = video.shape
+    out = video.new_empty((batch, channels, num_frames, height, width), dtype=dtype)
+    mask = video.new_empty((batch, num_frames, height, width) if return_mask else (0,), dtype=torch.bool)
+    if out.numel() == 0:
+        return out, mask
+    summed = overlap == "sum"
+    half, limit, table = _thresholds(sigma, kernel_size, threshold, summed, landmarks)
+    missing = torch.zeros(1, dtype=torch.int32, device=video.device)
+    blended = video if clean is None else clean
+    points = landmarks.detach().to(torch.float32).contiguous()
+    grid = (triton.cdiv(height, block[0]) * triton.cdiv(width, block[1]), batch * num_frames)
+    with torch.cuda.device_of(video):
+        mask_noise_kernel[grid](
+            video, *video.stride(),
+            blended, *blended.stride(),
+            points, seed.contiguous(), frame_offset.contiguous(),
+            out if a is None else a.contiguous(), out if b is None else b.contiguous(),
+            table, out, mask.view(torch.int8), missing,
+            num_frames, height, width, landmarks.shape[2], half, limit, high - low, low,
+            CHANNELS=channels, SUM=summed, BLEND=clean is not None, MASK=return_mask,
+            INTERPRETED=not video.is_cuda, BLOCK_Y=block[0], BLOCK_X=block[1], enable_fp_fusion=False,
+        )  # fmt: skip
+    _warn(missing)
+    return out, mask
+
+
+def _thresholds(
+    sigma: float, kernel_size: int, threshold: float, summed: bool, like: Tensor
+) -> tuple[int, int, Tensor]:
+    """Return the windows' half width in px, the limit, and the table of weights (unused for "max")."""
+    half = kernel_size // 2
+    if summed:
+        table = landmark_mask.weight_table(sigma, kernel_size, like.device)
+        return half, landmark_mask.weight_limit(sigma, threshold), table
+    limit = landmark_mask.disc_limit(sigma, threshold)
+    unit = landmark_mask.UNIT
+    reach = (math.isqrt(limit) + unit // 2) // unit if limit >= 0 else -1
+    return min(half, reach), limit, torch.empty(1, dtype=torch.int32, device=like.device)
+
+
+def _warn(missing: Tensor) -> None:
+    """Warn where a frame had no face: on the CPU at once, on a GPU when the flag has arrived, at a later call.
+
+    Waiting for the flag would stop the GPU after every call.
+    """
+    if not missing.is_cuda:
+        if missing.item():
+            landmark_mask.warn_missing()
+        return
+    if torch.cuda.is_current_stream_capturing():
+        return
+    flag = torch.empty(1, dtype=torch.int32, pin_memory=True).copy_(missing, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    _arriving.append((event, flag))
+    while _arriving and _arriving[0][0].query():
+        if _arriving.popleft()[1].item():
+            landmark_mask.warn_missing()
