@@ -116,9 +116,9 @@ def read_video(path: str | Path) -> tuple[Tensor, Fraction]:
 def iter_frames(path: str | Path) -> Iterator[Tensor]:
     """Read the frames of a video one by one, in constant memory.
 
-    Frame t is what a player shows at ``t / fps``: where a file's own frames are unevenly spaced (phones, screen
-    recorders) they are repeated or left out to keep time with the sound. An evenly spaced file is passed through frame
-    by frame. The rotation that phones write in the header is applied.
+    Frame t is what a player shows at ``t / fps``, to within one frame: where a file's own frames are unevenly spaced
+    (phones, screen recorders) they are repeated or left out to keep time with the sound. An evenly spaced file is
+    passed through frame by frame. The rotation that phones write in the header is applied.
 
     Args:
         path: any video that FFmpeg reads.
@@ -308,6 +308,7 @@ def _decoded(container: Any, stream: Any, path: str, check: bool = True) -> Iter
             damaged += 1
             continue
         for frame in frames:
+            damaged += frame.is_corrupt
             # Frames that the decoder hands out at the very end come without their unit of time.
             frame.time_base = frame.time_base or stream.time_base
             if frame.pts is not None:
@@ -326,7 +327,8 @@ def _warn_if_short(stream: Any, end: float, damaged: int, path: str) -> None:
         message = f"{path} is cut off: {end:.2f} s of {what} can be read of the {announced:.2f} s announced"
         warnings.warn(message, MediaWarning, stacklevel=2)
     elif damaged:
-        warnings.warn(f"{path}: {damaged} damaged packets of {what} were left out", MediaWarning, stacklevel=2)
+        message = f"{path} is damaged or cut off: {damaged} pieces of its {what} are incomplete"
+        warnings.warn(message, MediaWarning, stacklevel=2)
 
 
 def _clock_zero(container: Any) -> Fraction:
@@ -336,19 +338,24 @@ def _clock_zero(container: Any) -> Fraction:
 
 
 def _at_constant_rate(frames: Iterator[Any], stream: Any, path: str) -> Iterator[Tensor]:
-    """Yield for each tick of the frame rate the picture shown then."""
-    fps, zero, shift = _rate(stream), Fraction((stream.start_time or 0) * stream.time_base), 0
-    held, size, slot = None, None, 0  # the picture on show, and the first tick at which it is
+    """Yield for each tick of the frame rate the picture shown then, to within one tick.
+
+    A frame one tick off is taken as it comes: some writers put a wrong timestamp into an evenly spaced file.
+    """
+    fps, zero = _rate(stream), Fraction((stream.start_time or 0) * stream.time_base)
+    held, size = None, None
+    slot, shift = -1, 0  # the tick at which the held picture starts, and the timestamps' correction in ticks
     for frame in frames:
-        due = slot + 1 if held is not None else 0
+        due = slot + 1
         now = due if frame.pts is None else round((frame.pts * frame.time_base - zero) * fps) + shift
         if abs(now - due) > 10 * fps:
             message = f"{path}: timestamps jump by {float((now - due) / fps):.0f} s; the jump is ignored"
             warnings.warn(message, MediaWarning, stacklevel=2)
             shift, now = shift + due - now, due
-        if held is not None:
-            yield from [held] * (now - slot)
-        slot = max(now, slot) if held is not None else 0
+        if abs(now - due) <= 1 or held is None:
+            now = due
+        yield from [] if held is None else [held] * (now - slot)
+        slot = max(now, slot)
         size = size or (frame.width, frame.height)
         held = _picture(frame, size)
     if held is not None:
@@ -357,8 +364,12 @@ def _at_constant_rate(frames: Iterator[Any], stream: Any, path: str) -> Iterator
 
 def _picture(frame: Any, size: tuple[int, int] | None = None) -> Tensor:
     """Turn a decoded frame into (3, H, W) uint8 RGB, upright."""
+    from av.video.reformatter import Interpolation as Flags
+
     width, height = size or (frame.width, frame.height)
-    array = frame.to_ndarray(format="rgb24", width=width, height=height)
+    # FFmpeg's fast default darkens every picture by one grey level and halves the chroma resolution.
+    exact = Flags.BICUBIC | Flags.ACCURATE_RND | Flags.FULL_CHR_H_INT
+    array = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=exact)
     array = np.rot90(array, k=round(frame.rotation / 90))
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 

@@ -171,6 +171,7 @@ class VideoWriter:
             ValueError: if its shape or type is another.
         """
         import av
+        from av.video.reformatter import Interpolation as Flags
 
         picture = _interleaved(frame)
         if picture.shape[:2] != self.size:
@@ -180,7 +181,8 @@ class VideoWriter:
         odd = [(0, side % 2) for side in self.size]
         picture = np.ascontiguousarray(np.pad(picture, [*odd, (0, 0)], mode="edge"))
         shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        shown = shown.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        exact = Flags.BICUBIC | Flags.ACCURATE_RND
+        shown = shown.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", interpolation=exact)
         shown.pts, shown.time_base = self.frames_written, 1 / self.fps
         self._container.mux(self._video.encode(shown))
         self.frames_written += 1
