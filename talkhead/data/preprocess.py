@@ -131,7 +131,10 @@ def preprocess(
         )
     root, output = Path(input), Path(output)
     sources = list_sources(layout, root, identity, emotion, view)
-    (output / "clips").mkdir(parents=True, exist_ok=True)
+    try:
+        (output / "clips").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"output: cannot make the folder {str(output)!r} ({error.strerror}); choose another") from None
     settings = {
         "layout": layout, "input": str(root.resolve()), "identity": identity, "emotion": emotion, "view": view,
         "size": size, "scale": scale, "missing": missing, "max_gap": max_gap, "face": face,
@@ -195,7 +198,7 @@ def _versions(detector: str) -> dict[str, str]:
 
 def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]:
     """Return the entries that an earlier run finished, and the sources still to do; leave a clean manifest."""
-    for scrap in (job.output / "clips").glob(".*.tmp"):
+    for scrap in [*job.output.glob(".*.tmp*"), *(job.output / "clips").glob(".*.tmp")]:
         scrap.unlink(missing_ok=True)
     manifest = job.output / "manifest.jsonl"
     by_source: dict[str, dict[str, Entry]] = {}

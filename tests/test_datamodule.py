@@ -1,0 +1,290 @@
+"""Windows, splits and batches, against a cache whose every value says where it belongs."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from safetensors.torch import save_file
+
+from talkhead.data.clip import Clip
+from talkhead.data.datamodule import EpochSampler, MEADDataModule, split_names
+from talkhead.data.dataset import ClipDataset, collate, num_samples, read_manifest
+
+
+def write_cache(root: Path, clips: Sequence[dict[str, Any]]) -> Path:
+    """Write a cache in which frame t's pixels and landmarks are t, and sample s is s / 2^20."""
+    (root / "clips").mkdir(parents=True)
+    entries = []
+    for clip in clips:
+        fps, frames = clip.get("fps", "25"), clip.get("frames", 20)
+        samples = num_samples(frames, Fraction(fps)) if frames else clip["samples"]
+        tensors = {"audio": torch.arange(samples) / 2**20}
+        if frames:
+            time = torch.arange(frames)
+            tensors["frames"] = time.byte()[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
+            tensors["landmarks"] = time.float()[:, None, None].expand(-1, 68, 2).contiguous()
+            tensors["landmarks"][clip.get("faceless", [])] = torch.nan
+            tensors["confidence"] = torch.ones(frames)
+        save_file(tensors, root / "clips" / f"{clip['name']}.safetensors")
+        base = {"status": "ok", "identity": "a", "emotion": "happy", "sentence": clip["name"], "fps": fps}
+        entries.append(base | clip | {"frames": frames, "samples": samples, "fps": fps if frames else None})
+    (root / "manifest.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    return root
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return write_cache(tmp_path / "cache", [{"name": f"c{i:02d}", "frames": 20 + i} for i in range(20)])
+
+
+def equal(a: Clip, b: Clip) -> bool:
+    def same(x: Any, y: Any) -> bool:
+        return x is None and y is None or torch.equal(x, y)
+
+    return all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(Clip))
+
+
+@pytest.mark.parametrize("fps", ["25", "30000/1001"])
+def test_a_window_has_its_own_frames_landmarks_and_sound(tmp_path: Path, fps: str) -> None:
+    root = write_cache(tmp_path / "c", [{"name": "x", "frames": 40, "fps": fps}])
+    dataset = ClipDataset(root, ["x"], num_frames=7, random=True, samples_per_clip=30)
+    starts = set()
+    for clip in dataset:
+        assert clip.frames is not None and clip.landmarks is not None and clip.reference is not None
+        start = int(clip.frames[0, 0, 0, 0])
+        starts.add(start)
+        assert clip.frames[:, 0, 0, 0].tolist() == list(range(start, start + 7)) == clip.landmarks[:, 0, 0].tolist()
+        rate = float(Fraction(fps))
+        assert len(clip.audio) == round(7 / rate * 16000) == clip.samples
+        assert abs(clip.audio[0] * 2**20 - start / rate * 16000) <= 1
+        reference = int(clip.reference[0, 0, 0])
+        assert not start <= reference < start + 7
+        assert clip.reference_landmarks is not None and clip.reference_landmarks[0, 0] == reference
+        assert clip.fps == pytest.approx(rate)
+    assert len(starts) > 10 and max(starts) <= 33
+
+
+def test_draws_depend_on_seed_epoch_clip_and_draw_alone(cache: Path) -> None:
+    names = [f"c{i:02d}" for i in range(20)]
+
+    def make(seed: int = 0) -> ClipDataset:
+        return ClipDataset(cache, names, num_frames=4, random=True, seed=seed, samples_per_clip=2)
+
+    def starts(dataset: ClipDataset, epoch: int) -> list[int]:
+        clips = [dataset[epoch, i] for i in range(len(dataset))]
+        return [int(c.frames[0, 0, 0, 0]) for c in clips if c.frames is not None]
+
+    dataset = make()
+    assert starts(dataset, 1) == starts(make(), 1)
+    assert starts(dataset, 0) != starts(dataset, 1) and starts(dataset, 0) != starts(make(seed=1), 0)
+    assert starts(dataset, 0)[:20] != starts(dataset, 0)[20:]
+    assert equal(dataset[3], dataset[0, 3])
+
+
+def test_windows_without_landmarks_are_never_drawn(tmp_path: Path) -> None:
+    root = write_cache(
+        tmp_path / "c", [{"name": "x", "faceless": [9]}, {"name": "y", "faceless": list(range(0, 20, 3))}]
+    )
+    dataset = ClipDataset(root, ["x"], num_frames=5, random=True, samples_per_clip=40)
+    starts = {int(c.frames[0, 0, 0, 0]) for c in dataset if c.frames is not None}
+    assert starts == {0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15}
+    assert all(c.reference_landmarks is not None and c.reference_landmarks.isfinite().all() for c in dataset)
+    with pytest.raises(ValueError, match="'y' has no 5 frames in a row with landmarks"):
+        ClipDataset(root, ["y"], num_frames=5)[0]
+
+
+def test_whole_clips_and_middle_windows(cache: Path) -> None:
+    whole = ClipDataset(cache, ["c05"], reference="first")[0]
+    assert whole.frames is not None and len(whole.frames) == 25 and len(whole.audio) == 16000
+    assert whole.reference is not None and whole.reference.max() == 0
+    middle = ClipDataset(cache, ["c05"], num_frames=5)[0]
+    assert middle.frames is not None and middle.frames[:, 0, 0, 0].tolist() == [10, 11, 12, 13, 14]
+
+
+def test_landmarks_modality_leaves_the_frames_unread(cache: Path) -> None:
+    clip = ClipDataset(cache, ["c00"], num_frames=5, modality="landmarks")[0]
+    assert clip.frames is None and clip.reference is None
+    assert clip.landmarks is not None and clip.reference_landmarks is not None
+
+
+def test_sound_is_cropped_padded_or_whole(tmp_path: Path) -> None:
+    sounds = [{"name": "long", "frames": 0, "samples": 40000}, {"name": "short", "frames": 0, "samples": 8000}]
+    root = write_cache(tmp_path / "c", [*sounds, {"name": "video"}])
+    names = ["long", "short", "video"]
+    dataset = ClipDataset(root, names, audio_seconds=1.0, random=True, modality="audio", samples_per_clip=10)
+    crops = [dataset[i] for i in range(0, 30, 3)]
+    assert all(len(c.audio) == 16000 == c.samples and c.fps == 0 for c in crops)
+    assert len({float(c.audio[0]) for c in crops}) > 5
+    short = dataset[1]
+    assert len(short.audio) == 16000 and short.samples == 8000 and short.audio[8000:].abs().max() == 0
+    whole = ClipDataset(root, names, modality="audio")
+    batch = collate([whole[i] for i in range(3)])
+    assert batch.samples.tolist() == [40000, 8000, 12800] and batch.audio.shape == (3, 40000)
+    assert batch.frames is None and batch.emotion.tolist() == [4, 4, 4]
+    with pytest.raises(ValueError, match="'long' has no picture"):
+        ClipDataset(root, names, num_frames=4)
+
+
+def test_a_batch_that_cannot_be_stacked_says_what_to_do(tmp_path: Path) -> None:
+    root = write_cache(tmp_path / "c", [{"name": "x"}, {"name": "y", "fps": "30"}, {"name": "z", "frames": 21}])
+    dataset = ClipDataset(root, ["x", "y", "z"])
+    with pytest.raises(ValueError, match="a batch mixes frame rates .*25.* 30.*re-encode"):
+        collate([dataset[0], dataset[1]])
+    with pytest.raises(ValueError, match="a batch mixes frames of shapes .*data.num_frames"):
+        collate([dataset[0], dataset[2]])
+
+
+def entries_of(count: int) -> list[dict[str, Any]]:
+    return [{"name": f"n{i}", "sentence": f"s{i % 40}", "identity": f"p{i % 10}"} for i in range(count)]
+
+
+@pytest.mark.parametrize("split", ["clip", "sentence", "identity"])
+def test_split_is_exact_disjoint_and_stable_under_order(split: Any) -> None:
+    entries = entries_of(200)
+    parts = split_names(entries, split, test_fraction=0.1, val_fraction=0.1)
+    shuffled = random.Random(0).sample(entries, len(entries))
+    assert split_names(shuffled, split, test_fraction=0.1, val_fraction=0.1) == parts
+    assert split_names(entries, split, 0.1, 0.1, seed=1) != parts
+    assert {p: len(n) for p, n in parts.items()} == {"train": 160, "val": 20, "test": 20}
+    field = "name" if split == "clip" else split
+    keys = {p: {e[field] for e in entries if e["name"] in names} for p, names in parts.items()}
+    assert not keys["train"] & keys["test"] and not keys["train"] & keys["val"] and not keys["val"] & keys["test"]
+    assert parts["test"] == sorted(parts["test"])
+
+
+def test_split_moves_little_when_clips_are_added() -> None:
+    before, after = (set(split_names(entries_of(n), "clip", 0.1, 0.0)["test"]) for n in (200, 210))
+    assert len(before & after) >= 18
+
+
+def test_folds_test_every_speaker_once() -> None:
+    for count, fraction, folds in ((24, 0.25, 4), (10, 0.1, 10), (9, 0.25, 4)):
+        entries = [{"name": f"n{i}", "identity": f"p{i % count}"} for i in range(3 * count)]
+        tested = Counter(
+            name for fold in range(folds) for name in split_names(entries, "identity", fraction, 0.1, fold=fold)["test"]
+        )
+        assert tested == Counter(e["name"] for e in entries)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"split": "speaker"}, "data.split must be one of clip, sentence, identity"),
+        ({"test_fraction": 0.9, "val_fraction": 0.2}, "leave something to train on"),
+        ({"fold": 10}, "data.fold must satisfy"),
+        ({"split": "identity", "entries": [{"name": "a", "identity": "p"}]}, "1 different identitys? are too few"),
+    ],
+)
+def test_split_refuses_what_it_cannot_do(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        split_names(**({"entries": entries_of(20)} | arguments))
+
+
+def test_datamodule_names_and_loaders(cache: Path) -> None:
+    data = MEADDataModule(str(cache), batch_size=4, num_frames=6)
+    data.setup("fit")
+    assert {p: len(data.names(p)) for p in ("train", "val", "test")} == {"train": 17, "val": 1, "test": 2}
+    batches = list(data.train_dataloader())
+    assert [len(b.emotion) for b in batches] == [4, 4, 4, 4, 1]
+    first = batches[0]
+    assert first.frames is not None and first.frames.shape == (4, 6, 3, 8, 8) and first.frames.dtype == torch.uint8
+    assert first.audio.shape == (4, 3840) and first.landmarks is not None and first.landmarks.shape == (4, 6, 68, 2)
+    whole = list(data.predict_dataloader())
+    assert [len(b.landmarks[0]) for b in whole if b.landmarks is not None] == [
+        data.entries[n]["frames"] for n in data.names("test")
+    ]
+    assert all(equal(a, b) for a, b in zip(data.test_dataloader(), data.test_dataloader(), strict=True))
+
+
+def test_datamodule_without_test_and_val(cache: Path) -> None:
+    data = MEADDataModule(str(cache), num_frames=6, test_fraction=0, val_fraction=0)
+    assert len(data.names("train")) == 20 and data.val_dataloader() == [] and data.test_dataloader() == []
+
+
+def test_short_clips_are_left_out_with_their_count(cache: Path) -> None:
+    data = MEADDataModule(str(cache), num_frames=30, test_fraction=0, val_fraction=0)
+    with pytest.warns(UserWarning, match="10 of 20 train clips are left out, they are shorter than num_frames=30"):
+        assert len(data.train_dataloader().dataset) == 10  # type: ignore[arg-type]
+    none = MEADDataModule(str(cache), num_frames=99)
+    with pytest.raises(ValueError, match="data.num_frames: no training clip"), pytest.warns(UserWarning):
+        none.train_dataloader()
+
+
+def test_datamodule_says_what_is_wrong_with_its_root(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="data.root: .* run `talkhead preprocess` first"):
+        MEADDataModule(str(tmp_path)).setup()
+    sound = write_cache(tmp_path / "sound", [{"name": "s", "frames": 0, "samples": 16000}])
+    with pytest.raises(ValueError, match="holds sound alone"):
+        MEADDataModule(str(sound)).setup()
+    mixed = write_cache(tmp_path / "mixed", [{"name": "x"}, {"name": "y", "fps": "30"}])
+    with pytest.raises(ValueError, match="mixes the frame rates 25, 30"):
+        MEADDataModule(str(mixed)).setup()
+    with pytest.raises(ValueError, match="data.modality must be one of video, landmarks, audio; got 'sound'"):
+        MEADDataModule(str(mixed), modality="sound")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="data.batch_size must be at least 1; got 0"):
+        MEADDataModule(str(mixed), batch_size=0)
+
+
+def test_a_torn_manifest_line_is_left_out(cache: Path) -> None:
+    with (cache / "manifest.jsonl").open("a") as file:
+        file.write('{"name": "c99", "sta')
+    assert len(read_manifest(cache)) == 20
+
+
+def test_workers_read_the_same_as_the_main_process(cache: Path) -> None:
+    alone = MEADDataModule(str(cache), batch_size=5, num_frames=6).train_dataloader()
+    helped = MEADDataModule(str(cache), batch_size=5, num_frames=6, num_workers=1).train_dataloader()
+    for epoch in (0, 1):  # the workers outlive an epoch
+        for loader in (alone, helped):
+            assert isinstance(loader.sampler, EpochSampler)
+            loader.sampler.set_epoch(epoch)
+        assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+class Recorder(LightningModule):
+    """A module that notes the windows it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[float]] = []
+
+    def training_step(self, batch: Clip, index: int) -> torch.Tensor:
+        assert batch.frames is not None and batch.reference is not None
+        self.seen.append([*batch.frames[:, 0, 0, 0, 0].tolist(), *batch.reference[:, 0, 0, 0].tolist()])
+        return self.weight * batch.audio.mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def quiet_trainer(epochs: int) -> Trainer:
+    return Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*", "ignore:.*LeafSpec.*:FutureWarning", "ignore:.*no `validation_step`"
+)
+def test_a_resumed_run_sees_the_windows_of_an_unbroken_one(cache: Path, tmp_path: Path) -> None:
+    def data() -> MEADDataModule:
+        return MEADDataModule(str(cache), batch_size=8, num_frames=6)
+
+    unbroken, first, second = Recorder(), Recorder(), Recorder()
+    quiet_trainer(4).fit(unbroken, data())
+    trainer = quiet_trainer(2)
+    trainer.fit(first, data())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    quiet_trainer(4).fit(second, data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert first.seen + second.seen == unbroken.seen
+    assert unbroken.seen[:3] != unbroken.seen[3:6]

@@ -1,0 +1,146 @@
+"""The layouts: what is listed, under which names, and what is said when a folder is something else."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from talkhead.data.clip import EMOTIONS
+from talkhead.data.index import list_sources
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.fixture
+def mead(tmp_path: Path) -> Path:
+    return touch(
+        tmp_path,
+        "M030/video/front/happy/level_3/012.mp4",
+        "M030/video/front/neutral/level_1/001.mp4",
+        "M030/video/left_30/happy/level_3/012.mp4",
+        "M030/audio/happy/level_3/012.m4a",
+        "W009/video/front/angry/level_2/001.mp4",
+        "W009/video/front/bored/level_2/001.mp4",
+    )
+
+
+def test_mead_is_read_from_its_folders(mead: Path) -> None:
+    sources = {s.name: s for s in list_sources("mead", mead)}
+    assert sorted(sources) == list(sources)
+    happy = sources["M030-front-happy-level_3-012"]
+    assert (happy.identity, happy.emotion, happy.sentence, happy.has_video) == ("M030", "happy", "012", True)
+    assert happy.audio_path == mead / "M030/audio/happy/level_3/012.m4a"
+    assert sources["M030-front-neutral-level_1-001"].audio_path is None
+    # The same number is the same sentence for splitting, whoever says it and however.
+    assert sources["W009-front-angry-level_2-001"].sentence == sources["M030-front-neutral-level_1-001"].sentence
+    assert "bored" in (sources["W009-front-bored-level_2-001"].skip or "")
+    assert len(sources) == 4
+
+
+def test_mead_root_may_be_one_person_and_filters_apply(mead: Path) -> None:
+    assert [s.identity for s in list_sources("mead", mead / "M030")] == ["M030", "M030"]
+    assert {s.identity for s in list_sources("mead", mead, identity="M030")} == {"M030"}
+    assert [s.emotion for s in list_sources("mead", mead, emotion="angry")] == ["angry"]
+    assert [s.path.parts[-4] for s in list_sources("mead", mead, view="left_30")] == ["left_30"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"layout": "vox"}, "layout must be one of mead, ravdess, emodb, folder"),
+        ({"view": "back"}, "view must be one of front"),
+        ({"emotion": "bored"}, "emotion must be one of angry"),
+        ({"identity": "M031"}, r"identity: 'M031' is not in .* which has M030, W009"),
+        ({"view": "top"}, r"looked for <ID>/video/top/<emotion>/level_<k>/<nnn>.mp4; extract"),
+        ({"layout": "ravdess"}, "looked for MM-VC-EE-II-SS-RR-AA"),
+        ({"layout": "emodb"}, "looked for <speaker><text>"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_sentence(mead: Path, arguments: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        list_sources(**({"layout": "mead", "root": mead} | arguments))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="input: .* does not exist"):
+        list_sources("folder", tmp_path / "nowhere")
+    touch(tmp_path, "readme.txt", ".hidden.mp4")
+    with pytest.raises(ValueError, match="found nothing to read"):
+        list_sources("folder", tmp_path)
+
+
+def test_folder_takes_any_nesting(tmp_path: Path) -> None:
+    touch(tmp_path, "b.MPG", "anna/talk 1.mp4", "anna/talk 1.wav", "anna/day/x.flac", "anna/._x.flac", "notes.txt")
+    sources = {s.name: s for s in list_sources("folder", tmp_path)}
+    assert list(sources) == ["anna-day-x", "anna-talk_1", "b"]
+    assert [s.identity for s in sources.values()] == ["day", "anna", "speaker"]
+    assert [s.has_video for s in sources.values()] == [False, True, True]
+    assert [s.sentence for s in sources.values()] == ["x", "talk 1", "b"]
+    # A sound file beside a video of its name is that video's sound, no recording of its own.
+    assert sources["anna-talk_1"].audio_path == tmp_path / "anna/talk 1.wav"
+    named = list_sources("folder", tmp_path, identity="eve", emotion="sad")
+    assert {(s.identity, s.emotion) for s in named} == {("eve", "sad")}
+
+
+def test_folder_may_be_one_file(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    assert [s.name for s in list_sources("folder", tmp_path / "b.mp4")] == ["b"]
+
+
+def test_equal_names_are_told_apart_by_their_place_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "x y.mp4", "x_y.mp4", "x_y.mov", "z.mp4")
+    before = {s.path.name: s.name for s in list_sources("folder", tmp_path)}
+    assert len(set(before.values())) == 4 and before["z.mp4"] == "z"
+    assert all(n.startswith("x_y-") for f, n in before.items() if f != "z.mp4")
+    touch(tmp_path, "X_Y.mp4", "a.mp4")
+    after = {s.path.name: s.name for s in list_sources("folder", tmp_path)}
+    assert {f: after[f] for f in before} == before
+
+
+def test_ravdess_names(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "Actor_01/03-01-06-01-02-01-01.wav",
+        "Actor_01/03-01-02-01-02-01-01.wav",
+        "Actor_02/01-01-08-01-01-01-02.mp4",
+        "Actor_02/02-01-08-01-01-01-02.mp4",
+        "Actor_02/03-01-08-01-01-01-02.wav",
+        "again/Actor_01/03-01-06-01-02-01-01.wav",
+        "Actor_02/cover.mp4",
+    )
+    sources = list_sources("ravdess", tmp_path)
+    usable = {s.name: s for s in sources if not s.skip}
+    assert list(usable) == ["01-01-08-01-01-01-02", "03-01-06-01-02-01-01"]
+    fear = usable["03-01-06-01-02-01-01"]
+    assert (fear.identity, fear.emotion, fear.sentence, fear.has_video) == ("Actor_01", "fear", "statement_02", False)
+    assert usable["01-01-08-01-01-01-02"].has_video
+    skipped = Counter(s.skip for s in sources if s.skip)
+    assert len(skipped) == 4 and skipped["calm has no MEAD label"] == 1
+    assert len({s.name for s in sources}) == 6
+
+
+def test_emodb_names(tmp_path: Path) -> None:
+    touch(tmp_path, "wav/03a01Fa.wav", "wav/16b10Lb.wav", "wav/08b02Ea.wav", "wav/notes.wav")
+    sources = {s.name: s for s in list_sources("emodb", tmp_path)}
+    assert list(sources) == ["03a01Fa", "08b02Ea", "16b10Lb"]
+    happy = sources["03a01Fa"]
+    assert (happy.identity, happy.emotion, happy.sentence, happy.has_video) == ("03", "happy", "a01", False)
+    assert sources["08b02Ea"].emotion == "disgusted"
+    assert sources["16b10Lb"].skip == "bored (L) has no MEAD label"
+
+
+def test_real_folders_have_their_published_counts(shared_data: Callable[[str], Path]) -> None:
+    ravdess = list_sources("ravdess", shared_data("ravdess"))
+    # RAVDESS speech: 24 actors x 60; calm, as each emotion but neutral, is 8 of an actor's 60.
+    assert len(ravdess) == 1440 and sum(s.skip is not None for s in ravdess) == 24 * 8
+    assert len({s.identity for s in ravdess}) == 24
+    emodb = Counter(s.emotion for s in list_sources("emodb", shared_data("emodb")))
+    assert emodb == {"angry": 127, "happy": 71, "neutral": 79, "sad": 62} and set(emodb) <= set(EMOTIONS)
+    assert len(list_sources("folder", shared_data("grid_s1/clips"))) == 240
