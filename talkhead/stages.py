@@ -19,6 +19,7 @@ from talkhead.data.media import VideoWriter, exact_fps, read_audio, read_image
 from talkhead.motion import LandmarkSequence, check_landmarks, motion_gains
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet, num_frames_of
+from talkhead.ops.detail import restore_detail
 
 EMOTION_SECONDS = 60
 """The emotion is judged on at most this much of the recording's beginning, so that a stream can start at once."""
@@ -124,7 +125,7 @@ class Stream(Iterator[Result]):
         start, self._done = self._done, self._done + len(painted)
         in_picture = self._portrait.to_picture(landmarks)
         return Result(
-            frames=place_frames(painted, self._portrait, self._frame),
+            frames=place_frames(painted, landmarks, self._portrait, self._frame),
             landmarks=in_picture if self._frame == "full" else landmarks,
             emotion=self.emotion,
             audio=self._sound(start, self._done),
@@ -360,9 +361,20 @@ def scale_motion(landmarks: Iterator[Tensor], portrait: Portrait, **gains: float
     return (motion_gains(part, portrait.face_landmarks, **gains) for part in landmarks)
 
 
-def place_frames(painted: Tensor, portrait: Portrait, frame: str) -> Tensor:
-    """Return (t, H, W, 3) uint8 frames: the painted squares themselves, or the picture with them blended in."""
+def place_frames(painted: Tensor, landmarks: Tensor, portrait: Portrait, frame: str) -> Tensor:
+    """Return (t, H, W, 3) uint8 frames: the painted squares themselves, or the picture with them blended in.
+
+    Args:
+        painted: (t, 3, s, s) uint8.
+        landmarks: (t, 68, 2) px of ``painted``.
+        portrait: what they were painted from.
+        frame: "crop" or "full".
+    """
     painted = painted.cpu()
     if frame == "full":
+        side = round(portrait.crop.side)
+        if side > painted.shape[-1]:
+            square = crop_frames(portrait.picture, portrait.crop, side)
+            painted = restore_detail(painted, landmarks, square, portrait.face_landmarks)
         painted = paste_crop(portrait.picture, painted, portrait.crop)
     return painted.permute(0, 2, 3, 1).contiguous()

@@ -187,6 +187,33 @@ def test_full_frame_changes_nothing_outside_the_crop(pipe, portrait):
     assert not torch.equal(result.frames[0], picture)
 
 
+def test_full_frame_keeps_the_portraits_own_sharpness(pipe):
+    """A renderer that paints the warped portrait as it is, on a face that holds still, must give the picture back."""
+    copyist = Renderer(size=32, widths=(8, 16), patch=2, output="residual")  # its last layer starts at zero
+    still = TalkingHeadPipeline(pipe.landmark_net, None, copyist, pipe.scheduler, pipe.info)
+    large = tiny_face(200) + 20
+    picture = torch.randint(0, 255, (3, 240, 250), dtype=torch.uint8)  # all fine detail
+    frames = still(
+        picture, landmarks=large.expand(3, 68, 2), portrait_landmarks=large, emotion="sad", frame="full"
+    ).frames
+    # The crop is rounded to 8 bits at 32 px, which the enlargement passes on.
+    assert (frames[0].int() - picture.permute(1, 2, 0).int()).abs().max() <= 2
+
+
+def test_full_frame_moves_detail_with_the_face(pipe):
+    copyist = Renderer(size=32, widths=(8, 16), patch=2, output="residual")
+    still = TalkingHeadPipeline(pipe.landmark_net, None, copyist, pipe.scheduler, pipe.info)
+    large = tiny_face(200) + 20
+    picture = torch.full((3, 240, 250), 128, dtype=torch.uint8)
+    x, y = (round(v) for v in large[33].tolist())  # a one-pixel freckle below the nose
+    picture[:, y, x] = 255
+    moving = torch.stack([large, large + torch.tensor([6.0, 0.0])])
+    frames = still(picture, landmarks=moving, portrait_landmarks=large, emotion="sad", frame="full").frames
+    seen = [divmod(int(frame[..., 0].argmax()), 250) for frame in frames]
+    assert seen[0] == (y, x)
+    assert seen[1] == pytest.approx((y, x + 6), abs=1)
+
+
 class OneFace:
     """A detector that knows where the face is, or that there is none."""
 
