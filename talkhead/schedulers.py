@@ -30,12 +30,14 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
 
     .. math:: x_s = (1 - s) x_0 + s n, \qquad x_{s'} = \hat x_0 + \frac{s'}{s} (x_s - \hat x_0)
 
-    with :math:`n` the mask-noised frames, :math:`s = (t + 1) / N` for the integer step t = 0 ... N - 1, and s' = 0 after
-    the last step. No Gaussian noise is ever injected: sampling is deterministic given n. The interface is diffusers'.
+    with :math:`n` the mask-noised frames, :math:`s = (t + 1) / N` for the integer step t = 0 ... N - 1, and s' = 0
+    after the last step. No Gaussian noise is ever injected: sampling is deterministic given n. The interface is that of
+    diffusers.
 
     Args:
         num_train_timesteps: N, the number of integer steps.
-        prediction_type: what the network predicts: ``"sample"`` (x_0), ``"epsilon"`` (n) or ``"v_prediction"`` (n - x_0).
+        prediction_type: what the network predicts: ``"sample"`` (x_0), ``"epsilon"`` (n) or ``"v_prediction"``
+            (n - x_0).
 
     Example:
         >>> scheduler = MaskNoiseBridgeScheduler()

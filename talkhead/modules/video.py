@@ -74,8 +74,8 @@ class VideoDiffusion(LightningModule):
         self.scheduler = MaskNoiseBridgeScheduler() if scheduler is None else scheduler
         if self.renderer.config.output != "plain" and self.scheduler.config.prediction_type != "sample":
             raise ValueError(
-                f"renderer.output={self.renderer.config.output!r} paints over the carrier and so predicts x_0: give the "
-                f"scheduler prediction_type='sample', not {self.scheduler.config.prediction_type!r}"
+                f"renderer.output={self.renderer.config.output!r} paints over the carrier and so predicts x_0: give "
+                f"the scheduler prediction_type='sample', not {self.scheduler.config.prediction_type!r}"
             )
         if compile:
             self.renderer.unet.compile()

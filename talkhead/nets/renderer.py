@@ -57,8 +57,8 @@ class Renderer(ModelMixin, ConfigMixin):
         reference_channels: give the reference picture itself to the network, repeated.
         noise_channels: give the mask-noised carrier to the network at every step.
         map_channels: give soft Gaussian maps of the landmarks, one for each of 6 groups.
-        sigma, kernel_size, threshold, overlap: the mask's, see ``mask_noise``; the first two in px at 128 px, scaled with
-            ``size``, the threshold against it so that the discs scale too.
+        sigma, kernel_size, threshold, overlap: the mask's, see ``mask_noise``; the first two in px at 128 px, scaled
+            with ``size``, the threshold against it so that the discs scale too.
         map_sigma: standard deviation of the soft maps, px at 128 px.
 
     Example:
@@ -177,7 +177,10 @@ class Renderer(ModelMixin, ConfigMixin):
         """Predict at inference: no gradients, bf16 arithmetic where the device has it, classifier-free guidance.
 
         Args:
-            sample, timestep, condition, emotion: see ``forward``.
+            sample: (B, 3, T, H, W) x_t in [-1, 1].
+            timestep: (B,) or one integer step.
+            condition: from ``prepare``.
+            emotion: (B, 8) probabilities.
             emotion_scale: 1 follows the class, more exaggerates it: u + scale (c - u), u the prediction without class.
         """
         with torch.autocast(sample.device.type, torch.bfloat16, enabled=has_fast_bf16(sample.device)):

@@ -20,9 +20,10 @@ _GROUPS = 8
 class UNet3D(ModelMixin, ConfigMixin):
     r"""3D U-Net with widths 32-64-128-256, conditioned on the diffusion step and the emotion.
 
-    Eq. 3: :math:`t_{emb} = \mathrm{concat}(\mathrm{Embedding}(s), \mathrm{Embedding}(w))`. The step :math:`s` is embedded
-    by sinusoids and a small perceptron; the emotion by the mean of the 8 class embeddings under its probabilities, so
-    that a label and a probability vector are one thing. Each residual block reads :math:`t_{emb}` as scale and shift.
+    Eq. 3: :math:`t_{emb} = \mathrm{concat}(\mathrm{Embedding}(s), \mathrm{Embedding}(w))`. The step :math:`s` is
+    embedded by sinusoids and a small perceptron; the emotion by the mean of the 8 class embeddings under its
+    probabilities, so that a label and a probability vector are one thing. Each residual block reads :math:`t_{emb}` as
+    scale and shift.
 
     A 3 x 3 x 3 convolution is factorised into 1 x 3 x 3 (a 2D convolution over B T pictures, channels last: ten times
     faster than conv3d on CPUs) and a per-channel 3 x 1 x 1 over time. The two lowest resolutions also attend over time
@@ -143,6 +144,7 @@ class StepClassEmbedding(nn.Module):
         nn.init.normal_(self.classes.weight)
 
     def forward(self, timestep: Tensor, emotion: Tensor) -> Tensor:
+        """Return t_emb of (B,) steps and (B, num_classes) probabilities."""
         half = self.width // 2
         rates = torch.exp(-math.log(10_000) / half * torch.arange(half, device=timestep.device))
         angles = timestep.float()[:, None] * rates
@@ -169,6 +171,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, condition: Tensor, frames: int) -> Tensor:
+        """Map (B T, C, H, W) features under (B T, D) conditions."""
         scale, shift = self.modulate(F.silu(condition))[..., None, None].chunk(2, 1)
         h = self.time(self.conv1(F.silu(self.norm1(x))), frames)
         h = self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
@@ -184,6 +187,7 @@ class TemporalConv(nn.Module):
         self.taps = nn.Parameter(torch.tensor([0.0, 1.0, 0.0])[:, None].repeat(1, width))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Filter (B T, C, H, W) features along T."""
         if frames == 1:
             return x * self.taps.sum(0)[:, None, None].to(x.dtype)
         taps = self.taps.to(x.dtype)[..., None, None]
@@ -208,6 +212,7 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Attend along T of (B T, C, H, W) features and add the result."""
         height, width = x.shape[-2:]
         tokens = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames)
         query, key, value = rearrange(self.qkv(tokens), "n t (three k d) -> three n k t d", three=3, k=self.heads)

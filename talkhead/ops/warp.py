@@ -49,7 +49,7 @@ def thin_plate_spline_warp(reference: Tensor, source: Tensor, target: Tensor, st
     missing = target.isnan().flatten(1).any(1)
     target = torch.where(missing[:, None, None], source, target)
     displacement = spline_displacement(source, target, (height, width), stiffness)
-    grid = displacement + _pixel_grid(height, width, 1, reference.device)
+    grid = displacement + _pixel_grid(height, width, 1, 0, reference.device)
     scale = grid.new_tensor([width, height])
     grid = (grid + 0.5) / scale * 2 - 1  # px centres -> grid_sample's [-1, 1] with align_corners=False
     pictures = repeat(reference, "b c h w -> (b t) c h w", t=frames)
@@ -66,14 +66,15 @@ def spline_displacement(source: Tensor, target: Tensor, size: tuple[int, int], s
     centres = torch.cat([target, anchors], 1) / unit
     values = torch.cat([(source - target) / unit, torch.zeros_like(anchors)], 1)
     weights = _solve(centres, values, stiffness)
-    coarse = _pixel_grid(height, width, _GRID_STRIDE, target.device)
+    coarse = _pixel_grid(height, width, _GRID_STRIDE, _GRID_STRIDE, target.device)
     points = rearrange(coarse, "h w d -> 1 (h w) d") / unit
     radial = _radial(torch.cdist(points.expand(len(centres), -1, -1), centres))
     affine = torch.cat([torch.ones_like(points[..., :1]), points], -1).expand(len(centres), -1, -1)
     field = torch.cat([radial, affine], -1) @ weights * unit
     field = rearrange(field, "n (h w) d -> n d h w", h=coarse.shape[0])
     fine = F.interpolate(field, scale_factor=_GRID_STRIDE, mode="bilinear", align_corners=False)
-    return rearrange(fine[..., :height, :width], "n d h w -> n h w d")
+    inside = fine[..., _GRID_STRIDE : _GRID_STRIDE + height, _GRID_STRIDE : _GRID_STRIDE + width]
+    return rearrange(inside, "n d h w -> n h w d")
 
 
 def _solve(centres: Tensor, values: Tensor, stiffness: float) -> Tensor:
@@ -95,11 +96,11 @@ def _radial(distance: Tensor) -> Tensor:
     return squared * torch.log(squared.clamp_min(1e-12))
 
 
-def _pixel_grid(height: int, width: int, stride: int, device: torch.device) -> Tensor:
-    """(ceil(H / stride), ceil(W / stride), 2) px coordinates of the centres of stride x stride blocks."""
+def _pixel_grid(height: int, width: int, stride: int, margin: int, device: torch.device) -> Tensor:
+    """(rows, columns, 2) px coordinates of the centres of stride x stride blocks, a margin on every side."""
     shift = (stride - 1) / 2
-    ys = torch.arange(0, height, stride, device=device) + shift
-    xs = torch.arange(0, width, stride, device=device) + shift
+    ys = torch.arange(-margin, height + margin, stride, device=device) + shift
+    xs = torch.arange(-margin, width + margin, stride, device=device) + shift
     return torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1)
 
 
