@@ -1,0 +1,229 @@
+"""Training of the landmark generator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from talkhead.data.augment_audio import augment_speech, change_speed
+from talkhead.data.clip import MOUTH, Clip, emotion_probabilities
+from talkhead.metrics import LandmarkDistance, OpeningCorrelation, mouth_opening
+from talkhead.modules.optimizers import adam_with_cosine
+from talkhead.nets.landmark import LandmarkNet, describe_portrait, face_frame, to_face
+
+
+def landmark_loss(
+    predicted: Tensor,
+    target: Tensor,
+    *,
+    mouth_weight: float = 1.0,
+    velocity_weight: float = 0.0,
+    opening_weight: float = 0.0,
+    distance: str = "squared",
+) -> Tensor:
+    """Compare two motions, each point in each frame.
+
+    With e the error of a point in percent of the face's size (the root mean square distance of its points from their
+    mean), the loss is the weighted mean of |e|^2 (``squared``: the paper's MSE, times two) or of |e| (``euclidean``:
+    what the landmark distance measures; its minimum is the median motion, which keeps more of the movement), plus the
+    same of e_t+1 - e_t, plus the squared error of the mouth's opening.
+
+    Args:
+        predicted: (B, T, 68, 2) in face sizes.
+        target: (B, T, 68, 2) in face sizes; frames with NaN (no face found) are left out.
+        mouth_weight: weight of points 48-67 relative to the others.
+        velocity_weight: weight of the velocity term.
+        opening_weight: weight of the opening term.
+        distance: ``squared`` or ``euclidean``.
+
+    Returns:
+        () loss.
+    """
+    seen = target.isfinite().all(-1).all(-1)
+    error = 100 * torch.where(seen[..., None, None], predicted - target, 0.0)
+    weight = torch.ones(68, device=error.device)
+    weight[MOUTH] = mouth_weight
+    weight = weight / weight.mean()
+    loss = _mean_size(error, weight, seen, distance)
+    if velocity_weight:
+        step = error[:, 1:] - error[:, :-1]
+        loss = loss + velocity_weight * _mean_size(step, weight, seen[:, 1:] & seen[:, :-1], distance)
+    if opening_weight:
+        gap = (error[:, :, 65:68, 1].flip(-1) - error[:, :, 61:64, 1]).mean(-1)
+        loss = loss + opening_weight * (gap.square() * seen).sum() / seen.sum().clamp_min(1)
+    return loss
+
+
+def _mean_size(error: Tensor, weight: Tensor, seen: Tensor, distance: str) -> Tensor:
+    size = error.square().sum(-1)
+    if distance == "euclidean":
+        # A hundredth of a percent keeps the root's slope finite at zero.
+        size = (size + 1e-4).sqrt()
+    return ((size * weight).mean(-1) * seen).sum() / seen.sum().clamp_min(1)
+
+
+class LandmarkGenerator(LightningModule):
+    """Trains a ``LandmarkNet``: position and velocity losses, logged landmark distances.
+
+    The clip's reference landmarks are the identity. The defaults are the paper's: plain MSE, Adam with 1e-4, no
+    augmentation. Loss units: see ``landmark_loss``.
+
+    Args:
+        net: the net to train; None builds one with its own defaults.
+        learning_rate: Adam's, at the start.
+        mouth_weight: see ``landmark_loss``.
+        velocity_weight: see ``landmark_loss``.
+        opening_weight: see ``landmark_loss``.
+        distance: ``squared`` or ``euclidean``; see ``landmark_loss``.
+        augment: disturb the training sound with noise, reverberation, channel and gain.
+        speed: largest relative change of speed in training, 0 for none; sound and motion change together.
+        portrait: probability that the net may look at a training clip's portrait (see ``nets/landmark.py``); validation
+            and test then show it. 0 never does: the motion is independent of the face.
+        identity_noise: standard deviation of noise on what the net sees of the portrait; most of it is in face sizes.
+        size: width in px of the square frame that the landmarks belong to; the logged distances are in px of a 256-px
+            frame.
+
+    Raises:
+        ValueError: if ``distance`` is unknown or a weight is negative.
+    """
+
+    def __init__(
+        self,
+        net: LandmarkNet | None = None,
+        learning_rate: float = 1e-4,
+        mouth_weight: float = 1.0,
+        velocity_weight: float = 0.0,
+        opening_weight: float = 0.0,
+        distance: str = "squared",
+        augment: bool = False,
+        speed: float = 0.0,
+        portrait: float = 0.0,
+        identity_noise: float = 0.0,
+        size: int = 128,
+    ) -> None:
+        super().__init__()
+        if distance not in ("squared", "euclidean"):
+            raise ValueError(f"distance must be 'squared' or 'euclidean'; got {distance!r}")
+        if not 0 <= portrait <= 1:
+            raise ValueError(f"portrait must be a probability; got {portrait}")
+        if min(mouth_weight, velocity_weight, opening_weight, identity_noise) < 0 or not 0 <= speed < 0.5:
+            raise ValueError("weights and identity_noise must be >= 0 and speed in [0, 0.5)")
+        self.save_hyperparameters(ignore=["net"])
+        self.net = LandmarkNet() if net is None else net
+        self.learning_rate = learning_rate
+        self.weights = {
+            "mouth_weight": mouth_weight,
+            "velocity_weight": velocity_weight,
+            "opening_weight": opening_weight,
+        }
+        self.distance, self.augment, self.speed = distance, augment, speed
+        self.portrait, self.identity_noise, self.size = portrait, identity_noise, size
+        self.distances = torch.nn.ModuleDict(
+            {
+                f"{name}{suffix}": LandmarkDistance(region=region, center=center, unit="px256", size=size)
+                for name, region in (("M-LD", "mouth"), ("F-LD", "face"))
+                for suffix, center in (("", "none"), ("_centred", "mean"))
+            }
+        )
+        self.correlation = OpeningCorrelation()
+        self.openings: list[Tensor] = []
+
+    def forward(self, clip: Clip) -> Tensor:
+        """Predict a batch's landmarks, (B, T, 68, 2) px, from its sound, reference landmarks and emotion."""
+        landmarks, identity = _landmarks(clip)
+        size = self.size if self.portrait else None
+        return self.net(clip.audio, identity, emotion_probabilities(clip.emotion), landmarks.shape[1], size=size)
+
+    def training_step(self, clip: Clip, batch_index: int) -> Tensor:
+        """Return the loss of one batch of windows."""
+        landmarks, identity = _landmarks(clip)
+        audio = clip.audio
+        if self.augment:
+            audio = augment_speech(audio)
+        if self.speed:
+            audio = change_speed(audio, 1 + self.speed * (2 * torch.rand(()).item() - 1))
+        shown, known = None, None
+        if self.portrait:
+            shown = describe_portrait(identity, self.size)
+            shown = shown + self.identity_noise * torch.randn_like(shown)
+            known = torch.rand(len(shown), device=shown.device) < self.portrait
+        emotion = emotion_probabilities(clip.emotion)
+        # Played faster, the same number of frames holds faster motion: the target stays.
+        predicted = self.net.displacements(audio, emotion, landmarks.shape[1], portrait=shown, known=known)
+        loss = self._loss(predicted, landmarks, identity)
+        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(landmarks))
+        return loss
+
+    def validation_step(self, clip: Clip, batch_index: int) -> None:
+        """Log the loss and update the metrics."""
+        self._evaluate(clip, "val")
+
+    def test_step(self, clip: Clip, batch_index: int) -> None:
+        """Log the loss and update the metrics."""
+        self._evaluate(clip, "test")
+
+    def predict_step(self, clip: Clip, batch_index: int) -> Tensor:
+        """Return (B, T, 68, 2) px."""
+        return self(clip)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation part."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test part."""
+        self._log_metrics("test")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the paper's optimiser and schedule."""
+        return adam_with_cosine(self, self.learning_rate)
+
+    def _loss(self, predicted: Tensor, landmarks: Tensor, identity: Tensor) -> Tensor:
+        """Compare (B, T, 68, 2) displacements in face sizes with the truth in px."""
+        centre, axes = face_frame(identity)
+        truth = to_face(landmarks, (centre.unsqueeze(1), axes.unsqueeze(1)))
+        target = truth - to_face(identity, (centre, axes)).unsqueeze(1)
+        return landmark_loss(predicted, target, distance=self.distance, **self.weights)
+
+    def _evaluate(self, clip: Clip, part: str) -> None:
+        landmarks, identity = _landmarks(clip)
+        predicted = self(clip)
+        centre, axes = face_frame(identity)
+        frame = (centre.unsqueeze(1), axes.unsqueeze(1))
+        moved = to_face(predicted, frame) - to_face(identity, (centre, axes)).unsqueeze(1)
+        self.log(f"{part}/loss", self._loss(moved, landmarks, identity), prog_bar=True, batch_size=len(landmarks))
+        for metric in self.distances.values():
+            metric.update(predicted, landmarks)
+        self.correlation.update(predicted, landmarks)
+        pair = torch.stack([mouth_opening(predicted), mouth_opening(landmarks)])
+        self.openings.append(_variances(pair))
+
+    def _log_metrics(self, part: str) -> None:
+        for name, metric in (*self.distances.items(), ("opening_correlation", self.correlation)):
+            self.log(f"{part}/{name}", metric.compute(), prog_bar=name == "M-LD")
+            metric.reset()
+        if self.openings:
+            predicted, true = torch.stack(self.openings).nansum(0)
+            self.log(f"{part}/opening_variance_ratio", predicted / true.clamp_min(1e-12))
+            self.openings.clear()
+
+
+def _variances(pair: Tensor) -> Tensor:
+    """Return the two sums over clips of the variance over time of (2, B, T) openings, where both are known."""
+    seen = pair.isfinite().all(0)
+    known = pair.where(seen, 0.0)
+    count = seen.sum(-1).clamp_min(1)
+    mean = known.sum(-1) / count
+    return (((known - mean.unsqueeze(-1)) * seen).square().sum(-1) / count).sum(-1)
+
+
+def _landmarks(clip: Clip) -> tuple[Tensor, Tensor]:
+    """Return a batch's landmarks (B, T, 68, 2) and identity (B, 68, 2), px."""
+    if clip.landmarks is None or clip.reference_landmarks is None:
+        raise ValueError(
+            "the landmark generator trains on clips with landmarks; got sound alone (data.modality='audio')"
+        )
+    return clip.landmarks, clip.reference_landmarks

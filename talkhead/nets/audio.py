@@ -1,0 +1,331 @@
+"""What the landmark net hears: a raw-waveform branch and two content encoders, all brought to the frames' own clock.
+
+A stretch of S samples spans T frames uniformly; frame t is centred at sample (t + 1/2) S / T - 1/2. Every branch
+returns features at exactly those instants, whatever its own frame rate, so that S and T are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from talkhead.data.clip import SAMPLE_RATE
+
+BLOCK = 160
+"""Samples per block of the energy envelope: 10 ms."""
+
+FFT = 512
+"""Points of the Fourier transform under the mel spectrogram."""
+
+QUIETEST = 10 ** (-55 / 20)
+"""Speech level below which a recording counts as silent (-55 dB of full scale), and is not amplified further."""
+
+
+def block_rms(audio: Tensor) -> Tensor:
+    """Return the (..., max(1, S // 160)) root mean square of each 10-ms block of (..., S) audio."""
+    if audio.shape[-1] < BLOCK:
+        audio = F.pad(audio, (0, BLOCK - audio.shape[-1]))
+    blocks = audio.shape[-1] // BLOCK
+    return audio[..., : blocks * BLOCK].unflatten(-1, (blocks, BLOCK)).norm(dim=-1) / BLOCK**0.5
+
+
+def speech_level(audio: Tensor) -> Tensor:
+    """Measure how loud the speech in a recording is: the 95th percentile of the 10-ms RMS.
+
+    Pauses, however long (up to 95%), hardly move it, and neither does a single click.
+
+    Args:
+        audio: (..., S) waveform in [-1, 1].
+
+    Returns:
+        (...) level, at least ``QUIETEST``: silence has no speech level of its own.
+    """
+    return block_rms(audio.float()).quantile(0.95, dim=-1).clamp_min(QUIETEST)
+
+
+def sample_at(features: Tensor, positions: Tensor) -> Tensor:
+    """Read (B, C, N) features at fractional indices, linearly interpolated and held at the ends.
+
+    Args:
+        features: (B, C, N).
+        positions: (M,) indices into the last axis; 0 is the first entry.
+
+    Returns:
+        (B, C, M).
+    """
+    last = features.shape[-1] - 1
+    positions = positions.clamp(0, last)
+    left = positions.floor().long().clamp(max=max(last - 1, 0))
+    right = (left + 1).clamp(max=last)
+    weight = (positions - left).to(features.dtype)
+    return torch.lerp(features[..., left], features[..., right], weight)
+
+
+def frame_centres(samples: int, num_frames: int, device: torch.device | None = None) -> Tensor:
+    """Return the (T,) float32 sample positions of the frames' centres; a sample's own centre is its index."""
+    return (torch.arange(num_frames, device=device) + 0.5) * (samples / num_frames) - 0.5
+
+
+class ConvBlock(nn.Module):
+    """A stride-1 convolution that keeps the length, layer norm over the channels, and GELU.
+
+    The norm looks at one instant alone, so that what a window holds elsewhere does not matter.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int = 5, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels_in, channels_out, kernel, padding=dilation * (kernel // 2), dilation=dilation)
+        self.norm = nn.LayerNorm(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, N) to (B, C_out, N)."""
+        return F.gelu(self.norm(self.conv(x).transpose(1, 2))).transpose(1, 2)
+
+
+class FrameFold(nn.Module):
+    """Bring features to the frames' clock: read them at four instants per frame, fold the four into one, mix in time.
+
+    Args:
+        channels: of the features.
+        width: C, channels of the result.
+        dilations: of the mixing convolutions (kernel 5), each added to what it reads.
+        dropout: probability of dropping a whole channel before each.
+    """
+
+    PER_FRAME = 4
+
+    def __init__(self, channels: int, width: int, dilations: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.fold = nn.Sequential(nn.Conv1d(channels, width, 2 * self.PER_FRAME, self.PER_FRAME, padding=2), nn.GELU())
+        self.mix = nn.ModuleList(ConvBlock(width, width, dilation=d) for d in dilations)
+        self.dropout = nn.Dropout1d(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C', 4 T) to (B, T, C)."""
+        x = self.fold(x)
+        for layer in self.mix:
+            x = x + layer(self.dropout(x))
+        return x.transpose(1, 2)
+
+
+class RawBranch(nn.Module):
+    """The global branch: volume and rhythm straight from the waveform (paper, Sec. 2).
+
+    Four strided convolutions take 16 kHz to 100 Hz (5 * 4 * 4 * 2 = 160). The log envelope of the volume joins them
+    there, and dilated convolutions with a reach of over a second read the rhythm.
+
+    Args:
+        width: C, channels of the result.
+        dropout: probability of dropping a whole channel.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 1
+        for out, stride in ((width // 8, 5), (width // 4, 4), (width // 4, 4), (width // 2, 2)):
+            # With kernel 2s (+ 1 if s is odd) and this padding the outputs are centred on blocks of s inputs.
+            kernel = 2 * stride + stride % 2
+            layers += [nn.Conv1d(channels, out, kernel, stride, padding=(kernel - stride) // 2), nn.GELU()]
+            channels = out
+        self.strided = nn.Sequential(*layers)
+        self.frames = FrameFold(channels + 1, width, (1, 2, 4), dropout)
+
+    def forward(self, audio: Tensor, num_frames: int) -> Tensor:
+        """Encode.
+
+        Args:
+            audio: (B, S) waveform divided by its speech level.
+            num_frames: T.
+
+        Returns:
+            (B, T, C).
+        """
+        samples = audio.shape[-1]
+        audio = F.pad(audio, (0, -samples % BLOCK))
+        volume = torch.log10(block_rms(audio) + 1e-3).unsqueeze(1)
+        x = torch.cat([self.strided(audio.unsqueeze(1)), volume], dim=1)
+        centres = frame_centres(samples, FrameFold.PER_FRAME * num_frames, audio.device)
+        return self.frames(sample_at(x, (centres - (BLOCK - 1) / 2) / BLOCK))
+
+
+class LogMelEncoder(nn.Module):
+    """The content branch where no pretrained encoder is at hand: a log-mel spectrogram and convolutions.
+
+    Four spectra per video frame (25-ms windows) are folded into one by a strided convolution, then mixed over 0.5 s.
+
+    Args:
+        width: C, channels of the result.
+        mels: number of mel bands up to 8 kHz.
+        dropout: probability of dropping a whole channel.
+        spec_augment: in training, hide a random band of frequencies and a random stretch of time (SpecAugment).
+    """
+
+    def __init__(self, width: int, mels: int = 64, dropout: float = 0.1, spec_augment: bool = True) -> None:
+        super().__init__()
+        from torchaudio.transforms import MelSpectrogram
+
+        self.spec_augment = spec_augment
+        self.spectrogram = MelSpectrogram(
+            SAMPLE_RATE, n_fft=FFT, win_length=400, hop_length=BLOCK, f_min=60.0, n_mels=mels, power=2.0
+        )
+        self.entry = nn.Sequential(nn.Conv1d(mels, width // 2, 5, padding=2), nn.GELU())
+        self.frames = FrameFold(width // 2, width, (1, 2), dropout)
+
+    def log_mel(self, audio: Tensor) -> Tensor:
+        """Return the (B, mels, S // 160 + 1) log10 spectrum of level-normalised audio, floored 60 dB below speech."""
+        # A stretch shorter than half a transform cannot be reflected at its ends.
+        audio = F.pad(audio, (0, max(0, FFT - audio.shape[-1])))
+        return 0.5 * torch.log10(self.spectrogram(audio) + 1e-3)
+
+    def forward(self, audio: Tensor, num_frames: int) -> Tensor:
+        """Encode.
+
+        Args:
+            audio: (B, S) waveform divided by its speech level.
+            num_frames: T.
+
+        Returns:
+            (B, T, C).
+        """
+        mel = self.log_mel(audio)
+        mel = sample_at(mel, frame_centres(audio.shape[-1], FrameFold.PER_FRAME * num_frames, audio.device) / BLOCK)
+        if self.training and self.spec_augment:
+            mel = mask_spectrogram(mel)
+        return self.frames(self.entry(mel))
+
+
+def mask_spectrogram(mel: Tensor, bands: int = 10, steps: int = 20) -> Tensor:
+    """Replace one random band and one random stretch per sample by the sample's mean (SpecAugment, Park et al. 2019).
+
+    Args:
+        mel: (B, F, N).
+        bands: widest band hidden.
+        steps: longest stretch hidden.
+
+    Returns:
+        (B, F, N), a new tensor.
+    """
+    batch, height, length = mel.shape
+
+    def hidden(size: int, most: int) -> Tensor:
+        width = torch.rand(batch, 1, device=mel.device) * most
+        start = torch.rand(batch, 1, device=mel.device) * (size - width).clamp_min(0)
+        index = torch.arange(size, device=mel.device)
+        return (index >= start) & (index < start + width)
+
+    mask = hidden(height, bands).unsqueeze(2) | hidden(length, steps).unsqueeze(1)
+    return torch.where(mask, mel.mean(dim=(1, 2), keepdim=True), mel)
+
+
+class SpeechEncoder(nn.Module):
+    """The content branch on a pretrained speech encoder from ``transformers``.
+
+    wav2vec 2.0, HuBERT, WavLM and relatives hear the waveform; of Whisper the encoder is used. The hidden states of all
+    layers are averaged with learnt weights (Yang et al. 2021, SUPERB), normalised, and projected.
+
+    Args:
+        name: model name on the Hugging Face hub, or a folder written by ``save_pretrained``.
+        width: C, channels of the result.
+        config: the encoder's configuration as a dictionary. Given, the architecture is built from it with random
+            weights, to be filled from a state dict; nothing is looked up or downloaded.
+        frozen: keep the encoder as it is (no gradients, no dropout in it).
+
+    Raises:
+        FileNotFoundError: if the encoder is neither a folder nor in the cache nor to be had from the hub.
+    """
+
+    def __init__(self, name: str, width: int, config: dict[str, Any] | None = None, frozen: bool = True) -> None:
+        super().__init__()
+        self.encoder = _load_encoder(name) if config is None else _build_encoder(config)
+        self.frozen = frozen
+        if frozen:
+            self.encoder.requires_grad_(False).eval()
+        self.whisper = self.encoder.config.model_type == "whisper"
+        layers = self.encoder.config.num_hidden_layers + 1
+        self.layer_weights = nn.Parameter(torch.zeros(layers))
+        hidden = self.encoder.config.hidden_size
+        self.project = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.GELU())
+
+    def train(self, mode: bool = True) -> SpeechEncoder:
+        """Switch the mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, audio: Tensor, num_frames: int) -> Tensor:
+        """Encode.
+
+        Args:
+            audio: (B, S) waveform divided by its speech level.
+            num_frames: T.
+
+        Returns:
+            (B, T, C).
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            states, first, step = self._whisper_states(audio) if self.whisper else self._waveform_states(audio)
+        mixed = torch.einsum("lbnc,l->bcn", states, self.layer_weights.softmax(0))
+        positions = (frame_centres(audio.shape[-1], num_frames, audio.device) - first) / step
+        return self.project(sample_at(mixed, positions).transpose(1, 2))
+
+    def _waveform_states(self, audio: Tensor) -> tuple[Tensor, float, int]:
+        """Return all hidden states (L, B, N, C), the sample at the centre of the first, and the samples between two."""
+        step, reach = 1, 1
+        for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
+            reach += (kernel - 1) * step
+            step *= stride
+        # Half a reach of silence at both ends, so that the first and the last frame have features of their own.
+        side = reach // 2
+        padded = F.pad(audio, (side, side + max(0, reach - audio.shape[-1])))
+        states = self.encoder(padded, output_hidden_states=True).hidden_states
+        return torch.stack(states), (reach - 1) / 2 - side, step
+
+    def _whisper_states(self, audio: Tensor) -> tuple[Tensor, float, int]:
+        """Return the states of Whisper's encoder, run over pieces as long as the model was made for (30 s)."""
+        from transformers import WhisperFeatureExtractor
+
+        frames = 2 * self.encoder.config.max_source_positions
+        piece = frames * BLOCK
+        extract = WhisperFeatureExtractor(
+            feature_size=self.encoder.config.num_mel_bins, chunk_length=piece / SAMPLE_RATE, n_samples=piece
+        )
+        extract.n_samples, extract.nb_max_frames = piece, frames
+        collected = []
+        for part in audio.split(piece, dim=-1):
+            mel = extract(list(part.cpu().numpy()), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+            states = self.encoder(mel.to(audio), output_hidden_states=True).hidden_states
+            collected.append(torch.stack(states)[:, :, : -(-part.shape[-1] // (2 * BLOCK))])
+        return torch.cat(collected, dim=2), 0.0, 2 * BLOCK
+
+
+def _load_encoder(name: str) -> nn.Module:
+    """Load a pretrained encoder by name or folder, or say in one sentence where to put it."""
+    from transformers import AutoModel
+
+    try:
+        model = AutoModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"encoder: {name!r} is no folder with a speech encoder, is not in the Hugging Face cache and could not be "
+            "fetched; place its config.json and model.safetensors in a folder and pass that folder, or use 'logmel'"
+        ) from error
+    return _encoder_part(model)
+
+
+def _build_encoder(config: dict[str, Any]) -> nn.Module:
+    """Build an encoder's architecture from the dictionary of its configuration."""
+    from transformers import AutoConfig, AutoModel
+
+    options = {k: v for k, v in config.items() if k != "model_type"}
+    return _encoder_part(AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options)))
+
+
+def _encoder_part(model: Any) -> nn.Module:
+    """Return the part of a ``transformers`` model that listens; Whisper's decoder is dropped."""
+    return model.encoder if model.config.model_type == "whisper" else model

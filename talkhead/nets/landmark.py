@@ -1,0 +1,462 @@
+"""Speech to landmarks: two views of the sound, fused by a KAN, read by recurrent and attention layers.
+
+    sound --- raw branch: volume, rhythm -------+
+          --- content branch: what is said -----+--- KAN --- bi-directional GRU or LSTM --- attention --- displacements
+    emotion, and the portrait where wanted -----+
+
+The identity's landmarks are written in the face's own coordinates, p = c + q M with c their centre and M the size and
+the roll of the face; the net answers displacements d of q, and the result is c + (q + d) M. It therefore turns, scales
+and moves with the face, f(s p R + b) = s f(p) R + b, whatever the picture's size, for whatever face.
+
+Told the picture's size as well, the net also looks at the portrait: the shape q, and where in the picture the face
+stands. A speaker it was trained on returns to his habitual pose from there; what it then says of a stranger is a guess,
+so this is left out unless asked for.
+
+After the paper's Sec. 2 and its ref. 11 (Vo-Thanh et al. 2024, "KAN-based fusion of dual-domain").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.nets.audio import (
+    BLOCK,
+    LogMelEncoder,
+    RawBranch,
+    SpeechEncoder,
+    block_rms,
+    frame_centres,
+    sample_at,
+    speech_level,
+)
+from talkhead.nets.kan import KANLayer
+from talkhead.ops.idle_motion import idle_motion
+from talkhead.ops.mouth_gate import close_mouth, relax_mouth, speech_gate
+
+BRANCHES = ("raw", "content")
+
+PORTRAIT = 140
+"""Numbers that describe a portrait: 136 coordinates, two of its place, its relative size, its roll."""
+
+
+def face_frame(landmarks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the face's own coordinates: p = c + q M.
+
+    Args:
+        landmarks: (..., 68, 2) px.
+
+    Returns:
+        c (..., 1, 2) px, the mean of the points; M (..., 2, 2) px, a rotation (eyes level) times the size (root mean
+        square distance of the points from c).
+    """
+    centre = landmarks.mean(-2, keepdim=True)
+    size = (landmarks - centre).square().sum(-1).mean(-1).sqrt()
+    across = landmarks[..., 42:48, :].mean(-2) - landmarks[..., 36:42, :].mean(-2)
+    across = size.unsqueeze(-1) * across / across.norm(dim=-1, keepdim=True)
+    down = torch.stack([-across[..., 1], across[..., 0]], dim=-1)
+    return centre, torch.stack([across, down], dim=-2)
+
+
+def to_face(landmarks: Tensor, frame: tuple[Tensor, Tensor]) -> Tensor:
+    """Write (..., 68, 2) px in the coordinates of ``face_frame``: q = (p - c) M^-1; face sizes, no unit."""
+    centre, axes = frame
+    # M is a rotation times a size: its inverse is its transpose over the size squared.
+    return (landmarks - centre) @ axes.mT / axes.square().sum((-2, -1), keepdim=True).mul(0.5)
+
+
+def describe_portrait(identity: Tensor, size: float) -> Tensor:
+    """Describe a portrait to the net: the face's shape, and how it stands in the picture.
+
+    Args:
+        identity: (B, 68, 2) px.
+        size: width in px of the square picture.
+
+    Returns:
+        (B, 140): the coordinates q; the face's centre from the picture's middle in face sizes; the face's size over the
+        picture's; the sine of the roll.
+    """
+    centre, axes = face_frame(identity)
+    face = axes.square().sum((-2, -1)).mul(0.5).sqrt().unsqueeze(-1)
+    place = (centre.squeeze(-2) - (size - 1) / 2) / face
+    shape = to_face(identity, (centre, axes)).flatten(1)
+    return torch.cat([shape, place, face / size, axes[:, 0, 1:] / face], dim=-1)
+
+
+class Standardize(nn.Module):
+    """Subtract the running mean and divide by the running deviation of what was seen in training; clamp to +-4.
+
+    Args:
+        features: number of features.
+        momentum: share of the newest batch.
+    """
+
+    def __init__(self, features: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.mean: Tensor
+        self.square: Tensor
+        self.weight: Tensor
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("square", torch.zeros(features))
+        self.register_buffer("weight", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, F) to (B, F)."""
+        if self.training:
+            with torch.no_grad():
+                # Kept as a weighted sum and its weight, so that the first batches count in full.
+                self.weight.lerp_(torch.ones_like(self.weight), self.momentum)
+                self.mean.lerp_(x.mean(0), self.momentum)
+                self.square.lerp_(x.square().mean(0), self.momentum)
+        weight = self.weight.clamp_min(1e-6)
+        mean = self.mean / weight
+        deviation = (self.square / weight - mean.square()).clamp_min(1e-8).sqrt()
+        return ((x - mean) / deviation).clamp(-4, 4)
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention over time with a learnt bias for each distance between frames, then a feed-forward layer.
+
+    Args:
+        width: channels.
+        heads: attention heads.
+        dropout: of both residual branches.
+        reach: distances beyond this many frames share one bias.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, reach: int = 32) -> None:
+        super().__init__()
+        self.heads, self.reach = heads, reach
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
+        self.feed = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C), any T."""
+        batch, length, width = x.shape
+        time = torch.arange(length, device=x.device)
+        bias = self.bias[:, (time - time[:, None]).clamp(-self.reach, self.reach) + self.reach]
+        q, k, v = self.qkv(self.norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q).unsqueeze(0))
+        x = x + self.dropout(self.out(heard.transpose(1, 2).reshape(batch, length, width)))
+        return x + self.dropout(self.feed(x))
+
+
+class LandmarkNet(ModelMixin, ConfigMixin):
+    """The landmark generator (see the module's docstring).
+
+    The last layer starts at zero, so an untrained net answers "no motion". Emotions enter relative to ``neutral``, and
+    start without effect: one never seen in training behaves like ``neutral``.
+
+    Args:
+        encoder: content encoder: ``logmel``, or the name or folder of a ``transformers`` speech encoder.
+        branches: which of ``raw`` and ``content`` to use.
+        fusion: ``kan``, or ``concat`` for a plain linear layer with GELU in its place.
+        width: C, channels throughout.
+        recurrent: ``gru`` or ``lstm``.
+        layers: recurrent layers.
+        attention_layers: attention layers after them.
+        heads: attention heads.
+        dropout: probability in all parts.
+        spec_augment: hide random bands and stretches of the log-mel spectrogram in training.
+        rate: frames per second at which the net itself thinks; results are interpolated to the frames asked for.
+        freeze_encoder: keep a pretrained encoder as it is.
+        encoder_config: filled in by the net for a pretrained encoder, so that a saved net needs nothing else to load.
+
+    Raises:
+        ValueError: if an argument is not among its choices.
+        FileNotFoundError: if the encoder cannot be found.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        encoder: str = "logmel",
+        branches: Sequence[str] = BRANCHES,
+        fusion: str = "kan",
+        width: int = 128,
+        recurrent: str = "lstm",
+        layers: int = 2,
+        attention_layers: int = 1,
+        heads: int = 4,
+        dropout: float = 0.2,
+        spec_augment: bool = True,
+        rate: float = 25.0,
+        freeze_encoder: bool = True,
+        encoder_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        # diffusers keeps the names of the arguments for the configuration: no module may bear one.
+        _check_choices(branches, fusion, recurrent)
+        self.raw = RawBranch(width, dropout) if "raw" in branches else None
+        self.content: nn.Module | None = None
+        if "content" in branches and encoder == "logmel":
+            self.content = LogMelEncoder(width, dropout=dropout, spec_augment=spec_augment)
+        elif "content" in branches:
+            self.content = SpeechEncoder(encoder, width, encoder_config, freeze_encoder)
+            self.register_to_config(encoder_config=self.content.encoder.config.to_dict())
+        # Half the width each, normalised, so that most values fall on the splines' grid.
+        self.narrow = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width // 2), nn.LayerNorm(width // 2)) for _ in branches
+        )
+        self.standardize = Standardize(PORTRAIT)
+        self.portrait = nn.Linear(PORTRAIT, 32)
+        self.emotion = nn.Linear(len(EMOTIONS), 32)
+        nn.init.zeros_(self.emotion.weight)
+        nn.init.zeros_(self.emotion.bias)
+        inputs = width // 2 * len(branches) + 32
+        self.fuse = (
+            KANLayer(inputs, width, intervals=5, low=-2.5, high=2.5)
+            if fusion == "kan"
+            else nn.Sequential(nn.Linear(inputs, width), nn.GELU())
+        )
+        cell = {"gru": nn.GRU, "lstm": nn.LSTM}[recurrent]
+        self.rnn = cell(
+            width, width // 2, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.0
+        )
+        self.attention = nn.ModuleList(RelativeAttention(width, heads, dropout) for _ in range(attention_layers))
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 136))
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(
+        self,
+        audio: Tensor,
+        identity: Tensor,
+        emotion: Tensor,
+        num_frames: int,
+        level: Tensor | None = None,
+        size: float | None = None,
+    ) -> Tensor:
+        """Predict the landmarks of a stretch of speech.
+
+        Args:
+            audio: (B, S) waveform at 16 kHz in [-1, 1]; it spans the frames exactly.
+            identity: (B, 68, 2) px: the face at rest.
+            emotion: (B, 8) probabilities.
+            num_frames: T >= 1.
+            level: (B,) speech level of the recording that the stretch is from (``speech_level``); None measures the
+                stretch itself.
+            size: width in px of the square picture that the identity lies in, to let the net look at the portrait of a
+                speaker it was trained on; None makes the motion independent of the face.
+
+        Returns:
+            (B, T, 68, 2) px.
+
+        Raises:
+            ValueError: if a shape is not as above.
+        """
+        _check_shapes(audio, identity, emotion, num_frames)
+        centre, axes = face_frame(identity)
+        rest = to_face(identity, (centre, axes))
+        portrait = None if size is None else describe_portrait(identity, size)
+        moved = rest.unsqueeze(1) + self.displacements(audio, emotion, num_frames, level, portrait)
+        return centre.unsqueeze(1) + moved @ axes.unsqueeze(1)
+
+    def displacements(
+        self,
+        audio: Tensor,
+        emotion: Tensor,
+        num_frames: int,
+        level: Tensor | None = None,
+        portrait: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the motion alone.
+
+        Args:
+            audio: as in ``forward``.
+            emotion: as in ``forward``.
+            num_frames: as in ``forward``.
+            level: as in ``forward``.
+            portrait: (B, 140) from ``describe_portrait``, or None.
+            known: (B,) bool, which portraits the net may look at; None: all.
+
+        Returns:
+            (B, T, 68, 2) displacements in face sizes, in the face's own coordinates.
+        """
+        level = speech_level(audio) if level is None else level
+        audio = audio / level.unsqueeze(-1)
+        steps = max(1, round(audio.shape[-1] / SAMPLE_RATE * self.config.rate))
+        x = self._fused(audio, self._who(emotion, portrait, known), steps)
+        x = x + self.drop(self.rnn(x)[0])
+        for layer in self.attention:
+            x = layer(x)
+        # A tenth of the face's size is the order of what speech moves.
+        motion = 0.1 * self.head(x)
+        if num_frames != steps:
+            motion = sample_at(motion.mT, frame_centres(steps, num_frames, audio.device)).mT
+        return motion.unflatten(-1, (68, 2))
+
+    def _who(self, emotion: Tensor, portrait: Tensor | None, known: Tensor | None) -> Tensor:
+        """Return (B, 32): the emotion relative to ``neutral``, and the portrait where it may be looked at."""
+        neutral = F.one_hot(torch.tensor(EMOTIONS.index("neutral")), len(EMOTIONS)).to(emotion)
+        who = self.emotion(emotion - neutral)
+        if portrait is None:
+            return who
+        seen = self.portrait(self.standardize(portrait))
+        return who + (seen if known is None else seen * known.unsqueeze(-1))
+
+    def _fused(self, audio: Tensor, who: Tensor, steps: int) -> Tensor:
+        """Return (B, steps, C): the branches fused into one, with the emotion and the portrait."""
+        heard = [branch(audio, steps) for branch in (self.raw, self.content) if branch is not None]
+        heard = [narrow(self.drop(x)) for narrow, x in zip(self.narrow, heard, strict=True)]
+        return self.fuse(torch.cat([*heard, who.unsqueeze(1).expand(-1, steps, -1)], dim=-1))
+
+    def generate(self, audio: Tensor, identity: Tensor, emotion: Tensor, fps: float = 25.0, **options: Any) -> Tensor:
+        """Predict the landmarks of a whole recording: ``stream``, joined. Returns (T, 68, 2) px."""
+        return torch.cat(list(self.stream(audio, identity, emotion, fps, **options)))
+
+    @torch.no_grad()
+    def stream(
+        self,
+        audio: Tensor,
+        identity: Tensor,
+        emotion: Tensor,
+        fps: float = 25.0,
+        *,
+        window_seconds: float = 4.0,
+        context_seconds: float = 1.0,
+        gate: bool = True,
+        idle: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[Tensor]:
+        """Predict the landmarks of a recording of any length, window by window, in constant memory.
+
+        Windows are heard with ``context_seconds`` more on both sides and cross-faded over half of it. The net is put
+        into evaluation mode.
+
+        Args:
+            audio: (S,) waveform at 16 kHz in [-1, 1], S >= 1.
+            identity: (68, 2) px: the portrait's landmarks.
+            emotion: (8,) probabilities.
+            fps: frames per second wanted.
+            window_seconds: frames made at a time.
+            context_seconds: sound heard before and after.
+            gate: close the mouth where nobody speaks, the portrait's own first where it is open.
+            idle: gain of the small head motion and blinks that speech does not tell (``idle_motion``); 0: none.
+            seed: of that motion.
+
+        Yields:
+            (t, 68, 2) px. The frames add up to T = ceil(S / 16000 * fps): no sound is left without a picture.
+
+        Raises:
+            ValueError: if a shape is wrong, the audio is empty, or fps or a duration is not positive.
+        """
+        _check_stream(audio, identity, emotion, fps, window_seconds)
+        self.eval()
+        total = num_frames_of(len(audio), fps)
+        level = speech_level(audio)
+        opened = speech_gate(frame_decibels(audio, level, total), fps) if gate else None
+        rest = close_mouth(identity) if gate else identity
+        done = 0
+        for part in self._windows(audio, rest, emotion, fps, total, level, window_seconds, context_seconds):
+            if opened is not None:
+                part = relax_mouth(part, rest, opened[done : done + len(part)])
+            if idle:
+                part = idle_motion(part, fps, seed=seed, first_frame=done, head=idle, blink=min(idle, 1.0))
+            yield part
+            done += len(part)
+
+    def _windows(
+        self,
+        audio: Tensor,
+        identity: Tensor,
+        emotion: Tensor,
+        fps: float,
+        total: int,
+        level: Tensor,
+        window_seconds: float,
+        context_seconds: float,
+    ) -> Iterator[Tensor]:
+        """Yield the net's own prediction in consecutive pieces, cross-faded where windows meet."""
+        window, context = max(1, round(window_seconds * fps)), round(context_seconds * fps)
+        fade = min(context // 2, window // 4)
+        start, held = 0, identity.new_empty(0, 68, 2)
+        while start < total:
+            # A rest shorter than half a window joins the last one: short windows hear too little.
+            stop = total if total - start < 1.5 * window else start + window
+            low, high = max(0, start - context), min(total, stop + context)
+            heard = _cut(audio, low, high, fps)
+            made = self(heard[None], identity[None], emotion[None], high - low, level[None])[0]
+            part = made[max(0, start - fade) - low : min(total, stop + fade) - low]
+            ramp = (torch.arange(len(held), device=part.device) + 0.5) / max(len(held), 1)
+            part[: len(held)] = torch.lerp(held, part[: len(held)], ramp.view(-1, 1, 1).to(part))
+            keep = len(part) if stop == total else len(part) - 2 * fade
+            yield part[:keep]
+            start, held = stop, part[keep:]
+
+
+def num_frames_of(samples: int, fps: float) -> int:
+    """Return how many frames show ``samples`` of sound at 16 kHz: the last may be shown in part, never dropped.
+
+    Example:
+        >>> num_frames_of(48_000, 25.0), num_frames_of(48_400, 25.0)
+        (75, 76)
+    """
+    # Whole frames come in whole samples, rounded; half a sample more is not another frame.
+    return max(1, -int(-(samples - 0.5) * fps / SAMPLE_RATE // 1))
+
+
+def frame_decibels(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
+    """Return the (T,) loudness of (S,) audio at the frames' centres, in dB relative to the speech level."""
+    rms = block_rms(audio)
+    smooth = F.avg_pool1d(F.pad(rms[None, None], (2, 2), mode="replicate"), 5, 1)
+    positions = (frame_centres(len(audio), num_frames, audio.device) - (BLOCK - 1) / 2) / BLOCK
+    return 20 * torch.log10(sample_at(smooth, positions)[0, 0] / level + 1e-6)
+
+
+def _cut(audio: Tensor, low: int, high: int, fps: float) -> Tensor:
+    """Return the sound of frames low..high-1, padded with silence where the last frame outlasts it."""
+    first, last = round(low * SAMPLE_RATE / fps), round(high * SAMPLE_RATE / fps)
+    part = audio[first:last]
+    return F.pad(part, (0, last - first - len(part)))
+
+
+def _check_choices(branches: Sequence[str], fusion: str, recurrent: str) -> None:
+    if not branches or len(set(branches)) != len(branches) or not set(branches) <= set(BRANCHES):
+        raise ValueError(f"branches must be one or both of 'raw' and 'content'; got {tuple(branches)!r}")
+    if fusion not in ("kan", "concat"):
+        raise ValueError(f"fusion must be 'kan' or 'concat'; got {fusion!r}")
+    if recurrent not in ("gru", "lstm"):
+        raise ValueError(f"recurrent must be 'gru' or 'lstm'; got {recurrent!r}")
+
+
+def _check_shapes(audio: Tensor, identity: Tensor, emotion: Tensor, num_frames: int) -> None:
+    batch = audio.shape[0] if audio.ndim else 0
+    if audio.ndim != 2 or audio.shape[1] < 1:
+        raise ValueError(f"audio must be (B, S) with S >= 1 samples at 16 kHz; got {tuple(audio.shape)}")
+    if identity.shape != (batch, 68, 2):
+        raise ValueError(f"identity must be ({batch}, 68, 2) landmarks in px; got {tuple(identity.shape)}")
+    if emotion.shape != (batch, len(EMOTIONS)):
+        raise ValueError(f"emotion must be ({batch}, {len(EMOTIONS)}) probabilities; got {tuple(emotion.shape)}")
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1; got {num_frames}")
+
+
+def _check_stream(audio: Tensor, identity: Tensor, emotion: Tensor, fps: float, window_seconds: float) -> None:
+    if audio.ndim != 1:
+        raise ValueError(f"audio must be one (S,) mono waveform at 16 kHz; got {tuple(audio.shape)}")
+    if not fps > 0 or not window_seconds > 0:
+        raise ValueError(f"fps and window_seconds must be positive; got {fps} and {window_seconds}")
+    _check_shapes(audio[None], identity[None], emotion[None], 1)
+    if not identity.isfinite().all():
+        raise ValueError("identity must be finite landmarks in px; got NaN, so no face was found in the portrait")
