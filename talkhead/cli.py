@@ -1,0 +1,378 @@
+"""The command line: it parses, calls, and says what went wrong in one sentence. Each verb's work lives in its own file.
+
+Everything heavy is imported by the verb that needs it, so that ``talkhead --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from talkhead import __version__
+from talkhead.training import TRAINING, train
+
+DETECTORS = ("auto", "face-alignment", "dlib")
+EPILOG = """\
+first steps:
+  talkhead demo                                      the bundled speaker speaks: writes outputs/demo.mp4
+  talkhead generate --image me.png --audio hello.wav --output hello.mp4
+  talkhead doctor                                    what is broken on this machine and how to mend it
+
+training a speaker of your own:
+  talkhead preprocess --layout folder --input clips --output cache --workers 4
+  talkhead fit --config landmark --data.root cache   and emotion, and video
+  talkhead export --help                             puts the three together
+
+`talkhead VERB --help` teaches each verb. TALKHEAD_TRACEBACK=1 shows where an error comes from.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments after the program's name; None: those of this process.
+
+    Returns:
+        The exit code: 0 done, 1 done but nothing succeeded, 2 wrong use or an error, 130 interrupted by Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in TRAINING:
+            return train(arguments)
+        args = make_parser().parse_args(arguments)
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("talkhead: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
+        if os.environ.get("TALKHEAD_TRACEBACK"):
+            raise
+        print(f"talkhead: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="talkhead",
+        description="One portrait and one speech recording in, a talking-head video out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"talkhead {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for add in (add_demo, add_generate, add_preprocess, add_evaluate, add_ablate, add_export, add_doctor):
+        add(verbs)
+    for verb, what in TRAINING.items():  # listed here, parsed by Lightning: see train
+        verbs.add_parser(verb, help=what)
+    return parser
+
+
+def add_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], what: str, examples: str = ""
+) -> argparse.ArgumentParser:
+    """Add one verb whose help ends with its examples, and return its parser."""
+    verb = verbs.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(run=run)
+    return verb
+
+
+def add_demo(verbs: Any) -> None:
+    """Register ``talkhead demo``."""
+    verb = add_verb(verbs, "demo", run_demo, "let the bundled speaker speak: the whole chain, end to end")
+    verb.add_argument("--output", default="outputs/demo.mp4", help="the video (%(default)s)")
+    add_rendering(verb)
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Render the bundled speaker, or another one with a portrait and a recording of its own."""
+    from talkhead.pipeline import demo
+
+    options = arguments_of(args)
+    print(demo(pipeline=options.pop("speaker"), **options))
+    return 0
+
+
+def add_generate(verbs: Any) -> None:
+    """Register ``talkhead generate``."""
+    verb = add_verb(
+        verbs,
+        "generate",
+        run_generate,
+        "make a talking-head video from a portrait and a recording",
+        "  talkhead generate --image me.png --audio hello.wav --output hello.mp4\n"
+        "  talkhead generate --image me.jpg --audio talk.mp4 --output talk.mp4 --emotion happy --frame full\n"
+        "  talkhead generate --image anna.png --audio hello.wav --output hello.mp4 --speaker speakers/anna --seed 7",
+    )
+    verb.add_argument("--image", required=True, help="the portrait: any picture with a face in it")
+    verb.add_argument("--audio", help="the speech: any sound or video file; may be left out with --landmarks")
+    verb.add_argument("--output", required=True, help="the video, an .mp4")
+    verb.add_argument("--landmarks", help="an .npz of landmarks to paint instead of those heard in the speech")
+    verb.add_argument("--fps", type=Fraction, help="frames per second, such as 25 or 30000/1001 (the speaker's)")
+    verb.add_argument(
+        "--frame", choices=["crop", "full"], default="crop", help="the face, or all of IMAGE (%(default)s)"
+    )
+    verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds the face (%(default)s)")
+    verb.add_argument(
+        "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
+    )
+    for part in ("mouth", "pose", "blink", "idle"):
+        verb.add_argument(
+            f"--{part}", type=float, default=1.0, metavar="GAIN", help="gain of this motion (%(default)s)"
+        )
+    add_rendering(verb)
+
+
+def add_rendering(verb: argparse.ArgumentParser) -> None:
+    """Add what `demo` and `generate` share."""
+    verb.add_argument(
+        "--speaker", default="bundled", help="`bundled`, a folder made by `export`, or a hub id (%(default)s)"
+    )
+    verb.add_argument("--emotion", type=emotion, help="happy, or happy=0.7,sad=0.3; left out: heard in the speech")
+    verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
+    verb.add_argument("--start-timestep", type=int, help="begin at this diffusion step, not at pure mask noise")
+    verb.add_argument("--emotion-scale", type=float, default=1.0, help="above 1 exaggerates the emotion (%(default)s)")
+    verb.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (%(default)s)")
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Write the video as it is made."""
+    from talkhead.pipeline import TalkingHeadPipeline
+
+    options = arguments_of(args)
+    pipeline = TalkingHeadPipeline.from_pretrained(options.pop("speaker"), device=options.pop("device"))
+    print(pipeline.generate_file(options.pop("image"), options.pop("audio"), options.pop("output"), **options))
+    return 0
+
+
+def add_preprocess(verbs: Any) -> None:
+    """Register ``talkhead preprocess``."""
+    verb = add_verb(
+        verbs,
+        "preprocess",
+        run_preprocess,
+        "turn a folder of recordings into a cache of face crops, landmarks and sound",
+        "  talkhead preprocess --layout folder --input clips --output cache --workers 4\n"
+        "  talkhead preprocess --layout mead --input MEAD --output cache --identity M030\n"
+        "  talkhead preprocess --layout emodb --input emodb --output cache_speech\n"
+        "Killed and started again with the same arguments, it goes on where it stopped.",
+    )
+    verb.add_argument(
+        "--layout", required=True, choices=["mead", "ravdess", "emodb", "folder"], help="how INPUT is arranged"
+    )
+    verb.add_argument("--input", required=True, help="folder with the recordings; it is only read")
+    verb.add_argument("--output", required=True, help="folder of the cache")
+    verb.add_argument("--size", type=int, default=128, help="height and width of the face crop in px (%(default)s)")
+    verb.add_argument("--scale", type=float, default=1.5, help="side of the crop relative to the face (%(default)s)")
+    verb.add_argument("--detector", default="auto", choices=DETECTORS, help="(%(default)s)")
+    verb.add_argument("--workers", type=int, default=1, help="number of processes (%(default)s)")
+    verb.add_argument("--identity", help="take only this person; in a `folder`: the name of the person in it")
+    verb.add_argument("--emotion", help="take only this emotion; in a `folder`: the emotion of what is in it")
+    verb.add_argument("--view", default="front", help="camera of the mead layout (%(default)s)")
+    verb.add_argument(
+        "--missing",
+        default="interpolate",
+        choices=["error", "interpolate", "skip"],
+        help="frames without a face: fail the clip, fill gaps up to --max-gap, or leave the clip out (%(default)s)",
+    )
+    verb.add_argument("--max-gap", type=int, default=5, help="longest gap to fill, in frames (%(default)s)")
+    verb.add_argument(
+        "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
+    )
+    verb.add_argument("--segment-seconds", type=float, default=10.0, help="cut longer videos into pieces (%(default)s)")
+
+
+def run_preprocess(args: argparse.Namespace) -> int:
+    """Preprocess, and fail when nothing succeeded."""
+    from talkhead.data.preprocess import preprocess
+
+    return 0 if preprocess(**arguments_of(args)).ok else 1
+
+
+def add_evaluate(verbs: Any) -> None:
+    """Register ``talkhead evaluate``."""
+    verb = add_verb(
+        verbs,
+        "evaluate",
+        run_evaluate,
+        "measure a speaker on held-out clips, beside rows that do nothing",
+        "  talkhead evaluate --root cache --output results\n"
+        "  talkhead evaluate --model speakers/anna --root cache --output results --split sentence\n"
+        "Killed and started again with the same arguments, it goes on where it stopped.",
+    )
+    add_measuring(verb)
+    verb.add_argument(
+        "--steps", dest="num_inference_steps", type=int, default=4, help="network calls per frame (%(default)s)"
+    )
+    verb.add_argument("--limit", type=int, help="take only the first clips")
+    verb.add_argument("--num-frames", type=int, help="take only each clip's first frames")
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Write the tables."""
+    from talkhead.evaluate import evaluate
+
+    evaluate(**measuring(args))
+    return 0
+
+
+def add_ablate(verbs: Any) -> None:
+    """Register ``talkhead ablate``."""
+    verb = add_verb(
+        verbs,
+        "ablate",
+        run_ablate,
+        "sweep the diffusion's timesteps, as in the paper's Table 2",
+        "  talkhead ablate --model speakers/paper --root cache --output sweep --start-timesteps 100 200 300 500 999",
+    )
+    add_measuring(verb)
+    verb.add_argument("--start-timesteps", type=int, nargs="+", metavar="T", help="start at T (the paper's)")
+    verb.add_argument(
+        "--steps",
+        dest="num_inference_steps",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="N steps from the end (the paper's)",
+    )
+    verb.add_argument("--limit", type=int, default=4, help="take only the first clips (%(default)s)")
+    verb.add_argument("--num-frames", type=int, default=17, help="take only each clip's first frames (%(default)s)")
+
+
+def run_ablate(args: argparse.Namespace) -> int:
+    """Write the sweep."""
+    from talkhead.evaluate import ablate
+
+    ablate(**measuring(args))
+    return 0
+
+
+def add_measuring(verb: argparse.ArgumentParser) -> None:
+    """Add what `evaluate` and `ablate` share."""
+    verb.add_argument(
+        "--model", default="bundled", help="`bundled`, a folder made by `export`, or a hub id (%(default)s)"
+    )
+    verb.add_argument("--root", required=True, help="the cache that `preprocess` wrote")
+    verb.add_argument("--output", required=True, help="folder for the results")
+    verb.add_argument(
+        "--part", default="test", choices=["train", "val", "test", "all"], help="which clips (%(default)s)"
+    )
+    verb.add_argument("--split", default="clip", choices=["clip", "sentence", "identity"], help="by what (%(default)s)")
+    verb.add_argument(
+        "--detector", default="dlib", choices=[*DETECTORS, "none"], help="on painted frames (%(default)s)"
+    )
+    verb.add_argument("--seed", type=int, default=0, help="of the mask noise (%(default)s)")
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+
+
+def measuring(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `evaluate` and `ablate` are called with."""
+    from talkhead.data.datamodule import MEADDataModule
+
+    options = arguments_of(args)
+    options["root"] = MEADDataModule(options["root"], split=options.pop("split"))
+    return options | {"detector": None if options["detector"] == "none" else options["detector"]}
+
+
+def add_export(verbs: Any) -> None:
+    """Register ``talkhead export``."""
+    verb = add_verb(
+        verbs,
+        "export",
+        run_export,
+        "put three trained modules together into a speaker's folder",
+        "  talkhead export --landmark runs/landmark/checkpoints/last.ckpt --video runs/video/checkpoints/last.ckpt \\\n"
+        "      --emotion runs/emotion/checkpoints/last.ckpt --portrait anna.png --speech hello.wav --output anna\n"
+        "Then: talkhead generate --speaker anna ...",
+    )
+    verb.add_argument("--landmark", required=True, help="checkpoint of LandmarkGenerator, or its net's folder")
+    verb.add_argument(
+        "--emotion", help="checkpoint of EmotionClassifier, or its net's folder; left out: always say --emotion"
+    )
+    verb.add_argument(
+        "--video", required=True, help="checkpoint of VideoDiffusion, or a folder with renderer and scheduler"
+    )
+    verb.add_argument("--output", required=True, help="the folder to make")
+    verb.add_argument("--portrait", help="the speaker's face, for `demo`")
+    verb.add_argument("--speech", help="something to say, for `demo`")
+    verb.add_argument("--detector", default="auto", choices=DETECTORS, help="finds PORTRAIT's landmarks (%(default)s)")
+    verb.add_argument("--fps", type=Fraction, default=Fraction(25), help="of the clips trained on (%(default)s)")
+    verb.add_argument("--crop-scale", type=float, default=1.5, help="as --scale of `preprocess` (%(default)s)")
+    verb.add_argument("--window", type=int, default=16, help="frames painted together (%(default)s)")
+    verb.add_argument("--overlap", type=int, default=4, help="frames shared by neighbouring windows (%(default)s)")
+    verb.add_argument(
+        "--steps", dest="num_inference_steps", type=int, default=4, help="network calls per frame (%(default)s)"
+    )
+    for part in ("name", "data", "licence"):
+        verb.add_argument(f"--{part}", default="", help="for the model card")
+    verb.add_argument("--results", default="", type=text_of, help="for the model card: a file, such as evaluation.md")
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write the folder."""
+    from talkhead.pipeline import export_pipeline
+
+    print(export_pipeline(**arguments_of(args)))
+    return 0
+
+
+def add_doctor(verbs: Any) -> None:
+    """Register ``talkhead doctor``."""
+    verb = add_verb(verbs, "doctor", run_doctor, "say what is broken on this machine and how to mend it")
+    verb.add_argument("--fix", action="store_true", help="mend what can be mended without installing anything")
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """Examine this machine."""
+    from talkhead.doctor import doctor
+
+    return doctor(fix=args.fix)
+
+
+def arguments_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return a verb's own arguments by name."""
+    return {name: value for name, value in vars(args).items() if name != "run"}
+
+
+def face(text: str) -> str | int:
+    """Parse ``--face``: largest, center or an index."""
+    if text in ("largest", "center"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected largest, center or an index; got {text!r}") from None
+
+
+def emotion(text: str) -> str | dict[str, float]:
+    """Parse ``--emotion``: a name, or a mixture ``happy=0.7,sad=0.3``."""
+    if "=" not in text:
+        return text
+    parts = [part.partition("=") for part in text.split(",")]
+    try:
+        return {name.strip(): float(share) for name, _, share in parts}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a name, or shares such as happy=0.7,sad=0.3; got {text!r}"
+        ) from None
+
+
+def text_of(path: str) -> str:
+    """Read a text file."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
