@@ -1,0 +1,321 @@
+"""Speech in, emotion out: log-mel front end, convolutional subsampling, Conformer, attention pooling, head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torchaudio
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+
+MEL_BINS = 80
+HOP = 160
+"""Samples from one log-mel frame to the next: 100 frames per second."""
+
+
+class ConformerSize(NamedTuple):
+    """Width, number of layers, attention heads, depthwise kernel and subsampling channels of one size."""
+
+    width: int
+    layers: int
+    heads: int
+    kernel: int
+    channels: int
+
+
+SIZES = {
+    "XS": ConformerSize(96, 2, 4, 15, 16),
+    "S": ConformerSize(144, 16, 4, 31, 144),
+    "M": ConformerSize(256, 16, 4, 31, 256),
+    "L": ConformerSize(512, 17, 8, 31, 512),
+    "XL": ConformerSize(1024, 24, 8, 31, 1024),
+}
+"""S, M, L: Gulati et al. 2020, Table 1 (their even kernel of 32 made odd, so that it has a centre).
+XL: Zhang et al. 2020, "Pushing the limits of semi-supervised learning". XS is ours, for CPUs and small data."""
+
+
+class LogMel(nn.Module):
+    """Loudness-invariant log-mel frames, with the quiet edges of the recording cut off.
+
+    With P the mel power of a frame and L its mean over all frames and bins of the recording, a feature is
+    (ln(P / L + 1e-5) + 4) / 4: multiplying the recording by a constant changes nothing.
+    """
+
+    def __init__(self, edge_level: float = 1e-3, edge_frames: int = 10):
+        """Make the front end.
+
+        Args:
+            edge_level: frames before the first and after the last one above this share of the mean power are cut.
+            edge_frames: how many of those frames are kept on either side, in units of 10 ms.
+        """
+        super().__init__()
+        self.edge_level, self.edge_frames = edge_level, edge_frames
+        # 1024 rather than 512 points: with 512 the lowest of 80 mel filters fall between two Fourier bins.
+        # The filters are looked at as they are made, which the meta device does not allow.
+        with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+            self.mel = torchaudio.transforms.MelSpectrogram(
+                SAMPLE_RATE, n_fft=1024, win_length=400, hop_length=HOP, n_mels=MEL_BINS, pad_mode="constant"
+            )
+
+    def forward(self, audio: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn waveforms into frames.
+
+        Args:
+            audio: (B, S) float waveforms at 16 kHz.
+            samples: (B,) int64, how many samples of each are valid.
+
+        Returns:
+            (B, T, 80) float32 frames, 0 beyond each recording's end, and (B,) int64 their number.
+        """
+        # The Fourier transform and the logarithm lose too much in half precision.
+        with torch.autocast(audio.device.type, enabled=False):
+            audio = audio.float() * length_mask(samples, audio.shape[-1])
+            power = self.mel(audio).transpose(1, 2)
+            lengths = samples // HOP + 1
+            mask = length_mask(lengths, power.shape[1])[..., None]
+            power = power * mask
+            level = power.sum((1, 2), keepdim=True) / (lengths[:, None, None] * MEL_BINS)
+            power = power / level.clamp(min=1e-20)
+            frames = ((power + 1e-5).log() + 4) / 4
+            return self._cut_edges(frames * mask, power.mean(2), lengths)
+
+    def _cut_edges(self, frames: Tensor, loudness: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        index = torch.arange(frames.shape[1], device=frames.device)
+        loud = loudness > self.edge_level
+        first = torch.where(loud, index, frames.shape[1]).amin(1)
+        last = torch.where(loud, index, -1).amax(1)
+        start = (first - self.edge_frames).clamp(min=0)
+        stop = torch.minimum(last + 1 + self.edge_frames, lengths)
+        silent = last < 0  # nothing to cut by: keep everything
+        start, stop = start.masked_fill(silent, 0), torch.where(silent, lengths, stop)
+        lengths = stop - start
+        index = torch.arange(int(lengths.max()), device=frames.device)
+        place = (start[:, None] + index).clamp(max=frames.shape[1] - 1)
+        frames = frames.gather(1, place[..., None].expand(-1, -1, frames.shape[2]))
+        return frames * length_mask(lengths, frames.shape[1])[..., None], lengths
+
+
+class Subsampling(nn.Module):
+    """Two strided convolutions, each halving time and frequency, and a projection to the Conformer's width."""
+
+    def __init__(self, channels: int, width: int, dropout: float):
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.project = nn.Sequential(nn.Linear(channels * MEL_BINS // 4, width), nn.LayerNorm(width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, 80) frames -> (B, ceil(T / 4), width), and (B,) their numbers."""
+        x = frames[:, None]
+        for convolution in (self.first, self.second):
+            x = nn.functional.silu(convolution(x))
+            lengths = (lengths + 1) // 2
+            x = x * length_mask(lengths, x.shape[2])[:, None, :, None]
+        return self.dropout(self.project(x.transpose(1, 2).flatten(2))), lengths
+
+
+class MaskedConv1d(nn.Conv1d):
+    """A convolution over time that sees silence, not whatever a batch is padded with, beyond a recording's end."""
+
+    mask: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T); ``mask`` is (B, 1, T), True where the input is valid."""
+        return super().forward(input if self.mask is None else input * self.mask)
+
+
+class AttentionPooling(nn.Module):
+    """Mean and standard deviation over time, each frame weighted by a learnt score (Okabe et al. 2018)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """(B, T, width) frames, (B, T) True where valid -> (B, 2 * width)."""
+        weight = self.score(x).float().masked_fill(~valid[..., None], -math.inf).softmax(1)
+        mean = (weight * x).sum(1)
+        variance = (weight * (x - mean[:, None]) ** 2).sum(1)
+        return torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1)
+
+
+class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """The emotion in a voice, as a probability for each of a list of emotions.
+
+    Loudness, silence before and after the speech, and a batch's padding change nothing. Emotions that were absent from
+    training get probability exactly 0: what the classifier never heard, it does not claim to hear.
+
+    Attributes:
+        temperature: () float32; logits are divided by it so that probabilities can be believed (Guo et al. 2017).
+        seen: (E,) bool, True for the emotions in the training data.
+    """
+
+    temperature: Tensor
+    seen: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        size: str = "S",
+        emotions: Sequence[str] = EMOTIONS,
+        trained_on: Sequence[str] | None = None,
+        dropout: float = 0.1,
+        head_dropout: float = 0.2,
+        window_seconds: float = 8.0,
+    ):
+        """Build the network.
+
+        Args:
+            size: "XS", "S", "M", "L" or "XL" (``SIZES``).
+            emotions: the classes' names, in the order of the logits.
+            trained_on: those of them that occur in the training data; None: all.
+            dropout: share of activations dropped in training, everywhere in the Conformer.
+            head_dropout: share of the pooled features dropped in training.
+            window_seconds: ``probabilities`` cuts longer recordings into equal windows of at most this length.
+
+        Raises:
+            ValueError: if the size is unknown, or ``trained_on`` names no or unknown emotions.
+        """
+        super().__init__()
+        if size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}; got {size!r}")
+        shape = SIZES[size]
+        self.front = LogMel()
+        self.subsampling = Subsampling(shape.channels, shape.width, dropout)
+        self.conformer = torchaudio.models.Conformer(
+            shape.width, shape.heads, 4 * shape.width, shape.layers, shape.kernel, dropout=dropout
+        )
+        self._mask_convolutions()
+        self.pooling = AttentionPooling(shape.width)
+        self.head = nn.Sequential(nn.LayerNorm(2 * shape.width), nn.Dropout(head_dropout))
+        self.head.append(nn.Linear(2 * shape.width, len(emotions)))
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("seen", torch.ones(len(emotions), dtype=torch.bool))
+        if trained_on is not None:
+            self.set_trained_on(trained_on)
+
+    def _mask_convolutions(self) -> None:
+        """Give each Conformer layer a depthwise convolution that does not see padding (torchaudio's does)."""
+        for layer in self.conformer.conformer_layers:
+            layers = layer.conv_module.sequential
+            width, kernel = layers[2].in_channels, layers[2].kernel_size[0]
+            layers[2] = MaskedConv1d(width, width, kernel, padding=kernel // 2, groups=width)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the emotions that occur in the training data."""
+        return tuple(name for name, seen in zip(self.config["emotions"], self.seen.tolist(), strict=True) if seen)
+
+    def set_trained_on(self, names: Sequence[str]) -> None:
+        """Declare which emotions the training data has; all others get probability 0 from now on.
+
+        Args:
+            names: at least one of the network's emotions.
+
+        Raises:
+            ValueError: if there is no name, or one that the network does not have.
+        """
+        emotions = list(self.config["emotions"])
+        unknown = sorted(set(names) - set(emotions))
+        if unknown or not names:
+            raise ValueError(f"trained_on must name emotions among {', '.join(emotions)}; got {list(names)}")
+        self.seen.copy_(torch.tensor([name in names for name in emotions]))
+        self.register_to_config(trained_on=[name for name in emotions if name in names])
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save config and weights; the emotions seen in training are written as the weights know them."""
+        self.register_to_config(trained_on=list(self.trained_on))
+        super().save_pretrained(*args, **kwargs)
+
+    def features(self, audio: Tensor, samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn waveforms into the frames that ``classify`` takes.
+
+        Args:
+            audio: (B, S) float waveforms at 16 kHz.
+            samples: (B,) int64 valid samples, 1..S; None: all of them.
+
+        Returns:
+            (B, T, 80) float32 loudness-invariant log-mel frames at 100 Hz, and (B,) int64 their numbers.
+
+        Raises:
+            ValueError: if the audio is not (B, S), or a recording is empty or said to be longer than it is.
+        """
+        if audio.ndim != 2:
+            raise ValueError(f"audio must be (batch, samples); got shape {tuple(audio.shape)}")
+        if samples is None:
+            samples = torch.full(audio.shape[:1], audio.shape[1], device=audio.device)
+        if not audio.numel() or samples.min() < 1 or samples.max() > audio.shape[1]:
+            raise ValueError(f"samples must lie in 1..{audio.shape[1]}, the audio's length; got {samples.tolist()}")
+        return self.front(audio, samples)
+
+    def classify(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Turn log-mel frames into logits.
+
+        Args:
+            frames: (B, T, 80) frames from ``features``, 0 beyond ``lengths``.
+            lengths: (B,) int64 valid frames, 1..T; None: all of them.
+
+        Returns:
+            (B, E) logits, -inf for the emotions that were absent from training.
+        """
+        if lengths is None:
+            lengths = torch.full(frames.shape[:1], frames.shape[1], device=frames.device)
+        x, lengths = self.subsampling(frames, lengths)
+        valid = length_mask(lengths, x.shape[1])
+        x = x.transpose(0, 1)
+        for layer in self.conformer.conformer_layers:
+            layer.conv_module.sequential[2].mask = valid[:, None]
+            x = layer(x, ~valid)
+            layer.conv_module.sequential[2].mask = None
+        logits = self.head(self.pooling(x.transpose(0, 1), valid))
+        return logits.float().masked_fill(~self.seen, -math.inf)
+
+    def forward(self, audio: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Return (B, E) logits of (B, S) waveforms of which (B,) ``samples`` are valid (None: all)."""
+        return self.classify(*self.features(audio, samples))
+
+    @torch.no_grad()
+    def probabilities(self, audio: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Return calibrated probabilities, for recordings of any length.
+
+        A recording longer than ``window_seconds`` is cut into equal windows whose probabilities are averaged, so that
+        memory does not grow with the square of its length.
+
+        Args:
+            audio: (B, S) float waveforms at 16 kHz.
+            samples: (B,) int64 valid samples, 1..S; None: all of them.
+
+        Returns:
+            (B, E) float32 probabilities, exactly 0 for emotions absent from training.
+
+        Raises:
+            ValueError: as ``features``.
+        """
+        longest = round(self.config["window_seconds"] * SAMPLE_RATE)
+        if audio.ndim != 2 or audio.shape[1] <= longest:
+            return (self(audio, samples) / self.temperature).softmax(-1)
+        if samples is None:
+            samples = torch.full(audio.shape[:1], audio.shape[1])
+        rows = []
+        for recording, count in zip(audio, samples.tolist(), strict=True):
+            windows = recording[:count].tensor_split(max(math.ceil(count / longest), 1))
+            rows.append(torch.stack([(self(w[None]) / self.temperature).softmax(-1)[0] for w in windows]).mean(0))
+        return torch.stack(rows)
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """Return (B, size) bool, True at the first ``lengths`` places of each row.
+
+    Example:
+        >>> length_mask(torch.tensor([1, 3]), 3).tolist()
+        [[True, False, False], [True, True, True]]
+    """
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
