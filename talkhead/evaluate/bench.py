@@ -33,7 +33,8 @@ DEFINITIONS = {
     "compares those found on the true frames with the cache's",
     "opening correlation": "Pearson, of the inner lips' mean distance with the truth's over a clip; best lag in "
     "frames, positive when late; variance ratio: predicted over true; audio correlation: with the sound's envelope",
-    "sharpness": "variance of the Laplacian over that of the true frames",
+    "sharpness": "variance of the Laplacian over that of the true frames; seam: frame-to-frame difference at the "
+    "borders of the painted windows over that elsewhere",
 }
 
 

@@ -17,13 +17,14 @@ from talkhead.data.landmarks import LandmarkDetector
 from talkhead.evaluate.report import Scores
 from talkhead.motion import retarget
 from talkhead.ops.warp import thin_plate_spline_warp
+from talkhead.stages import classify_emotion
 from talkhead.windows import render_windows
 
 REPEATED = "reference repeated"
 WARPED = "reference warped by the landmarks"
 TRUE_LANDMARKS = "ours, ground-truth landmarks"
 PREDICTED_LANDMARKS = "ours, landmarks from the audio"
-DETECTOR_FLOOR = "truth itself (the detector's noise floor)"
+DETECTOR_FLOOR = "truth itself (noise floor)"
 
 NO_MOTION = "no motion"
 MEAN_MOTION = "training set's mean motion"
@@ -39,6 +40,7 @@ PICTURE_COLUMNS = {
     "velocity": ("velocity", 2),
     "detected": ("faces found", 2),
     "sharpness": ("sharpness", 2),
+    "seam": ("seam", 2),
     "calls": ("network calls", 0),
     "fps": ("frames/s", 1),
 }
@@ -230,6 +232,17 @@ def paint_model(model: Any, truth: Truth, landmarks: Tensor, emotion: Tensor, op
     return Painting(frames, options["num_inference_steps"], time.perf_counter() - start)
 
 
+def window_borders(frames: int, window: int, overlap: int) -> list[int]:
+    """Return the frames at which ``render_windows`` begins a window or ends the one before.
+
+    Example:
+        >>> window_borders(32, window=16, overlap=4)  # windows paint 0-15, 12-27 and 24-31
+        [12, 16, 24, 28]
+    """
+    starts = range(window - overlap, frames - overlap, window - overlap)
+    return sorted({border for start in starts for border in (start, start + overlap)})
+
+
 @torch.no_grad()
 def move_landmarks(model: Any, truth: Truth) -> tuple[Tensor, Tensor, float]:
     """Return the landmarks that the model makes of the sound, the emotion it hears, and the seconds it took.
@@ -242,9 +255,8 @@ def move_landmarks(model: Any, truth: Truth) -> tuple[Tensor, Tensor, float]:
     """
     clip, net, start = truth.clip, model.landmark_net, time.perf_counter()
     audio, identity = clip.audio.to(net.device), truth.identity.to(net.device)
-    emotion = emotion_probabilities(clip.emotion)
-    if model.emotion_net is not None:
-        emotion = model.emotion_net.probabilities(clip.audio[None].to(model.emotion_net.device))[0].cpu()
+    label = emotion_probabilities(clip.emotion)
+    emotion = label if model.emotion_net is None else classify_emotion(model.emotion_net, clip.audio)
     moved = net.generate(audio, identity, emotion.to(net.device), fps=float(clip.fps), idle=0.0).cpu()
     stop = truth.first + len(truth.frames)
     return moved[truth.first : stop], emotion, time.perf_counter() - start
@@ -324,7 +336,8 @@ class ClipScorer:
         return rows
 
     def _pictures(self, paintings: Mapping[str, Painting], truth: Truth) -> Scores:
-        rows = {}
+        rows: Scores = {}
+        borders = window_borders(len(truth.frames), self.options["window"], self.options["overlap"])
         for row, painting in paintings.items():
             detected = None
             if row == REPEATED and truth.detected is not None:  # one picture needs one detection
@@ -332,8 +345,11 @@ class ClipScorer:
             elif self.detector is not None:
                 detected = detect(painting.frames, self.detector)
             rows[row] = score_pictures(painting.frames, truth, detected, painting.calls, painting.seconds)
+            if borders and row in (TRUE_LANDMARKS, PREDICTED_LANDMARKS):
+                rows[row]["seam"] = metrics.seam_ratio(painting.frames, borders)
+        rows[DETECTOR_FLOOR] = {"seam": metrics.seam_ratio(truth.frames, borders)} if borders else {}
         if truth.detected is not None:
-            rows[DETECTOR_FLOOR] = _detected_scores(truth.detected[1:], truth.landmarks, truth.frames.shape[-1])
+            rows[DETECTOR_FLOOR] |= _detected_scores(truth.detected[1:], truth.landmarks, truth.frames.shape[-1])
         return rows
 
     def _landmarks(self, moved: tuple[Tensor, Tensor, float] | None, truth: Truth) -> Scores:
