@@ -1,6 +1,5 @@
 import importlib.util
 import pickle
-import sys
 import types
 from itertools import islice
 
@@ -339,21 +338,22 @@ def test_auto_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_face_alignment(tmp_path, monkeypatch):
-    """The package's interface with two faces it always finds, and empty weight files in the cache."""
+    """The real package with stand-ins for its two networks, and empty weight files in the cache.
+
+    The face detector always finds the same two faces; the landmark network's heat map is the picture itself.
+    """
+    package = pytest.importorskip("face_alignment")
 
     class FaceAlignment:
-        def __init__(self, kind, device, flip_input, compile):
-            boxes = [[10.0, 10, 40, 40, 0.7], [50.0, 5, 110, 65, 0.99]]
+        def __init__(self, kind, device, compile):
+            boxes = [[110.0, 100, 140, 130, 0.7], [150.0, 60, 250, 180, 0.99]]
             self.face_detector = types.SimpleNamespace(detect_from_image=lambda image: [torch.tensor(b) for b in boxes])
 
-        def get_landmarks_from_image(self, image, detected_faces):
-            assert image.shape == (80, 120, 3) and len(detected_faces) == 1
-            return [torch.full((68, 2), float(detected_faces[0][0])).numpy()]
+        def face_alignment_net(self, patch):
+            assert patch.shape == (1, 3, 256, 256) and 0 <= patch.min() and patch.max() <= 1
+            return F.avg_pool2d(patch, 4)[:, :1].expand(1, 68, 64, 64)
 
-    module = types.ModuleType("face_alignment")
-    module.FaceAlignment, module.LandmarksType = FaceAlignment, types.SimpleNamespace(TWO_D=1)
-    module.__spec__ = importlib.util.spec_from_loader("face_alignment", None)
-    monkeypatch.setitem(sys.modules, "face_alignment", module)
+    monkeypatch.setattr(package, "FaceAlignment", FaceAlignment)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     for name in FaceAlignmentDetector.weights:
@@ -362,10 +362,18 @@ def fake_face_alignment(tmp_path, monkeypatch):
 
 def test_auto_prefers_face_alignment_where_its_weights_are(fake_face_alignment):
     detector = load_detector("auto")
-    assert detector.name == "face-alignment"
-    image = torch.zeros(3, 80, 120, dtype=torch.uint8)
-    largest, first = detector(image), detector(image, 0)
-    assert largest.box == (50.0, 5.0, 110.0, 65.0) and largest.landmarks[0, 0] == 50
-    assert largest.confidence == pytest.approx(0.99) and first.landmarks[0, 0] == 10
-    assert detector(image, "center").box[0] == 50 and detector(image, 2) is None
-    assert detectors.missing_weights(detector.weights) == []
+    assert detector.name == "face-alignment" and detectors.missing_weights(detector.weights) == []
+    image = torch.zeros(3, 300, 400, dtype=torch.uint8)
+    largest = detector(image)
+    assert largest.box == (150.0, 60.0, 250.0, 180.0) and largest.confidence == pytest.approx(0.99)
+    assert detector(image, 0).box[0] == 110 and detector(image, 1).box == largest.box
+    assert detector(image, "center").box == largest.box and detector(image, 2) is None
+
+
+@pytest.mark.parametrize("point", [(200.0, 120.0), (190.5, 130.25), (210.3, 110.7), (225.9, 93.1), (161.2, 171.9)])
+def test_face_alignment_points_are_sub_pixel(fake_face_alignment, point):
+    # A Gaussian blob at a known place is its own heat map. One px of the heat map is 3.5 px of the picture here.
+    y, x = torch.meshgrid(torch.arange(300.0), torch.arange(400.0), indexing="ij")
+    blob = 255 * torch.exp(-((x - point[0]) ** 2 + (y - point[1]) ** 2) / (2 * 5**2))
+    found = load_detector("face-alignment")(blob.round().to(torch.uint8).expand(3, 300, 400))
+    assert (found.landmarks - torch.tensor(point)).abs().max() < 0.1  # px
