@@ -25,6 +25,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from talkhead import __version__
@@ -237,14 +238,49 @@ def load_video(path: str | Path) -> tuple[Renderer, Any]:
 
 
 def _checkpoint(module: type[Any], path: str | Path) -> Any:
-    """Load a LightningModule from its checkpoint, onto the CPU."""
-    if not Path(path).is_file():
+    """Build a LightningModule as its run's ``config.yaml`` says, and give it the checkpoint's (averaged) weights."""
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"{module.__name__}: no checkpoint or folder '{path}'")
     try:
-        return module.load_from_checkpoint(path, map_location="cpu", weights_only=False)
-    except (KeyError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        built = module(**run_config(path))
+        built.on_load_checkpoint(checkpoint)
+        built.load_state_dict(checkpoint["state_dict"])
+    except (LookupError, RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{module.__name__}: '{path}' is no checkpoint of it ({reason})") from error
+    return built
+
+
+def run_config(checkpoint: Path) -> dict[str, Any]:
+    """Return the constructor's arguments of the module that a run trained, its networks built.
+
+    Lightning writes a run's configuration into the folder of its logs, `talkhead fit` the checkpoints beside it:
+    RUN/checkpoints/*.ckpt and RUN/logs/version_*/config.yaml, of which the newest not newer than the checkpoint counts.
+    """
+    found = [*checkpoint.parent.glob("config.yaml"), *checkpoint.parent.parent.glob("logs/*/config.yaml")]
+    if not found:
+        raise FileNotFoundError(
+            f"checkpoint: beside '{checkpoint}' lies no config.yaml of its run; keep the run's folder together, "
+            "or give a folder written by save_pretrained"
+        )
+    import yaml
+
+    before = [file for file in found if file.stat().st_mtime <= checkpoint.stat().st_mtime]
+    newest = max(before or found, key=lambda file: file.stat().st_mtime)
+    return _built(yaml.safe_load(newest.read_text(encoding="utf-8"))["model"]["init_args"])
+
+
+def _built(node: Any) -> Any:
+    """Replace every {class_path, init_args} below ``node`` by an instance."""
+    if not isinstance(node, dict):
+        return node
+    arguments = {name: _built(value) for name, value in node.get("init_args", node).items() if name != "class_path"}
+    if "class_path" not in node:
+        return arguments
+    home, _, name = node["class_path"].rpartition(".")
+    return getattr(importlib.import_module(home), name)(**arguments)
 
 
 def model_card(name: str, data: str, licence: str, results: str) -> str:

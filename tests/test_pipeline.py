@@ -417,6 +417,52 @@ def test_a_failed_export_leaves_nothing(folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def write_run(folder: Path, module, config: dict) -> Path:
+    """Leave behind what a run of `talkhead fit` leaves: a checkpoint, and the configuration in its log."""
+    import yaml
+    from lightning import Trainer
+
+    (folder / "logs" / "version_0").mkdir(parents=True)
+    (folder / "logs" / "version_0" / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": config}}))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def test_export_from_checkpoints(pipe, portrait, tmp_path):
+    from talkhead import EmotionClassifier, LandmarkGenerator, VideoDiffusion
+
+    def part(net, **arguments):
+        return {"class_path": f"{type(net).__module__}.{type(net).__name__}", "init_args": arguments}
+
+    landmark = part(pipe.landmark_net, width=16, layers=1, heads=2)
+    renderer = part(pipe.renderer, size=32, widths=[8, 16], patch=2)
+    video = {"renderer": renderer, "scheduler": part(pipe.scheduler), "learning_rate": 1e-3}
+    ears = ConformerClassifier("XS", trained_on=["happy", "sad"])
+    speaker = export_pipeline(
+        tmp_path / "speaker",
+        landmark=write_run(tmp_path / "landmark", LandmarkGenerator(pipe.landmark_net), {"net": landmark}),
+        emotion=write_run(tmp_path / "emotion", EmotionClassifier(ears), {"net": part(ears, size="XS")}),
+        video=write_run(tmp_path / "video", VideoDiffusion(pipe.renderer, pipe.scheduler), video),
+        window=8,
+        overlap=2,
+        num_inference_steps=2,
+    )
+    loaded = TalkingHeadPipeline.from_pretrained(speaker)
+    options = {"portrait_landmarks": POINTS, "emotion": "sad"}
+    assert torch.equal(*(p(portrait, speech(0.4), **options).frames for p in (pipe, loaded)))
+    assert loaded.emotion_net.trained_on == ("happy", "sad")
+    (tmp_path / "video" / "logs" / "version_0" / "config.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="no config.yaml"):
+        export_pipeline(
+            tmp_path / "other",
+            landmark=speaker / "landmark",
+            emotion=None,
+            video=tmp_path / "video" / "checkpoints" / "last.ckpt",
+        )
+
+
 def test_what_is_no_pipeline_is_refused(folder, tmp_path):
     for name, kind, words in (
         (tmp_path / "absent", FileNotFoundError, "no folder"),
