@@ -88,7 +88,8 @@ def _masked(
     score = tl.zeros([BLOCK_Y, BLOCK_X], tl.int32)
     drawn = tl.zeros([], tl.int32)
     missing = tl.zeros([], tl.int32)
-    for first in range(0, count, GROUP):
+    first = tl.zeros([], tl.int32)
+    while first < count:
         bits, lost = _reaching(landmarks, first, count, x0, y0, half, BLOCK_Y, BLOCK_X)
         missing += lost
         while bits != 0:
@@ -98,6 +99,7 @@ def _masked(
             score = _draw(score, landmarks + 2 * place, x, y, half, limit, table, SUM)
             drawn += 1
             bits = bits & (bits - 1)
+        first += GROUP
     if SUM:
         inside = score > limit
     else:
