@@ -180,7 +180,7 @@ def test_folds_test_every_speaker_once() -> None:
         ({"split": "speaker"}, "data.split must be one of clip, sentence, identity"),
         ({"test_fraction": 0.9, "val_fraction": 0.2}, "leave something to train on"),
         ({"fold": 10}, "data.fold must satisfy"),
-        ({"split": "identity", "entries": [{"name": "a", "identity": "p"}]}, "1 different identitys? are too few"),
+        ({"split": "identity", "entries": [{"name": "a", "identity": "p"}]}, "1 speakers are too few"),
     ],
 )
 def test_split_refuses_what_it_cannot_do(arguments: dict[str, Any], words: str) -> None:

@@ -87,8 +87,9 @@ def split_names(
     rest = keys[last:] + keys[:first]
     num_val = max(round(val_fraction * len(keys)), 1) if val_fraction else 0
     if len(rest) <= num_val:
+        plural = {"clip": "clips", "sentence": "sentences", "identity": "speakers"}[split]
         raise ValueError(
-            f"data.split: {len(keys)} different {field}s are too few to split by {split!r} into train, val and test; "
+            f"data.split: {len(keys)} {plural} are too few to split by {split!r} into train, val and test; "
             "add recordings, choose another split, or set data.test_fraction=0 and data.val_fraction=0"
         )
     part = dict.fromkeys(keys[first:last], "test") | dict.fromkeys(rest[:num_val], "val")

@@ -124,17 +124,10 @@ def preprocess(
         OSError: if ``output`` cannot be written.
         KeyboardInterrupt: passed on; what is done stays done.
     """
-    if size < 8 or scale < 1 or workers < 1 or max_gap < 0 or (segment_seconds is not None and segment_seconds < 1):
-        raise ValueError(
-            "size must be at least 8, scale at least 1, workers at least 1, max_gap at least 0, "
-            f"segment_seconds at least 1; got {size}, {scale}, {workers}, {max_gap}, {segment_seconds}"
-        )
+    _check(size, scale, workers, max_gap, segment_seconds)
     root, output = Path(input), Path(output)
     sources = list_sources(layout, root, identity, emotion, view)
-    try:
-        (output / "clips").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"output: cannot make the folder {str(output)!r} ({error.strerror}); choose another") from None
+    _make_folder(output)
     settings = {
         "layout": layout, "input": str(root.resolve()), "identity": identity, "emotion": emotion, "view": view,
         "size": size, "scale": scale, "missing": missing, "max_gap": max_gap, "face": face,
@@ -149,15 +142,35 @@ def preprocess(
     if any(s.has_video for s in todo):
         # Loaded here so that a missing package is one error now, not one failure per clip.
         detector_named(detector)
-    entries = kept + _work(job, todo, len(sources), workers, progress)
-    entries.sort(key=lambda e: e["name"])
-    write_whole(output / "manifest.jsonl", manifest_lines(entries))
-    if (sheet := contact_sheet(output, entries)) is not None:
-        write_image(output / "contact_sheet.png", sheet)
+    entries = _finish(output, kept + _work(job, todo, len(sources), workers, progress))
     summary = _summarise(entries)
     if progress:
         print(summary)
     return summary
+
+
+def _check(size: int, scale: float, workers: int, max_gap: int, segment_seconds: float | None) -> None:
+    if size < 8 or scale < 1 or workers < 1 or max_gap < 0 or (segment_seconds is not None and segment_seconds < 1):
+        raise ValueError(
+            "size must be at least 8, scale at least 1, workers at least 1, max_gap at least 0, "
+            f"segment_seconds at least 1; got {size}, {scale}, {workers}, {max_gap}, {segment_seconds}"
+        )
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        (output / "clips").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"output: cannot make the folder {str(output)!r} ({error.strerror}); choose another") from None
+
+
+def _finish(output: Path, entries: list[Entry]) -> list[Entry]:
+    """Write the sorted manifest and the contact sheet."""
+    entries = sorted(entries, key=lambda e: e["name"])
+    write_whole(output / "manifest.jsonl", manifest_lines(entries))
+    if (sheet := contact_sheet(output, entries)) is not None:
+        write_image(output / "contact_sheet.png", sheet)
+    return entries
 
 
 def _settle(output: Path, settings: Entry, detector: str | LandmarkDetector, needed: bool) -> str | LandmarkDetector:
