@@ -13,18 +13,18 @@ import io
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.data.timeline import at_constant_rate, picture, resampled
 from talkhead.data.writer import MediaWarning, VideoWriter, check_writable, exact_fps, write_audio, write_image
 
 __all__ = [
@@ -132,10 +132,10 @@ def iter_frames(path: str | Path) -> Iterator[Tensor]:
     """
     with _opened(path, "video") as container:
         stream = _need(_video_stream(container), path, "video", "picture")
-        empty = True
-        for picture in _at_constant_rate(_decoded(container, stream, str(path)), stream, str(path)):
+        decoded, empty = _decoded(container, stream, str(path)), True
+        for frame in at_constant_rate(decoded, _rate(stream), _clock_zero(container), str(path)):
             empty = False
-            yield picture
+            yield frame
         if empty:
             raise ValueError(f"video: no frame of {str(path)!r} can be decoded; give an undamaged file")
 
@@ -211,7 +211,7 @@ def read_image(path: str | Path) -> Tensor:
         frame = next(_decoded(container, stream, str(path), check=False), None)
         if frame is None:
             raise ValueError(f"image: {str(path)!r} cannot be decoded; give an undamaged PNG or JPEG file")
-        return _picture(frame)
+        return picture(frame)
 
 
 @contextmanager
@@ -337,43 +337,6 @@ def _clock_zero(container: Any) -> Fraction:
     return Fraction((stream.start_time or 0) * stream.time_base)
 
 
-def _at_constant_rate(frames: Iterator[Any], stream: Any, path: str) -> Iterator[Tensor]:
-    """Yield for each tick of the frame rate the picture shown then, to within one tick.
-
-    A frame one tick off is taken as it comes: some writers put a wrong timestamp into an evenly spaced file.
-    """
-    fps, zero = _rate(stream), Fraction((stream.start_time or 0) * stream.time_base)
-    held, size = None, None
-    slot, shift = -1, 0  # the tick at which the held picture starts, and the timestamps' correction in ticks
-    for frame in frames:
-        due = slot + 1
-        now = due if frame.pts is None else round((frame.pts * frame.time_base - zero) * fps) + shift
-        if abs(now - due) > 10 * fps:
-            message = f"{path}: timestamps jump by {float((now - due) / fps):.0f} s; the jump is ignored"
-            warnings.warn(message, MediaWarning, stacklevel=2)
-            shift, now = shift + due - now, due
-        if abs(now - due) <= 1 or held is None:
-            now = due
-        yield from [] if held is None else [held] * (now - slot)
-        slot = max(now, slot)
-        size = size or (frame.width, frame.height)
-        held = _picture(frame, size)
-    if held is not None:
-        yield held
-
-
-def _picture(frame: Any, size: tuple[int, int] | None = None) -> Tensor:
-    """Turn a decoded frame into (3, H, W) uint8 RGB, upright."""
-    from av.video.reformatter import Interpolation as Flags
-
-    width, height = size or (frame.width, frame.height)
-    # FFmpeg's fast default darkens every picture by one grey level and halves the chroma resolution.
-    exact = Flags.BICUBIC | Flags.ACCURATE_RND | Flags.FULL_CHR_H_INT
-    array = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=exact)
-    array = np.rot90(array, k=round(frame.rotation / 90))
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-
-
 def _audio_blocks(path: str | Path) -> Iterator[Tensor]:
     """Yield the sound in blocks of any length, on the picture's clock."""
     with _opened(path, "audio") as container:
@@ -389,40 +352,9 @@ def _audio_blocks(path: str | Path) -> Iterator[Tensor]:
         # MP4 states the sound's length to the sample; what the decoder gives beyond it is the codec's padding.
         exact = "mp4" in container.format.name and stream.duration
         left = math.ceil(stream.duration * stream.time_base * SAMPLE_RATE) if exact else None
-        for block in _resampled(itertools.chain([first], frames)):
+        for block in resampled(itertools.chain([first], frames)):
             block = block[:left]
             left = left if left is None else left - len(block)
             skip, offset = min(max(-offset, 0), len(block)), min(offset + len(block), 0)
             if skip < len(block):
                 yield block[skip:].clamp(-1, 1)
-
-
-def _resampled(frames: Iterable[Any]) -> Iterator[Tensor]:
-    """Average the channels and resample to 16 kHz; holes in the timestamps become zeros.
-
-    The channels are averaged here because FFmpeg's own down-mix is 3 dB louder for float than for integer samples.
-    """
-    import av
-
-    resampler, layout, expected = None, None, None
-    for frame in frames:
-        key = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if resampler is not None and key != layout:
-            yield from _mono(resampler.resample(None))
-            resampler = None
-        if resampler is None:
-            resampler, layout = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), key
-        time = frame.pts * frame.time_base if frame.pts is not None else expected
-        if expected is not None and time is not None and 0.1 < time - expected < 600:
-            yield from _mono(resampler.resample(None))
-            yield torch.zeros(round((time - expected) * SAMPLE_RATE))
-            resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
-        expected = (time or Fraction(0)) + Fraction(frame.samples, frame.sample_rate)
-        frame.pts = None
-        yield from _mono(resampler.resample(frame))
-    if resampler is not None:
-        yield from _mono(resampler.resample(None))
-
-
-def _mono(frames: Iterable[Any]) -> Iterator[Tensor]:
-    yield from (torch.from_numpy(frame.to_ndarray()).mean(0) for frame in frames if frame.samples)
