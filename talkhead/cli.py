@@ -318,14 +318,16 @@ def add_export(verbs: Any) -> None:
     )
     for part in ("name", "data", "licence"):
         verb.add_argument(f"--{part}", default="", help="for the model card")
-    verb.add_argument("--results", default="", type=text_of, help="for the model card: a file, such as evaluation.md")
+    verb.add_argument("--results", help="for the model card: a file, such as evaluation.md")
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Write the folder."""
     from talkhead.pipeline import export_pipeline
 
-    print(export_pipeline(**arguments_of(args)))
+    options = arguments_of(args)
+    options["results"] = Path(args.results).read_text(encoding="utf-8") if args.results else ""
+    print(export_pipeline(**options))
     return 0
 
 
@@ -368,11 +370,3 @@ def emotion(text: str) -> str | dict[str, float]:
         raise argparse.ArgumentTypeError(
             f"expected a name, or shares such as happy=0.7,sad=0.3; got {text!r}"
         ) from None
-
-
-def text_of(path: str) -> str:
-    """Read a text file."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
