@@ -100,7 +100,7 @@ def make_report(bench: Bench, options: dict[str, Any], verbose: bool) -> Report:
         "pictures": Table("Pictures", PICTURE_COLUMNS, average([clip["pictures"] for clip in clips.values()])),
         "landmarks": Table("Landmarks", LANDMARK_COLUMNS, average([clip["landmarks"] for clip in clips.values()])),
     }
-    shown = {"strip.png": f"{bench.names[0]}, from top to bottom: {', '.join(STRIP)}"}
+    shown = {"strip.png": f"{bench.names[0]}, from top to bottom: {'; '.join(STRIP)}"}
     return Report(tables, bench.protocol(options) | shown, clips)
 
 
