@@ -258,8 +258,7 @@ class EmotionClassifier(LightningModule):
             "ece": expected_calibration_error(probabilities, target),
         }
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
-        last = stage == "test" or self.trainer.current_epoch + 1 == self.trainer.max_epochs or self.trainer.should_stop
-        if last and self.trainer.log_dir and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+        if self.trainer.log_dir and self.trainer.is_global_zero and not self.trainer.sanity_checking:
             save_confusion(confusion, self.emotions, Path(self.trainer.log_dir) / f"confusion_matrix_{stage}.png")
         return logits, target
 

@@ -31,7 +31,7 @@ class ConformerSize(NamedTuple):
 
 
 SIZES = {
-    "XS": ConformerSize(96, 2, 4, 15, 16),
+    "XS": ConformerSize(64, 2, 4, 15, 16),
     "S": ConformerSize(144, 16, 4, 31, 144),
     "M": ConformerSize(256, 16, 4, 31, 256),
     "L": ConformerSize(512, 17, 8, 31, 512),

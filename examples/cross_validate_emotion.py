@@ -1,0 +1,203 @@
+"""Cross-validate the emotion classifier by speaker: recall, calibration and confusion on unheard voices.
+
+    python examples/cross_validate_emotion.py --root CACHE --folds 5          # a cache of `talkhead preprocess`
+    python examples/cross_validate_emotion.py --ravdess FOLDER --folds 4      # RAVDESS with its own eight labels
+
+The speakers, in order of their names, are cut into as many blocks of neighbours as there are folds; each fold is tested
+on one block and trained on the others. No speaker is ever in both, and nothing is chosen on the test speakers: the
+number of epochs is fixed beforehand, and a fold's temperature is fitted to the other folds' test answers. A fold's
+answers are kept in --output, so a run that was broken off continues with the folds that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import lightning
+import torch
+import torchaudio
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+import talkhead
+from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
+from talkhead.data.dataset import ClipDataset, collate, read_manifest
+from talkhead.data.media import read_audio
+from talkhead.modules.emotion import EmotionClassifier, FrameAugmentation, average_recall, save_confusion
+from talkhead.nets.conformer import ConformerClassifier
+from talkhead.ops.calibration import expected_calibration_error, fit_temperature
+
+RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+
+
+class Recordings(Dataset[Clip]):
+    """Whole recordings in memory, or a random stretch of each."""
+
+    def __init__(self, clips: list[Clip], seconds: float | None = None):
+        self.clips, self.seconds = clips, seconds
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = self.clips[index]
+        if self.seconds is None or len(clip.audio) <= self.seconds * SAMPLE_RATE:
+            return clip
+        length = round(self.seconds * SAMPLE_RATE)
+        start = int(torch.randint(len(clip.audio) - length + 1, ()))
+        return replace(clip, audio=clip.audio[start : start + length], samples=torch.tensor(length))
+
+
+def read_cache(root: Path) -> tuple[list[Clip], list[str]]:
+    """Read a cache's sounds, with MEAD's labels, and the speaker of each."""
+    entries = [e for e in read_manifest(root) if e["status"] == "ok"]
+    dataset = ClipDataset(root, [e["name"] for e in entries], modality="audio")
+    return [dataset[i] for i in range(len(dataset))], [e["identity"] for e in entries]
+
+
+def read_ravdess(root: Path) -> tuple[list[Clip], list[str]]:
+    """Read RAVDESS with its own eight labels (``calm`` has no MEAD label, so a cache leaves it out)."""
+    clips, speakers = [], []
+    for path in sorted(root.rglob("03-01-*.*")):
+        code = re.fullmatch(r"03-01-(\d\d)-\d\d-\d\d-\d\d-(\d\d)", path.stem)
+        if code is None:
+            continue
+        audio, label = read_audio(path), torch.tensor(int(code[1]) - 1)
+        clips.append(Clip(audio, label, torch.tensor(0.0), torch.tensor(len(audio))))
+        speakers.append(code[2])
+    if not clips:
+        raise SystemExit(f"--ravdess: found no 03-01-EE-II-SS-RR-AA files (speech, sound alone) in {root}")
+    return clips, speakers
+
+
+def blocks(speakers: list[str], folds: int) -> list[list[str]]:
+    """Cut the sorted speakers into blocks of neighbours, as equal as can be."""
+    names = sorted(set(speakers))
+    if folds > len(names):
+        raise SystemExit(f"--folds: at most one per speaker, of whom there are {len(names)}; got {folds}")
+    edges = [round(i * len(names) / folds) for i in range(folds + 1)]
+    return [names[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def run_fold(args: argparse.Namespace, names: list[str], train: list[Clip], test: list[Clip]) -> torch.Tensor:
+    """Train on one part of the speakers and return the logits (N, E) of the recordings of the others."""
+    net = ConformerClassifier(args.size, emotions=names, dropout=args.dropout)
+    augmentation = FrameAugmentation()
+    module = EmotionClassifier(net, args.learning_rate, augmentation, args.mixup, args.label_smoothing)
+    loader = DataLoader(
+        Recordings(train, args.seconds), args.batch_size, shuffle=True, drop_last=True, collate_fn=collate
+    )
+    trainer = lightning.Trainer(
+        max_epochs=args.epochs,
+        accelerator=args.accelerator,
+        devices=1,
+        precision=args.precision,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=args.progress,
+    )
+    trainer.fit(module, loader)
+    net.eval()
+    with torch.inference_mode():
+        batches = DataLoader(Recordings(test), 16, collate_fn=collate)
+        return torch.cat([net(batch.audio, batch.samples) for batch in batches])
+
+
+def report(args: argparse.Namespace, names: list[str], parts: list[list[str]], answers: list[tuple]) -> None:
+    """Print the table of the folds, the calibration and the confusion matrix, with protocol, seed and versions."""
+    confusions, before, after, temperatures = [], [], [], []
+    for fold, (logits, target) in enumerate(answers):
+        others = [answer for i, answer in enumerate(answers) if i != fold] or [(logits, target)]
+        temperature = fit_temperature(torch.cat([a[0] for a in others]), torch.cat([a[1] for a in others]))
+        temperatures.append(temperature)
+        before.append(logits.softmax(-1))
+        after.append((logits / temperature).softmax(-1))
+        confusions.append(multiclass_confusion_matrix(logits, target, num_classes=len(names)))
+    target = torch.cat([a[1] for a in answers])
+    recalls = torch.stack([average_recall(c) for c in confusions])
+    correct = torch.stack([c.diagonal().sum() / c.sum() for c in confusions])
+    print(f"\n{args.size}, {len(names)} emotions, {len(target)} recordings, {len(parts)} folds by speaker, ", end="")
+    print(
+        f"{args.epochs} epochs, seed {args.seed}; talkhead {talkhead.__version__}, torch {torch.__version__}, ", end=""
+    )
+    print(f"torchaudio {torchaudio.__version__}, lightning {lightning.__version__}\n")
+    print("| test speakers | recordings | UAR | accuracy | temperature | ECE before | ECE after |\n" + "|---" * 7 + "|")
+    for part, (_, truth), recall, right, heat, raw, scaled in zip(
+        parts, answers, recalls, correct, temperatures, before, after, strict=True
+    ):
+        errors = [expected_calibration_error(p, truth).item() for p in (raw, scaled)]
+        print(f"| {' '.join(part)} | {len(truth)} | {recall:.3f} | {right:.3f} | {heat:.2f} ", end="")
+        print(f"| {errors[0]:.3f} | {errors[1]:.3f} |")
+    spread = (recalls.std(), correct.std()) if len(parts) > 1 else (0.0, 0.0)
+    pooled = [expected_calibration_error(torch.cat(p), target).item() for p in (before, after)]
+    print(f"| mean and standard deviation over folds | {len(target)} | {recalls.mean():.3f} ± {spread[0]:.3f} ", end="")
+    print(f"| {correct.mean():.3f} ± {spread[1]:.3f} | | all: {pooled[0]:.3f} | all: {pooled[1]:.3f} |\n")
+    confusion = torch.stack(confusions).sum(0)
+    print("| true \\ heard as | " + " | ".join(names) + " | recall |\n" + "|---" * (len(names) + 2) + "|")
+    for i, name in enumerate(names):
+        share = confusion[i, i] / confusion[i].sum().clamp(min=1)
+        print(f"| {name} | " + " | ".join(str(int(n)) for n in confusion[i]) + f" | {share:.2f} |")
+    save_confusion(confusion, names, args.output / "confusion_matrix.png")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--root", type=Path, help="a cache made by talkhead preprocess")
+    source.add_argument("--ravdess", type=Path, help="the folder of RAVDESS's speech recordings")
+    parser.add_argument("--output", type=Path, default=Path("outputs/cross_validation"), help="answers and figure")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--size", default="XS")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--mixup", type=float, default=0.2)
+    parser.add_argument("--label-smoothing", type=float, default=0.05)
+    parser.add_argument("--seconds", type=float, default=2.5, help="length of a training stretch")
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--progress", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    clips, speakers = read_cache(args.root) if args.root else read_ravdess(args.ravdess)
+    all_names = list(EMOTIONS if args.root else RAVDESS)
+    present = sorted({int(clip.emotion) for clip in clips})
+    names = [all_names[i] for i in present]
+    clips = [replace(clip, emotion=torch.tensor(present.index(int(clip.emotion)))) for clip in clips]
+    parts = blocks(speakers, args.folds)
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("output", "threads", "progress")}
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "settings.json").write_text(json.dumps(settings, indent=1))
+    answers = []
+    for fold, part in enumerate(parts):
+        kept = args.output / f"fold_{fold}.pt"
+        test = [clip for clip, speaker in zip(clips, speakers, strict=True) if speaker in part]
+        train = [clip for clip, speaker in zip(clips, speakers, strict=True) if speaker not in part]
+        if kept.is_file() and (saved := torch.load(kept))["settings"] == settings:
+            logits = saved["logits"]
+        else:
+            lightning.seed_everything(args.seed + fold, verbose=False)
+            logits = run_fold(args, names, train, test)
+            torch.save({"settings": settings, "logits": logits}, kept)
+        answers.append((logits, torch.stack([clip.emotion for clip in test])))
+        recall = average_recall(multiclass_confusion_matrix(*answers[-1], num_classes=len(names)))
+        print(f"fold {fold}: {len(train)} to train on, {len(test)} to test, UAR {recall:.3f}", flush=True)
+    report(args, names, parts, answers)
+
+
+if __name__ == "__main__":
+    main()
