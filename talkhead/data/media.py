@@ -9,6 +9,7 @@ is there and emit a ``MediaWarning``; where nothing can be read they raise a one
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import math
@@ -20,11 +21,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.data.timeline import at_constant_rate, picture, resampled
+from talkhead.data.timeline import at_constant_rate, resampled
 from talkhead.data.writer import MediaWarning, VideoWriter, check_writable, exact_fps, write_audio, write_image
 
 __all__ = [
@@ -133,7 +135,7 @@ def iter_frames(path: str | Path) -> Iterator[Tensor]:
     with _opened(path, "video") as container:
         stream = _need(_video_stream(container), path, "video", "picture")
         decoded, empty = _decoded(container, stream, str(path)), True
-        for frame in at_constant_rate(decoded, _rate(stream), _clock_zero(container), str(path)):
+        for frame in at_constant_rate(decoded, _picture, _rate(stream), _clock_zero(container), str(path)):
             empty = False
             yield frame
         if empty:
@@ -211,7 +213,7 @@ def read_image(path: str | Path) -> Tensor:
         frame = next(_decoded(container, stream, str(path), check=False), None)
         if frame is None:
             raise ValueError(f"image: {str(path)!r} cannot be decoded; give an undamaged PNG or JPEG file")
-        return picture(frame)
+        return _picture(frame)
 
 
 @contextmanager
@@ -337,8 +339,23 @@ def _clock_zero(container: Any) -> Fraction:
     return Fraction((stream.start_time or 0) * stream.time_base)
 
 
+def _picture(frame: Any, size: tuple[int, int] | None = None) -> Tensor:
+    """Turn a decoded frame into (3, H, W) uint8 RGB, upright."""
+    from av.video.reformatter import Interpolation as Flags
+
+    width, height = size or (frame.width, frame.height)
+    # FFmpeg's fast default darkens every picture by one grey level and halves the chroma resolution.
+    exact = Flags.BICUBIC | Flags.ACCURATE_RND | Flags.FULL_CHR_H_INT
+    array = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=exact)
+    array = np.rot90(array, k=round(frame.rotation / 90))
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
 def _audio_blocks(path: str | Path) -> Iterator[Tensor]:
     """Yield the sound in blocks of any length, on the picture's clock."""
+    import av
+
+    new_resampler = functools.partial(av.AudioResampler, format="fltp", rate=SAMPLE_RATE)
     with _opened(path, "audio") as container:
         stream = _need(_audio_stream(container), path, "audio", "sound")
         frames = _decoded(container, stream, str(path))
@@ -352,7 +369,7 @@ def _audio_blocks(path: str | Path) -> Iterator[Tensor]:
         # MP4 states the sound's length to the sample; what the decoder gives beyond it is the codec's padding.
         exact = "mp4" in container.format.name and stream.duration
         left = math.ceil(stream.duration * stream.time_base * SAMPLE_RATE) if exact else None
-        for block in resampled(itertools.chain([first], frames)):
+        for block in resampled(itertools.chain([first], frames), new_resampler):
             block = block[:left]
             left = left if left is None else left - len(block)
             skip, offset = min(max(-offset, 0), len(block)), min(offset + len(block), 0)

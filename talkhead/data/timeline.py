@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,13 +14,16 @@ from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.writer import MediaWarning
 
 
-def at_constant_rate(frames: Iterator[Any], fps: Fraction, zero: Fraction, path: str) -> Iterator[Tensor]:
+def at_constant_rate(
+    frames: Iterator[Any], convert: Callable[..., Tensor], fps: Fraction, zero: Fraction, path: str
+) -> Iterator[Tensor]:
     """Yield for each tick of the frame rate the picture shown then, to within one tick.
 
     A frame one tick off is taken as it comes: some writers put a wrong timestamp into an evenly spaced file.
 
     Args:
         frames: decoded frames of FFmpeg.
+        convert: (frame, (width, height)) -> picture; called for the frames that are shown.
         fps: ticks per second.
         zero: seconds of the first tick, on the frames' clock.
         path: the file, for warnings.
@@ -43,30 +45,23 @@ def at_constant_rate(frames: Iterator[Any], fps: Fraction, zero: Fraction, path:
         yield from [] if held is None else [held] * (now - slot)
         slot = max(now, slot)
         size = size or (frame.width, frame.height)
-        held = picture(frame, size)
+        held = convert(frame, size)
     if held is not None:
         yield held
 
 
-def picture(frame: Any, size: tuple[int, int] | None = None) -> Tensor:
-    """Turn a decoded frame into (3, H, W) uint8 RGB, upright."""
-    from av.video.reformatter import Interpolation as Flags
-
-    width, height = size or (frame.width, frame.height)
-    # FFmpeg's fast default darkens every picture by one grey level and halves the chroma resolution.
-    exact = Flags.BICUBIC | Flags.ACCURATE_RND | Flags.FULL_CHR_H_INT
-    array = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=exact)
-    array = np.rot90(array, k=round(frame.rotation / 90))
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-
-
-def resampled(frames: Iterable[Any]) -> Iterator[Tensor]:
+def resampled(frames: Iterable[Any], new_resampler: Callable[[], Any]) -> Iterator[Tensor]:
     """Average the channels and resample to 16 kHz; holes in the timestamps become zeros.
 
     The channels are averaged here because FFmpeg's own down-mix is 3 dB louder for float than for integer samples.
-    """
-    import av
 
+    Args:
+        frames: decoded frames of FFmpeg.
+        new_resampler: makes an FFmpeg resampler to 16 kHz planar float that keeps the channels.
+
+    Yields:
+        (s,) float32.
+    """
     resampler, layout, expected = None, None, None
     for frame in frames:
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
@@ -74,12 +69,12 @@ def resampled(frames: Iterable[Any]) -> Iterator[Tensor]:
             yield from _mono(resampler.resample(None))
             resampler = None
         if resampler is None:
-            resampler, layout = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), key
+            resampler, layout = new_resampler(), key
         time = frame.pts * frame.time_base if frame.pts is not None else expected
         if expected is not None and time is not None and 0.1 < time - expected < 600:
             yield from _mono(resampler.resample(None))
             yield torch.zeros(round((time - expected) * SAMPLE_RATE))
-            resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+            resampler = new_resampler()
         expected = (time or Fraction(0)) + Fraction(frame.samples, frame.sample_rate)
         frame.pts = None
         yield from _mono(resampler.resample(frame))
