@@ -72,7 +72,8 @@ def model(scheduler: Any = None, landmarks: bool = True) -> Any:
 
 def test_evaluate_end_to_end(tiny_cache: Path, tmp_path: Path) -> None:
     detector = MouthDetector()
-    report = evaluate(model(), tiny_cache, tmp_path, part="all", limit=2, detector=detector, num_inference_steps=2)
+    data = MEADDataModule(str(tiny_cache), test_fraction=0.2)
+    report = evaluate(model(), data, tmp_path, detector=detector, num_inference_steps=2)
     pictures, landmarks = report.tables["pictures"].rows, report.tables["landmarks"].rows
     assert set(pictures) == {REPEATED, WARPED, TRUE_LANDMARKS, PREDICTED_LANDMARKS, DETECTOR_FLOOR}
     assert set(landmarks) == {NO_MOTION, MEAN_MOTION, GENERATOR, TRUTH}
@@ -86,7 +87,7 @@ def test_evaluate_end_to_end(tiny_cache: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "evaluation.json").read_text())  # strict JSON: no NaN in it
     assert written["tables"]["pictures"][REPEATED]["psnr"] == pytest.approx(pictures[REPEATED]["psnr"])
     assert written["tables"]["pictures"][REPEATED]["fps"] is None
-    assert sorted(written["clips"]) == ["clip00", "clip01"]
+    assert sorted(written["clips"]) == data.names("test") and len(data.names("test")) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "clips.jsonl",
         "evaluation.json",
