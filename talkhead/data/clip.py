@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -47,8 +48,16 @@ class Clip:
 
     def to(self, device: torch.device | str) -> Clip:
         """Return the record with every tensor on ``device``."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if v is not None})
+        return self._each(lambda tensor: tensor.to(device))
+
+    def pin_memory(self) -> Clip:
+        """Return the record in page-locked memory; data loaders call it before a copy to a GPU."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Clip:
+        """Return the record with ``change`` applied to every tensor it has."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 def emotion_probabilities(emotion: str | int | Tensor | list[float]) -> Tensor:
@@ -77,7 +86,7 @@ def emotion_probabilities(emotion: str | int | Tensor | list[float]) -> Tensor:
             raise ValueError(f"emotion indices must lie in 0..{len(EMOTIONS) - 1}; got {value.tolist()}")
         return torch.nn.functional.one_hot(value.long(), len(EMOTIONS)).float()
     if value.shape[-1] != len(EMOTIONS):
-        raise ValueError(f"emotion probabilities must have {len(EMOTIONS)} entries last; got shape {tuple(value.shape)}")
+        raise ValueError(f"emotion must have {len(EMOTIONS)} probabilities last; got shape {tuple(value.shape)}")
     if (value < 0).any() or not torch.allclose(value.sum(-1), torch.ones(()).to(value), atol=1e-3):
         raise ValueError(f"emotion probabilities must be >= 0 and sum to 1; got {value.tolist()}")
     return value.float()
