@@ -8,7 +8,8 @@ import torch
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.metrics import mouth_opening
 from talkhead.modules.landmark import LandmarkGenerator, landmark_loss
-from talkhead.nets.landmark import LandmarkNet, describe_portrait, face_frame, num_frames_of, to_face
+from talkhead.nets.landmark import LandmarkNet, num_frames_of
+from talkhead.ops.face_frame import describe_portrait, face_frame, to_face
 
 NEUTRAL = emotion_probabilities("neutral")
 

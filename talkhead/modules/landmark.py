@@ -12,7 +12,8 @@ from talkhead.data.augment_audio import augment_speech, change_speed
 from talkhead.data.clip import MOUTH, Clip, emotion_probabilities
 from talkhead.metrics import LandmarkDistance, OpeningCorrelation, mouth_opening
 from talkhead.modules.optimizers import adam_with_cosine
-from talkhead.nets.landmark import LandmarkNet, describe_portrait, face_frame, to_face
+from talkhead.nets.landmark import LandmarkNet
+from talkhead.ops.face_frame import describe_portrait, face_frame, to_face
 
 
 def landmark_loss(
@@ -123,9 +124,10 @@ class LandmarkGenerator(LightningModule):
         self.portrait, self.identity_noise, self.size = portrait, identity_noise, size
         self.distances = torch.nn.ModuleDict(
             {
-                f"{name}{suffix}": LandmarkDistance(region=region, center=center, unit="px256", size=size)
-                for name, region in (("M-LD", "mouth"), ("F-LD", "face"))
-                for suffix, center in (("", "none"), ("_centred", "mean"))
+                "M-LD": LandmarkDistance("mouth", "none", "px256", size),
+                "F-LD": LandmarkDistance("face", "none", "px256", size),
+                "M-LD_centred": LandmarkDistance("mouth", "mean", "px256", size),
+                "F-LD_centred": LandmarkDistance("face", "mean", "px256", size),
             }
         )
         self.correlation = OpeningCorrelation()
@@ -195,6 +197,7 @@ class LandmarkGenerator(LightningModule):
         frame = (centre.unsqueeze(1), axes.unsqueeze(1))
         moved = to_face(predicted, frame) - to_face(identity, (centre, axes)).unsqueeze(1)
         self.log(f"{part}/loss", self._loss(moved, landmarks, identity), prog_bar=True, batch_size=len(landmarks))
+        metric: Any
         for metric in self.distances.values():
             metric.update(predicted, landmarks)
         self.correlation.update(predicted, landmarks)
@@ -202,6 +205,7 @@ class LandmarkGenerator(LightningModule):
         self.openings.append(_variances(pair))
 
     def _log_metrics(self, part: str) -> None:
+        metric: Any
         for name, metric in (*self.distances.items(), ("opening_correlation", self.correlation)):
             self.log(f"{part}/{name}", metric.compute(), prog_bar=name == "M-LD")
             metric.reset()

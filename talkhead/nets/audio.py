@@ -241,7 +241,8 @@ class SpeechEncoder(nn.Module):
 
     def __init__(self, name: str, width: int, config: dict[str, Any] | None = None, frozen: bool = True) -> None:
         super().__init__()
-        self.encoder = _load_encoder(name) if config is None else _build_encoder(config)
+        # Any: transformers' models take and tell more than nn.Module promises.
+        self.encoder: Any = _load_encoder(name) if config is None else _build_encoder(config)
         self.frozen = frozen
         if frozen:
             self.encoder.requires_grad_(False).eval()
@@ -304,7 +305,7 @@ class SpeechEncoder(nn.Module):
         return torch.cat(collected, dim=2), 0.0, 2 * BLOCK
 
 
-def _load_encoder(name: str) -> nn.Module:
+def _load_encoder(name: str) -> Any:
     """Load a pretrained encoder by name or folder, or say in one sentence where to put it."""
     from transformers import AutoModel
 
@@ -318,7 +319,7 @@ def _load_encoder(name: str) -> nn.Module:
     return _encoder_part(model)
 
 
-def _build_encoder(config: dict[str, Any]) -> nn.Module:
+def _build_encoder(config: dict[str, Any]) -> Any:
     """Build an encoder's architecture from the dictionary of its configuration."""
     from transformers import AutoConfig, AutoModel
 
@@ -326,6 +327,6 @@ def _build_encoder(config: dict[str, Any]) -> nn.Module:
     return _encoder_part(AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options)))
 
 
-def _encoder_part(model: Any) -> nn.Module:
+def _encoder_part(model: Any) -> Any:
     """Return the part of a ``transformers`` model that listens; Whisper's decoder is dropped."""
     return model.encoder if model.config.model_type == "whisper" else model

@@ -17,7 +17,8 @@ After the paper's Sec. 2 and its ref. 11 (Vo-Thanh et al. 2024, "KAN-based fusio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.nets.attention import RelativeAttention, Standardize
 from talkhead.nets.audio import (
     BLOCK,
     LogMelEncoder,
@@ -38,6 +40,7 @@ from talkhead.nets.audio import (
     speech_level,
 )
 from talkhead.nets.kan import KANLayer
+from talkhead.ops.face_frame import describe_portrait, face_frame, to_face
 from talkhead.ops.idle_motion import idle_motion
 from talkhead.ops.mouth_gate import close_mouth, relax_mouth, speech_gate
 
@@ -45,118 +48,6 @@ BRANCHES = ("raw", "content")
 
 PORTRAIT = 140
 """Numbers that describe a portrait: 136 coordinates, two of its place, its relative size, its roll."""
-
-
-def face_frame(landmarks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the face's own coordinates: p = c + q M.
-
-    Args:
-        landmarks: (..., 68, 2) px.
-
-    Returns:
-        c (..., 1, 2) px, the mean of the points; M (..., 2, 2) px, a rotation (eyes level) times the size (root mean
-        square distance of the points from c).
-    """
-    centre = landmarks.mean(-2, keepdim=True)
-    size = (landmarks - centre).square().sum(-1).mean(-1).sqrt()
-    across = landmarks[..., 42:48, :].mean(-2) - landmarks[..., 36:42, :].mean(-2)
-    across = size.unsqueeze(-1) * across / across.norm(dim=-1, keepdim=True)
-    down = torch.stack([-across[..., 1], across[..., 0]], dim=-1)
-    return centre, torch.stack([across, down], dim=-2)
-
-
-def to_face(landmarks: Tensor, frame: tuple[Tensor, Tensor]) -> Tensor:
-    """Write (..., 68, 2) px in the coordinates of ``face_frame``: q = (p - c) M^-1; face sizes, no unit."""
-    centre, axes = frame
-    # M is a rotation times a size: its inverse is its transpose over the size squared.
-    return (landmarks - centre) @ axes.mT / axes.square().sum((-2, -1), keepdim=True).mul(0.5)
-
-
-def describe_portrait(identity: Tensor, size: float) -> Tensor:
-    """Describe a portrait to the net: the face's shape, and how it stands in the picture.
-
-    Args:
-        identity: (B, 68, 2) px.
-        size: width in px of the square picture.
-
-    Returns:
-        (B, 140): the coordinates q; the face's centre from the picture's middle in face sizes; the face's size over the
-        picture's; the sine of the roll.
-    """
-    centre, axes = face_frame(identity)
-    face = axes.square().sum((-2, -1)).mul(0.5).sqrt().unsqueeze(-1)
-    place = (centre.squeeze(-2) - (size - 1) / 2) / face
-    shape = to_face(identity, (centre, axes)).flatten(1)
-    return torch.cat([shape, place, face / size, axes[:, 0, 1:] / face], dim=-1)
-
-
-class Standardize(nn.Module):
-    """Subtract the running mean and divide by the running deviation of what was seen in training; clamp to +-4.
-
-    Args:
-        features: number of features.
-        momentum: share of the newest batch.
-    """
-
-    def __init__(self, features: int, momentum: float = 0.05) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.mean: Tensor
-        self.square: Tensor
-        self.weight: Tensor
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("square", torch.zeros(features))
-        self.register_buffer("weight", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, F) to (B, F)."""
-        if self.training:
-            with torch.no_grad():
-                # Kept as a weighted sum and its weight, so that the first batches count in full.
-                self.weight.lerp_(torch.ones_like(self.weight), self.momentum)
-                self.mean.lerp_(x.mean(0), self.momentum)
-                self.square.lerp_(x.square().mean(0), self.momentum)
-        weight = self.weight.clamp_min(1e-6)
-        mean = self.mean / weight
-        deviation = (self.square / weight - mean.square()).clamp_min(1e-8).sqrt()
-        return ((x - mean) / deviation).clamp(-4, 4)
-
-
-class RelativeAttention(nn.Module):
-    """Self-attention over time with a learnt bias for each distance between frames, then a feed-forward layer.
-
-    Args:
-        width: channels.
-        heads: attention heads.
-        dropout: of both residual branches.
-        reach: distances beyond this many frames share one bias.
-    """
-
-    def __init__(self, width: int, heads: int, dropout: float, reach: int = 32) -> None:
-        super().__init__()
-        self.heads, self.reach = heads, reach
-        self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.bias = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(2 * width, width),
-        )
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C), any T."""
-        batch, length, width = x.shape
-        time = torch.arange(length, device=x.device)
-        bias = self.bias[:, (time - time[:, None]).clamp(-self.reach, self.reach) + self.reach]
-        q, k, v = self.qkv(self.norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q).unsqueeze(0))
-        x = x + self.dropout(self.out(heard.transpose(1, 2).reshape(batch, length, width)))
-        return x + self.dropout(self.feed(x))
 
 
 class LandmarkNet(ModelMixin, ConfigMixin):
@@ -210,8 +101,9 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         if "content" in branches and encoder == "logmel":
             self.content = LogMelEncoder(width, dropout=dropout, spec_augment=spec_augment)
         elif "content" in branches:
-            self.content = SpeechEncoder(encoder, width, encoder_config, freeze_encoder)
-            self.register_to_config(encoder_config=self.content.encoder.config.to_dict())
+            speech = SpeechEncoder(encoder, width, encoder_config, freeze_encoder)
+            self.register_to_config(encoder_config=speech.encoder.config.to_dict())
+            self.content = speech
         # Half the width each, normalised, so that most values fall on the splines' grid.
         self.narrow = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width // 2), nn.LayerNorm(width // 2)) for _ in branches
@@ -233,9 +125,10 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         )
         self.attention = nn.ModuleList(RelativeAttention(width, heads, dropout) for _ in range(attention_layers))
         self.drop = nn.Dropout(dropout)
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 136))
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
+        last = nn.Linear(width, 136)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.head = nn.Sequential(nn.LayerNorm(width), last)
 
     def forward(
         self,
@@ -338,6 +231,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         gate: bool = True,
         idle: float = 1.0,
         seed: int = 0,
+        size: float | None = None,
     ) -> Iterator[Tensor]:
         """Predict the landmarks of a recording of any length, window by window, in constant memory.
 
@@ -354,6 +248,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             gate: close the mouth where nobody speaks, the portrait's own first where it is open.
             idle: gain of the small head motion and blinks that speech does not tell (``idle_motion``); 0: none.
             seed: of that motion.
+            size: as in ``forward``.
 
         Yields:
             (t, 68, 2) px. The frames add up to T = ceil(S / 16000 * fps): no sound is left without a picture.
@@ -368,7 +263,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         opened = speech_gate(frame_decibels(audio, level, total), fps) if gate else None
         rest = close_mouth(identity) if gate else identity
         done = 0
-        for part in self._windows(audio, rest, emotion, fps, total, level, window_seconds, context_seconds):
+        hear = partial(self._hear, audio, rest, emotion, fps, level, size)
+        for part in _cross_faded(hear, total, round(window_seconds * fps), round(context_seconds * fps)):
             if opened is not None:
                 part = relax_mouth(part, rest, opened[done : done + len(part)])
             if idle:
@@ -376,33 +272,23 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             yield part
             done += len(part)
 
-    def _windows(
+    def _hear(
         self,
         audio: Tensor,
         identity: Tensor,
         emotion: Tensor,
         fps: float,
-        total: int,
         level: Tensor,
-        window_seconds: float,
-        context_seconds: float,
-    ) -> Iterator[Tensor]:
-        """Yield the net's own prediction in consecutive pieces, cross-faded where windows meet."""
-        window, context = max(1, round(window_seconds * fps)), round(context_seconds * fps)
-        fade = min(context // 2, window // 4)
-        start, held = 0, identity.new_empty(0, 68, 2)
-        while start < total:
-            # A rest shorter than half a window joins the last one: short windows hear too little.
-            stop = total if total - start < 1.5 * window else start + window
-            low, high = max(0, start - context), min(total, stop + context)
-            heard = _cut(audio, low, high, fps)
-            made = self(heard[None], identity[None], emotion[None], high - low, level[None])[0]
-            part = made[max(0, start - fade) - low : min(total, stop + fade) - low]
-            ramp = (torch.arange(len(held), device=part.device) + 0.5) / max(len(held), 1)
-            part[: len(held)] = torch.lerp(held, part[: len(held)], ramp.view(-1, 1, 1).to(part))
-            keep = len(part) if stop == total else len(part) - 2 * fade
-            yield part[:keep]
-            start, held = stop, part[keep:]
+        size: float | None,
+        low: int,
+        high: int,
+    ) -> Tensor:
+        """Predict frames low..high-1 of a recording from their own sound."""
+        first, last = round(low * SAMPLE_RATE / fps), round(high * SAMPLE_RATE / fps)
+        part = audio[first:last]
+        # The last frame may outlast the sound.
+        part = F.pad(part, (0, last - first - len(part)))
+        return self(part[None], identity[None], emotion[None], high - low, level[None], size)[0]
 
 
 def num_frames_of(samples: int, fps: float) -> int:
@@ -422,13 +308,6 @@ def frame_decibels(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
     smooth = F.avg_pool1d(F.pad(rms[None, None], (2, 2), mode="replicate"), 5, 1)
     positions = (frame_centres(len(audio), num_frames, audio.device) - (BLOCK - 1) / 2) / BLOCK
     return 20 * torch.log10(sample_at(smooth, positions)[0, 0] / level + 1e-6)
-
-
-def _cut(audio: Tensor, low: int, high: int, fps: float) -> Tensor:
-    """Return the sound of frames low..high-1, padded with silence where the last frame outlasts it."""
-    first, last = round(low * SAMPLE_RATE / fps), round(high * SAMPLE_RATE / fps)
-    part = audio[first:last]
-    return F.pad(part, (0, last - first - len(part)))
 
 
 def _check_choices(branches: Sequence[str], fusion: str, recurrent: str) -> None:
@@ -460,3 +339,31 @@ def _check_stream(audio: Tensor, identity: Tensor, emotion: Tensor, fps: float, 
     _check_shapes(audio[None], identity[None], emotion[None], 1)
     if not identity.isfinite().all():
         raise ValueError("identity must be finite landmarks in px; got NaN, so no face was found in the portrait")
+
+
+def _cross_faded(make: Callable[[int, int], Tensor], total: int, window: int, context: int) -> Iterator[Tensor]:
+    """Make ``total`` frames window by window, each with ``context`` more at both sides, and fade over half of it.
+
+    Args:
+        make: returns the (high - low, ...) frames low..high-1.
+        total: number of frames.
+        window: frames of one window.
+        context: frames heard before and after it.
+
+    Yields:
+        (t, ...) consecutive frames.
+    """
+    window = max(1, window)
+    fade = min(context // 2, window // 4)
+    start, held = 0, None
+    while start < total:
+        # A rest shorter than half a window joins the last one: short windows hear too little.
+        stop = total if total - start < 1.5 * window else start + window
+        low, high = max(0, start - context), min(total, stop + context)
+        part = make(low, high)[max(0, start - fade) - low : min(total, stop + fade) - low]
+        if held is not None and len(held):
+            ramp = ((torch.arange(len(held)) + 0.5) / len(held)).view(-1, 1, 1).to(part)
+            part = torch.cat([torch.lerp(held, part[: len(held)], ramp), part[len(held) :]])
+        keep = len(part) if stop == total else len(part) - 2 * fade
+        yield part[:keep]
+        start, held = stop, part[keep:]
