@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
@@ -141,6 +141,22 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
         ratio = 0.0 if last else float(self.share(self.timesteps[here + 1]) / self.share(timestep))
         previous = torch.lerp(clean, sample, ratio)
         return MaskNoiseBridgeOutput(previous, clean) if return_dict else (previous, clean)
+
+
+def forward_coefficients(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (a, b) of the forward process x_t = a x_0 + b n.
+
+    Args:
+        scheduler: the bridge, or a scheduler of diffusers whose a^2 is the cumulated alpha and b^2 = 1 - a^2.
+        timesteps: (B,) integer steps.
+
+    Returns:
+        Two (B,) float32 tensors.
+    """
+    if isinstance(scheduler, MaskNoiseBridgeScheduler):
+        return scheduler.coefficients(timesteps)
+    alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    return alphas.sqrt(), (1 - alphas).sqrt()
 
 
 def _like(value: Tensor, sample: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler
 from talkhead.data.clip import Clip
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.renderer import Renderer
+from talkhead.schedulers import MaskNoiseBridgeScheduler
 
 SMALL = {"size": 16, "widths": (8, 16), "patch": 2}
 
@@ -104,6 +105,19 @@ def test_targets_of_the_papers_process(kind):
     }[kind]
     # float32 divides by sqrt(alpha), which is 0.006 at the last step
     torch.testing.assert_close(clean_again, clean, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("carrier", ["reference", "warped"])
+@pytest.mark.parametrize("scheduler", [MaskNoiseBridgeScheduler(), DDPMScheduler(prediction_type="sample")])
+def test_the_fused_forward_step_is_the_schedulers(carrier, scheduler):
+    renderer = Renderer(**SMALL, carrier=carrier)
+    module = VideoDiffusion(renderer, scheduler)
+    batch, t, seeds = batch_of(), torch.tensor([0, 250, 700, 999]), torch.arange(4)
+    frames, landmarks = module._augmented(batch, module._generator())
+    sample, target, _ = module._noised(frames, landmarks, seeds, t)
+    noise = renderer.prepare(batch.reference, batch.reference_landmarks, batch.landmarks, seed=seeds).noise
+    torch.testing.assert_close(sample, scheduler.add_noise(target, noise, t), atol=2e-6, rtol=0)  # float32 rounding
+    assert torch.equal(target, batch.frames.float().permute(0, 2, 1, 3, 4) / 255 * 2 - 1)
 
 
 def test_painting_over_the_carrier_needs_a_prediction_of_the_picture():

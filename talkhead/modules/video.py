@@ -18,7 +18,7 @@ from talkhead.modules.optimizers import adam_with_cosine
 from talkhead.nets.renderer import Condition, Renderer, to_network
 from talkhead.ops.augment import jitter, mirror, recolour
 from talkhead.ops.mask_noise import landmark_maps
-from talkhead.schedulers import MaskNoiseBridgeScheduler
+from talkhead.schedulers import MaskNoiseBridgeScheduler, forward_coefficients
 
 _EYES, _OUTER_LIP, _INNER_LIP = 3, 4, 5  # groups of landmark_maps
 _WEIGHT_SIGMA = 1 / 32  # of the frame's side: how far around the points the loss is raised
@@ -105,11 +105,7 @@ class VideoDiffusion(LightningModule):
         last = torch.rand(batch, generator=generator) < self.hparams.last_step_share
         timesteps = torch.where(last, steps - 1, timesteps).to(self.device)
         with torch.no_grad():
-            reference = (frames[:, 0] * 255).round().to(torch.uint8)
-            condition = self.renderer.prepare(reference, landmarks[:, 0], landmarks[:, 1:], seed=seeds)
-            clean = to_network(frames[:, 1:])
-            sample = self.scheduler.add_noise(clean, condition.noise, timesteps)
-            target = self._target(clean, condition, timesteps)
+            sample, target, condition = self._noised(frames, landmarks, seeds, timesteps)
         predicted = self.renderer(sample, timesteps, condition, emotion)
         error = F.mse_loss(predicted.float(), target, reduction="none")
         return (error * self._weight(landmarks[:, 1:])).mean()
@@ -177,6 +173,23 @@ class VideoDiffusion(LightningModule):
         if self.hparams.recolour:
             frames = recolour(frames, self.hparams.recolour, generator)
         return frames, landmarks
+
+    def _noised(
+        self, frames: Tensor, landmarks: Tensor, seeds: Tensor, timesteps: Tensor
+    ) -> tuple[Tensor, Tensor, Condition]:
+        """Return x_t, what is to be predicted from it, and the condition.
+
+        Where n itself is not asked for, x_t leaves the mask-noise kernel ready and n is never written.
+        """
+        reference = (frames[:, 0] * 255).round().to(torch.uint8)
+        places, clean = (reference, landmarks[:, 0], landmarks[:, 1:]), to_network(frames[:, 1:])
+        if self.scheduler.config.prediction_type == "sample" and not self.renderer.config.noise_channels:
+            blend = (frames[:, 1:], *forward_coefficients(self.scheduler, timesteps))
+            condition = self.renderer.prepare(*places, seed=seeds, blend=blend)
+            return condition.noise, clean, condition
+        condition = self.renderer.prepare(*places, seed=seeds)
+        sample = self.scheduler.add_noise(clean, condition.noise, timesteps)
+        return sample, self._target(clean, condition, timesteps), condition
 
     def _target(self, clean: Tensor, condition: Condition, timesteps: Tensor) -> Tensor:
         kind = self.scheduler.config.prediction_type

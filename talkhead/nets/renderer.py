@@ -117,6 +117,7 @@ class Renderer(ModelMixin, ConfigMixin):
         *,
         seed: int | Tensor = 0,
         frame_offset: int | Tensor = 0,
+        blend: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> Condition:
         """Compute everything the network is told that does not change from step to step.
 
@@ -126,18 +127,27 @@ class Renderer(ModelMixin, ConfigMixin):
             landmarks: (B, T, 68, 2) px of the frames to paint.
             seed: of the mask noise, one or (B,).
             frame_offset: absolute index of the first frame, one or (B,): the noise belongs to absolute frames.
+            blend: (frames (B, T, 3, H, W) in [0, 1], a (B,), b (B,)): put the training sample a x_0 + b n in the place
+                of n, made in the same pass over memory.
 
         Raises:
-            ValueError: if the picture's size is not the renderer's.
+            ValueError: if the picture's size is not the renderer's, or ``blend`` meets a network that is to see n.
         """
         if tuple(reference.shape[-2:]) != (self.config.size, self.config.size):
             raise ValueError(
                 f"reference must be {self.config.size} x {self.config.size} px, the size this renderer was trained at; "
                 f"got {tuple(reference.shape[-2:])}: crop and resize it first"
             )
+        if blend is not None and self.config.noise_channels:
+            raise ValueError(
+                "blend gives x_t in the place of n, and a renderer with noise_channels needs n: leave it out"
+            )
         carrier = self._carrier(reference, reference_landmarks, landmarks)
+        if blend is not None:  # the clean frames come in the carrier's type
+            clean = blend[0] if carrier.is_floating_point() else (blend[0] * 255).round().to(torch.uint8)
+            blend = (clean, blend[1], blend[2])
         noise = mask_noise(
-            carrier, landmarks, **self._mask_arguments(), seed=seed, frame_offset=frame_offset, dtype=torch.float32
+            carrier, landmarks, **self._mask_arguments(), seed=seed, frame_offset=frame_offset, blend=blend
         )
         frames = landmarks.shape[1]
         still = to_network(repeat(reference, "b c h w -> b t c h w", t=1)).expand(-1, -1, frames, -1, -1)
