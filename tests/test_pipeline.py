@@ -1,6 +1,5 @@
 """The whole chain with tiny random networks: what goes in, what comes out, and what is refused."""
 
-import json
 import math
 import wave
 from fractions import Fraction
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_face, tiny_frames
-from diffusers import DDPMScheduler
 
 from talkhead.data.clip import EMOTIONS
 from talkhead.data.landmarks import Detection
@@ -19,7 +17,7 @@ from talkhead.motion import LandmarkSequence
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.pipeline import TalkingHeadPipeline, demo, export_pipeline
+from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.schedulers import MaskNoiseBridgeScheduler
 
 NTSC = Fraction(30000, 1001)
@@ -32,8 +30,8 @@ def shaken(net: torch.nn.Module, std: float) -> torch.nn.Module:
     return net
 
 
-@pytest.fixture(scope="module")
-def pipe() -> TalkingHeadPipeline:
+def tiny_pipeline() -> TalkingHeadPipeline:
+    """Random networks of 32 px."""
     torch.manual_seed(1)
     landmark = shaken(LandmarkNet(width=16, layers=1, heads=2), 0.05)
     renderer = shaken(Renderer(size=32, widths=(8, 16), patch=2), 0.1)
@@ -41,12 +39,21 @@ def pipe() -> TalkingHeadPipeline:
     return TalkingHeadPipeline(landmark, ConformerClassifier("XS"), renderer, MaskNoiseBridgeScheduler(), info)
 
 
-@pytest.fixture(scope="module")
-def portrait() -> torch.Tensor:
-    """A rendered face in the middle of a larger picture."""
+def tiny_portrait() -> torch.Tensor:
+    """A rendered face in the middle of a larger picture; its landmarks are POINTS."""
     picture = torch.randint(0, 255, (3, 61, 72), generator=torch.manual_seed(2), dtype=torch.uint8)
     picture[:, 10:50, 16:56] = tiny_frames(tiny_face(40)[None], 40)[0]
     return picture
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TalkingHeadPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> torch.Tensor:
+    return tiny_portrait()
 
 
 POINTS = tiny_face(40) + torch.tensor([16.0, 10.0])
@@ -168,8 +175,10 @@ def test_gains_reach_the_landmarks(pipe, portrait):
 def test_silence_closes_an_open_mouth(pipe, portrait):
     result = pipe(portrait, torch.zeros(16000), portrait_landmarks=POINTS, emotion="neutral")
     inner = result.landmarks[:, [61, 62, 63]] - result.landmarks[:, [67, 66, 65]]
-    open_before = (tiny_face(32)[[61, 62, 63]] - tiny_face(32)[[67, 66, 65]]).norm(dim=-1).mean()
-    assert inner.norm(dim=-1).mean() < 0.1 * open_before
+    face = tiny_face(32)
+    size = (face - face.mean(0)).norm(dim=-1).square().mean().sqrt()
+    assert (face[62] - face[66]).norm() > 0.1 * size
+    assert inner.norm(dim=-1).max() < 0.04 * size  # what a detector says of lips that touch is 0.035
     assert result.landmarks.std(0).max() > 0  # alive: it moves
 
 
@@ -337,141 +346,3 @@ def test_a_pipeline_without_ears_wants_the_emotion(pipe, portrait):
     with pytest.raises(ValueError, match="no emotion classifier"):
         deaf(portrait, speech(0.1), portrait_landmarks=POINTS)
     assert len(deaf(portrait, speech(0.1), portrait_landmarks=POINTS, emotion="sad").frames) == 3
-
-
-@pytest.fixture(scope="module")
-def folder(pipe, portrait, tmp_path_factory) -> Path:
-    """A pipeline exported from saved parts."""
-    parts = tmp_path_factory.mktemp("parts")
-    pipe.landmark_net.save_pretrained(parts / "landmark")
-    pipe.emotion_net.save_pretrained(parts / "emotion")
-    pipe.renderer.save_pretrained(parts / "video" / "renderer")
-    pipe.scheduler.save_pretrained(parts / "video" / "scheduler")
-    write_image(parts / "face.png", portrait)
-    write_audio(parts / "hello.wav", speech(0.5))
-    return export_pipeline(
-        parts / "speaker",
-        landmark=parts / "landmark",
-        emotion=parts / "emotion",
-        video=parts / "video",
-        portrait=parts / "face.png",
-        speech=parts / "hello.wav",
-        portrait_landmarks=POINTS,
-        window=8,
-        overlap=2,
-        num_inference_steps=2,
-        data="A hum.",
-        licence="CC0-1.0",
-    )
-
-
-def test_export_makes_the_same_pipeline(pipe, portrait, folder):
-    names = "README.md emotion landmark pipeline.json portrait.png renderer scheduler speech.flac"
-    assert sorted(p.name for p in folder.iterdir()) == names.split()
-    info = json.loads((folder / "pipeline.json").read_text())
-    assert (info["fps"], info["size"], info["crop_scale"]) == ("25", 32, 1.5) and "talkhead" in info
-    card = (folder / "README.md").read_text()
-    assert "license: CC0-1.0" in card and "A hum." in card
-    loaded = TalkingHeadPipeline.from_pretrained(folder)
-    one, two = (p(portrait, speech(0.5), portrait_landmarks=POINTS) for p in (pipe, loaded))
-    assert torch.equal(one.frames, two.frames)
-    assert one.emotion == pytest.approx(two.emotion, abs=1e-6)  # convolutions round by where the weights lie
-
-
-def test_save_and_load_again(folder, tmp_path):
-    first = TalkingHeadPipeline.from_pretrained(folder)
-    first.save_pretrained(tmp_path / "copy")
-    second = TalkingHeadPipeline.from_pretrained(str(tmp_path / "copy"))
-    assert second.info == first.info
-    assert (tmp_path / "copy" / "portrait.png").read_bytes() == (folder / "portrait.png").read_bytes()
-    with pytest.raises(FileExistsError, match="not an empty folder"):
-        first.save_pretrained(tmp_path / "copy")
-    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
-
-
-def test_other_schedulers_survive_the_folder(pipe, tmp_path):
-    scheduler = DDPMScheduler(prediction_type="sample", clip_sample=False)
-    paper = TalkingHeadPipeline(pipe.landmark_net, None, pipe.renderer, scheduler, pipe.info)
-    paper.save_pretrained(tmp_path / "paper")
-    loaded = TalkingHeadPipeline.from_pretrained(tmp_path / "paper")
-    assert isinstance(loaded.scheduler, DDPMScheduler) and loaded.emotion_net is None
-    assert loaded.scheduler.config.prediction_type == "sample"
-
-
-def test_demo_needs_no_argument_but_a_pipeline(folder, tmp_path):
-    out = demo(tmp_path / "outputs" / "demo.mp4", pipeline=folder, progress=False)
-    info = probe(out)
-    assert info.num_frames == 13 and info.sample_rate == 16000
-
-
-def test_a_failed_export_leaves_nothing(folder, tmp_path):
-    parts = folder.parent
-    arguments = {"landmark": parts / "landmark", "emotion": None, "video": parts / "video"}
-    with pytest.raises(ValueError, match="portrait_landmarks"):
-        export_pipeline(tmp_path / "new", **arguments, portrait_landmarks=torch.zeros(3, 2))
-    with pytest.raises(FileNotFoundError, match="no checkpoint or folder"):
-        export_pipeline(tmp_path / "new", **arguments | {"video": parts / "absent.ckpt"})
-    (parts / "bad.ckpt").write_bytes(b"bad")
-    with pytest.raises(ValueError, match="is no checkpoint"):
-        export_pipeline(tmp_path / "new", **arguments | {"video": parts / "bad.ckpt"})
-    assert not list(tmp_path.iterdir())
-
-
-def write_run(folder: Path, module, config: dict) -> Path:
-    """Leave behind what a run of `talkhead fit` leaves: a checkpoint, and the configuration in its log."""
-    import yaml
-    from lightning import Trainer
-
-    (folder / "logs" / "version_0").mkdir(parents=True)
-    (folder / "logs" / "version_0" / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": config}}))
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    return folder / "checkpoints" / "last.ckpt"
-
-
-def test_export_from_checkpoints(pipe, portrait, tmp_path):
-    from talkhead import EmotionClassifier, LandmarkGenerator, VideoDiffusion
-
-    def part(net, **arguments):
-        return {"class_path": f"{type(net).__module__}.{type(net).__name__}", "init_args": arguments}
-
-    landmark = part(pipe.landmark_net, width=16, layers=1, heads=2)
-    renderer = part(pipe.renderer, size=32, widths=[8, 16], patch=2)
-    video = {"renderer": renderer, "scheduler": part(pipe.scheduler), "learning_rate": 1e-3}
-    ears = ConformerClassifier("XS", trained_on=["happy", "sad"])
-    speaker = export_pipeline(
-        tmp_path / "speaker",
-        landmark=write_run(tmp_path / "landmark", LandmarkGenerator(pipe.landmark_net), {"net": landmark}),
-        emotion=write_run(tmp_path / "emotion", EmotionClassifier(ears), {"net": part(ears, size="XS")}),
-        video=write_run(tmp_path / "video", VideoDiffusion(pipe.renderer, pipe.scheduler), video),
-        window=8,
-        overlap=2,
-        num_inference_steps=2,
-    )
-    loaded = TalkingHeadPipeline.from_pretrained(speaker)
-    options = {"portrait_landmarks": POINTS, "emotion": "sad"}
-    assert torch.equal(*(p(portrait, speech(0.4), **options).frames for p in (pipe, loaded)))
-    assert loaded.emotion_net.trained_on == ("happy", "sad")
-    (tmp_path / "video" / "logs" / "version_0" / "config.yaml").unlink()
-    with pytest.raises(FileNotFoundError, match="no config.yaml"):
-        export_pipeline(
-            tmp_path / "other",
-            landmark=speaker / "landmark",
-            emotion=None,
-            video=tmp_path / "video" / "checkpoints" / "last.ckpt",
-        )
-
-
-def test_what_is_no_pipeline_is_refused(folder, tmp_path):
-    for name, kind, words in (
-        (tmp_path / "absent", FileNotFoundError, "no folder"),
-        ("nobody/nothing", FileNotFoundError, "hub"),
-        (tmp_path, ValueError, "no pipeline.json"),
-    ):
-        with pytest.raises(kind, match=words) as caught:
-            TalkingHeadPipeline.from_pretrained(name)
-        assert "\n" not in str(caught.value)
-    (tmp_path / "pipeline.json").write_text("{}")
-    with pytest.raises(ValueError, match="damaged or incomplete"):
-        TalkingHeadPipeline.from_pretrained(tmp_path)

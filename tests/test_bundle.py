@@ -1,0 +1,196 @@
+"""A pipeline as a folder: export, save, load, demo, and the examples with a tiny speaker in the bundled one's place."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+
+from talkhead.data.media import probe, write_audio, write_image
+from talkhead.nets.conformer import ConformerClassifier
+from talkhead.pipeline import TalkingHeadPipeline, demo, export_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TalkingHeadPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> torch.Tensor:
+    return tiny_portrait()
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, portrait, tmp_path_factory) -> Path:
+    """A pipeline exported from saved parts."""
+    parts = tmp_path_factory.mktemp("parts")
+    pipe.landmark_net.save_pretrained(parts / "landmark")
+    pipe.emotion_net.save_pretrained(parts / "emotion")
+    pipe.renderer.save_pretrained(parts / "video" / "renderer")
+    pipe.scheduler.save_pretrained(parts / "video" / "scheduler")
+    write_image(parts / "face.png", portrait)
+    write_audio(parts / "hello.wav", speech(0.5))
+    return export_pipeline(
+        parts / "speaker",
+        landmark=parts / "landmark",
+        emotion=parts / "emotion",
+        video=parts / "video",
+        portrait=parts / "face.png",
+        speech=parts / "hello.wav",
+        portrait_landmarks=POINTS,
+        window=8,
+        overlap=2,
+        num_inference_steps=2,
+        data="A hum.",
+        licence="CC0-1.0",
+    )
+
+
+def test_export_makes_the_same_pipeline(pipe, portrait, folder):
+    names = "README.md emotion landmark pipeline.json portrait.png renderer scheduler speech.flac"
+    assert sorted(p.name for p in folder.iterdir()) == names.split()
+    info = json.loads((folder / "pipeline.json").read_text())
+    assert (info["fps"], info["size"], info["crop_scale"]) == ("25", 32, 1.5) and "talkhead" in info
+    card = (folder / "README.md").read_text()
+    assert "license: CC0-1.0" in card and "A hum." in card
+    loaded = TalkingHeadPipeline.from_pretrained(folder)
+    one, two = (p(portrait, speech(0.5), portrait_landmarks=POINTS) for p in (pipe, loaded))
+    # Convolutions round by how the weights lie in memory, which may tip the rounding of a colour.
+    assert (one.frames.int() - two.frames.int()).abs().max() <= 1
+    assert one.emotion == pytest.approx(two.emotion, abs=1e-6)
+
+
+def test_save_and_load_again(folder, tmp_path):
+    first = TalkingHeadPipeline.from_pretrained(folder)
+    first.save_pretrained(tmp_path / "copy")
+    second = TalkingHeadPipeline.from_pretrained(str(tmp_path / "copy"))
+    assert second.info == first.info
+    assert (tmp_path / "copy" / "portrait.png").read_bytes() == (folder / "portrait.png").read_bytes()
+    with pytest.raises(FileExistsError, match="not an empty folder"):
+        first.save_pretrained(tmp_path / "copy")
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+def test_other_schedulers_survive_the_folder(pipe, tmp_path):
+    scheduler = DDPMScheduler(prediction_type="sample", clip_sample=False)
+    paper = TalkingHeadPipeline(pipe.landmark_net, None, pipe.renderer, scheduler, pipe.info)
+    paper.save_pretrained(tmp_path / "paper")
+    loaded = TalkingHeadPipeline.from_pretrained(tmp_path / "paper")
+    assert isinstance(loaded.scheduler, DDPMScheduler) and loaded.emotion_net is None
+    assert loaded.scheduler.config.prediction_type == "sample"
+
+
+def test_demo_needs_no_argument_but_a_pipeline(folder, tmp_path):
+    out = demo(tmp_path / "outputs" / "demo.mp4", pipeline=folder, progress=False)
+    info = probe(out)
+    assert info.num_frames == 13 and info.sample_rate == 16000
+
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def code_of(path: Path) -> str:
+    """Return a script, or a notebook's code cells one after the other."""
+    if path.suffix == ".py":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("api/01_generate.py", "talk.mp4"),
+        ("api/02_stream.py", ""),
+        ("api/03_edit_motion.py", "articulate.mp4 motion.npz motion.png"),
+        ("notebooks/01_talk.ipynb", "talk.mp4"),
+        ("notebooks/02_landmarks.ipynb", "edited.mp4 motion.npz"),
+    ],
+)
+def test_examples_run(folder, tmp_path, monkeypatch, name, made):
+    """With a tiny speaker in the place of the bundled one."""
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr("talkhead.bundle.BUNDLED", folder)
+    monkeypatch.setattr("sys.argv", [name])
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code_of(EXAMPLES / name), name, "exec"), {"__name__": "__main__"})
+    plt.close("all")
+    assert sorted(p.name for p in tmp_path.iterdir()) == made.split()
+
+
+def test_a_failed_export_leaves_nothing(folder, tmp_path):
+    parts = folder.parent
+    arguments = {"landmark": parts / "landmark", "emotion": None, "video": parts / "video"}
+    with pytest.raises(ValueError, match="portrait_landmarks"):
+        export_pipeline(tmp_path / "new", **arguments, portrait_landmarks=torch.zeros(3, 2))
+    with pytest.raises(FileNotFoundError, match="no checkpoint or folder"):
+        export_pipeline(tmp_path / "new", **arguments | {"video": parts / "absent.ckpt"})
+    (parts / "bad.ckpt").write_bytes(b"bad")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        export_pipeline(tmp_path / "new", **arguments | {"video": parts / "bad.ckpt"})
+    assert not list(tmp_path.iterdir())
+
+
+def write_run(folder: Path, module, config: dict) -> Path:
+    """Leave behind what a run of `talkhead fit` leaves: a checkpoint, and the configuration in its log."""
+    import yaml
+    from lightning import Trainer
+
+    (folder / "logs" / "version_0").mkdir(parents=True)
+    (folder / "logs" / "version_0" / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": config}}))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def test_export_from_checkpoints(pipe, portrait, tmp_path):
+    from talkhead import EmotionClassifier, LandmarkGenerator, VideoDiffusion
+
+    def part(net, **arguments):
+        return {"class_path": f"{type(net).__module__}.{type(net).__name__}", "init_args": arguments}
+
+    landmark = part(pipe.landmark_net, width=16, layers=1, heads=2)
+    renderer = part(pipe.renderer, size=32, widths=[8, 16], patch=2)
+    video = {"renderer": renderer, "scheduler": part(pipe.scheduler), "learning_rate": 1e-3}
+    ears = ConformerClassifier("XS", trained_on=["happy", "sad"])
+    speaker = export_pipeline(
+        tmp_path / "speaker",
+        landmark=write_run(tmp_path / "landmark", LandmarkGenerator(pipe.landmark_net), {"net": landmark}),
+        emotion=write_run(tmp_path / "emotion", EmotionClassifier(ears), {"net": part(ears, size="XS")}),
+        video=write_run(tmp_path / "video", VideoDiffusion(pipe.renderer, pipe.scheduler), video),
+        window=8,
+        overlap=2,
+        num_inference_steps=2,
+    )
+    loaded = TalkingHeadPipeline.from_pretrained(speaker)
+    options = {"portrait_landmarks": POINTS, "emotion": "sad"}
+    one, two = (p(portrait, speech(0.4), **options).frames.int() for p in (pipe, loaded))
+    assert (one - two).abs().max() <= 1  # as above
+    assert loaded.emotion_net.trained_on == ("happy", "sad")
+    (tmp_path / "video" / "logs" / "version_0" / "config.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="no config.yaml"):
+        export_pipeline(
+            tmp_path / "other",
+            landmark=speaker / "landmark",
+            emotion=None,
+            video=tmp_path / "video" / "checkpoints" / "last.ckpt",
+        )
+
+
+def test_what_is_no_pipeline_is_refused(folder, tmp_path):
+    for name, kind, words in (
+        (tmp_path / "absent", FileNotFoundError, "no folder"),
+        ("nobody/nothing", FileNotFoundError, "hub"),
+        (tmp_path, ValueError, "no pipeline.json"),
+    ):
+        with pytest.raises(kind, match=words) as caught:
+            TalkingHeadPipeline.from_pretrained(name)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "pipeline.json").write_text("{}")
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        TalkingHeadPipeline.from_pretrained(tmp_path)
