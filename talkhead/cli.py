@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="One portrait and one speech recording in, a talking-head video out.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"talkhead {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -84,6 +85,7 @@ def add_verb(
         description=f"{what[0].upper()}{what[1:]}.",
         epilog=f"examples:\n{examples}" if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     verb.set_defaults(run=run)
     return verb

@@ -6,6 +6,7 @@ Lightning is imported when one of them runs, so that ``talkhead --help`` answers
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,8 +32,12 @@ def train(arguments: list[str]) -> int:
     """
     given = shipped_configs(arguments)
     run = training_cli()
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
     try:
         run(given)
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
     except argparse.ArgumentError as error:
         raise ValueError(f"{short_refusal(str(error))}; see `talkhead {arguments[0]} --help`") from error
     except SystemExit as stop:
@@ -70,7 +75,7 @@ def training_cli() -> Callable[[list[str]], Any]:
 
     model: dict[str, Any] = {}
     always = LambdaCallback(
-        on_train_epoch_start=seed_epoch,
+        on_train_batch_start=seed_batch,
         on_save_checkpoint=lambda trainer, module, checkpoint: describe_model(checkpoint, model),
     )
 
@@ -83,18 +88,24 @@ def training_cli() -> Callable[[list[str]], Any]:
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": always},
             seed_everything_default=0,
-            parser_kwargs={"prog": "talkhead", "exit_on_error": False},
+            # Without allow_abbrev=False a key that is cut short is taken for the whole one.
+            parser_kwargs={"prog": "talkhead", "exit_on_error": False, "allow_abbrev": False},
             args=arguments,
         )
 
     return run
 
 
-def seed_epoch(trainer: Any, module: Any) -> None:
-    """Start every epoch from a random state of its own, so that a resumed run draws what an unbroken one draws."""
+def seed_batch(trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+    """Start every training step from a random state of its own, so that a resumed run draws what an unbroken one draws.
+
+    The state belongs to the run's seed, the epoch, the batch and the process.
+    """
     import torch
 
-    torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", "0")) * 100_003 + trainer.current_epoch)
+    key = (int(os.environ.get("PL_GLOBAL_SEED", "0")), trainer.current_epoch, batch_idx, trainer.global_rank)
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 def describe_model(checkpoint: dict[str, Any], model: dict[str, Any]) -> None:

@@ -1,0 +1,389 @@
+"""The command line as a person types it; training goes through the shipped configurations, made small."""
+
+import csv
+import inspect
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from talkhead import __version__, training
+from talkhead.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+SLOW = 3  # a busy machine with two cores may take this many times what an idle one takes
+VERBS = ["demo", "generate", "preprocess", "evaluate", "ablate", "export", "doctor"]
+SHIPPED = ["landmark", "emotion", "video", "paper/landmark", "paper/emotion", "paper/video"]
+SMALL = {
+    "landmark": ["--model.net.init_args.width=8", "--model.size=32", "--data.num_frames=8"],
+    "emotion": ["--model.net.init_args.size=XS", "--data.split=clip", "--trainer.check_val_every_n_epoch=1"],
+    "video": [
+        "--model.renderer.init_args.size=32",
+        "--model.renderer.init_args.widths=[8,16]",
+        "--data.num_frames=4",
+        "--data.samples_per_clip=1",
+        "--trainer.max_steps=-1",
+        "--trainer.precision=32-true",
+    ],
+}
+
+
+@pytest.fixture
+def sentence(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs the command line, expects exit code 2, and returns the one line it printed."""
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(arguments) == 2
+        lines = capsys.readouterr().err.splitlines()
+        said = [line for line in lines if line.startswith("talkhead: error: ")]
+        assert len(said) == 1, lines
+        return said[0]
+
+    return run
+
+
+@pytest.fixture
+def keep_ctrl_c() -> Iterator[None]:
+    """Restore the handler of Ctrl-C: Lightning switches it off when it is interrupted."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def fit(module: str, cache: Path, output: Path, *more: str) -> int:
+    """Train one of the modules for a moment."""
+    return main(
+        [
+            "fit",
+            *(f"--config={module}", f"--data.root={cache}", f"--trainer.default_root_dir={output}"),
+            *("--data.batch_size=4", "--data.val_fraction=0.2", "--data.test_fraction=0.1"),
+            *("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"),
+            *SMALL[module],
+            *more,
+        ]
+    )
+
+
+def losses(output: Path) -> dict[int, float]:
+    """Return the training loss at each step from all logs of a run, the later log's where two hold the same step."""
+    found = {}
+    for log in sorted((output / "logs").glob("version_*/metrics.csv")):
+        for row in csv.DictReader(log.read_text().splitlines()):
+            if row.get("train/loss"):
+                found[int(row["step"])] = float(row["train/loss"])
+    return found
+
+
+def test_help_answers_at_once_without_torch() -> None:
+    code = (
+        "import sys; from talkhead.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0 * SLOW
+    for word in [*VERBS, *training.TRAINING, "first steps:"]:
+        assert word in done.stdout
+
+
+def test_the_module_is_the_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "talkhead", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"talkhead {__version__}\n")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: talkhead {verb}" in out
+    assert verb in ("demo", "doctor") or f"  talkhead {verb} " in out, "no example"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["dance"], [], ["generate", "--image", "a.png"], ["preprocess", "--layout", "x"]]
+)
+def test_wrong_use_exits_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "talkhead" in capsys.readouterr().err
+
+
+def test_errors_are_one_sentence(sentence: Callable[..., str], tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    out = str(tmp_path / "out.mp4")
+    assert "nowhere" in sentence(
+        "preprocess", "--layout", "folder", "--input", nowhere, "--output", str(tmp_path / "c")
+    )
+    assert "nowhere" in sentence("generate", "--speaker", nowhere, "--image", "a", "--audio", "b", "--output", out)
+    assert "nowhere" in sentence("evaluate", "--model", nowhere, "--root", nowhere, "--output", str(tmp_path / "e"))
+    assert "nowhere" in sentence("export", "--landmark", nowhere, "--video", nowhere, "--output", str(tmp_path / "s"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_traceback_can_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TALKHEAD_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["generate", "--speaker", str(tmp_path / "no"), "--image", "a", "--audio", "b", "--output", "c.mp4"])
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(fix: bool) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("talkhead.doctor.doctor", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "talkhead: interrupted\n"
+
+
+CALLS = [
+    ("demo", "talkhead.pipeline.demo", [], {"output": "outputs/demo.mp4", "pipeline": "bundled", "seed": 0}),
+    (
+        "demo",
+        "talkhead.pipeline.demo",
+        ["--emotion", "happy=0.7,sad=0.3", "--steps", "2"],
+        {"emotion": {"happy": 0.7, "sad": 0.3}, "num_inference_steps": 2},
+    ),
+    (
+        "preprocess",
+        "talkhead.data.preprocess.preprocess",
+        ["--layout", "mead", "--input", "in", "--output", "out", "--face", "2", "--max-gap", "3"],
+        {"layout": "mead", "input": "in", "output": "out", "face": 2, "max_gap": 3, "size": 128},
+    ),
+    (
+        "evaluate",
+        "talkhead.evaluate.evaluate",
+        ["--root", "cache", "--output", "out", "--detector", "none", "--limit", "3"],
+        {"model": "bundled", "output": "out", "detector": None, "limit": 3, "num_inference_steps": 4},
+    ),
+    (
+        "ablate",
+        "talkhead.evaluate.ablate",
+        ["--root", "cache", "--output", "out", "--start-timesteps", "100", "300", "--steps", "4"],
+        {"start_timesteps": [100, 300], "num_inference_steps": [4]},
+    ),
+    (
+        "export",
+        "talkhead.pipeline.export_pipeline",
+        ["--landmark", "l", "--video", "v", "--output", "o", "--results", __file__],
+        {"landmark": "l", "emotion": None, "video": "v", "output": "o", "results": Path(__file__).read_text()},
+    ),
+]
+
+
+@pytest.mark.parametrize(("verb", "home", "arguments", "expected"), CALLS)
+def test_a_verb_calls_its_home(
+    verb: str, home: str, arguments: list[str], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = home.rsplit(".", 1)
+    real = inspect.signature(getattr(__import__(module, fromlist=[name]), name))
+    calls = []
+
+    def record(**options: Any) -> Any:
+        real.bind(**options)
+        calls.append(options)
+        return type("Summary", (), {"ok": 0})()
+
+    monkeypatch.setattr(home, record)
+    # Nothing succeeded: for `preprocess` that is a failure.
+    assert main([verb, *arguments]) == (1 if verb == "preprocess" else 0)
+    assert {key: calls[0][key] for key in expected} == expected
+
+
+def test_generate_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from talkhead.pipeline import TalkingHeadPipeline
+
+    whole = inspect.signature(TalkingHeadPipeline.stream)
+    calls: dict[str, Any] = {}
+
+    class Pipeline:
+        def generate_file(self, image: str, audio: str, output: str, **options: Any) -> Path:
+            whole.bind(self, image, audio, **options)
+            calls.update(options, image=image, audio=audio)
+            return Path(output)
+
+    monkeypatch.setattr(TalkingHeadPipeline, "from_pretrained", lambda name, device: Pipeline())
+    arguments = [
+        "--image",
+        "a.png",
+        "--audio",
+        "b.wav",
+        "--output",
+        "c.mp4",
+        "--fps",
+        "30000/1001",
+        "--emotion",
+        "happy",
+    ]
+    assert main(["generate", *arguments, "--face", "center", "--mouth", "1.2"]) == 0
+    assert capsys.readouterr().out == "c.mp4\n"
+    assert calls["fps"].denominator == 1001
+    assert (calls["emotion"], calls["face"], calls["mouth"]) == ("happy", "center", 1.2)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--emotion", "happy=much"), ("--face", "left"), ("--fps", "fast"), ("--seed", "x")]
+)
+def test_a_value_that_cannot_be_read_is_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "--image", "a", "--audio", "b", "--output", "c", option, value])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert option in err
+    assert value in err
+
+
+def test_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = str(training.CONFIGS / "paper" / "video.yaml")
+    assert training.shipped_configs(["fit", "--config", "paper/video"]) == ["fit", "--config", shipped]
+    assert training.shipped_configs(["fit", "--config=paper/video.yaml"]) == ["fit", f"--config={shipped}"]
+    assert training.shipped_configs(["fit", "-c", "video", "-c", "paper/video"])[4] == shipped
+    Path("video.yaml").write_text("{}")
+    assert training.shipped_configs(["--config", "video.yaml"]) == ["--config", "video.yaml"]
+    assert training.shipped_configs(["--data.root", "video"]) == ["--data.root", "video"]
+
+
+def test_an_unknown_config_lists_the_shipped_ones(sentence: Callable[..., str]) -> None:
+    said = sentence("fit", "--config", "papr/video")
+    assert "'papr/video'" in said
+    for name in SHIPPED:
+        assert name in said
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_print_config_round_trips(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*arguments: str) -> str:
+        assert main(["fit", *arguments, "--print_config"]) == 0
+        return capsys.readouterr().out
+
+    first = printed("--config", name, "--data.root", "cache")
+    (tmp_path / "again.yaml").write_text(first)
+    assert printed("--config", str(tmp_path / "again.yaml")) == first
+    # What was written is what is used: every entry of the shipped file is still in the result.
+    assert_contains(yaml.safe_load(first), yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text()))
+
+
+def assert_contains(whole: Any, part: Any) -> None:
+    """Assert that each entry of nested ``part`` is in ``whole``."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            assert_contains(whole[key], value)
+    elif isinstance(part, list):
+        assert len(whole) == len(part)
+        for a, b in zip(whole, part, strict=True):
+            assert_contains(a, b)
+    else:
+        assert whole == part
+
+
+@pytest.mark.parametrize("typo", ["--data.batchsize=3", "--trainer.max_epoch=3", "--model.learning_rat=1"])
+def test_a_typo_on_the_command_line_is_refused_with_its_name(typo: str, sentence: Callable[..., str]) -> None:
+    said = sentence("fit", "--config", "video", "--data.root", "cache", typo)
+    assert typo.split("=")[0].split(".")[-1] in said
+
+
+def test_a_typo_in_a_file_is_refused_with_its_name(sentence: Callable[..., str], tmp_path: Path) -> None:
+    text = (training.CONFIGS / "video.yaml").read_text()
+    for right, wrong in [("mouth_weight", "mouth_wait"), ("patch", "pitch"), ("batch_size", "batch_seize")]:
+        assert right in text
+        (tmp_path / "typo.yaml").write_text(text.replace(right, wrong))
+        assert wrong in sentence("fit", "--config", str(tmp_path / "typo.yaml"), "--data.root", "cache")
+
+
+def test_a_cache_that_is_not_there(sentence: Callable[..., str], tmp_path: Path) -> None:
+    said = sentence("fit", "--config", "landmark", f"--data.root={tmp_path}", f"--trainer.default_root_dir={tmp_path}")
+    assert "manifest.jsonl" in said
+
+
+@pytest.mark.parametrize("module", ["landmark", "emotion", "video"])
+def test_fit_resumes_with_the_same_loss_curve(
+    module: str, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, kept = tmp_path / "run", tmp_path / "kept"
+
+    def keep_what_a_power_cut_would_leave(trained: Any) -> bool:
+        if trained.current_epoch == 2 and not kept.exists():
+            shutil.copytree(run, kept)
+        return False
+
+    interrupt(monkeypatch, keep_what_a_power_cut_would_leave)
+    assert fit(module, tiny_cache, run, "--trainer.max_epochs=4") == 0
+    curve, end = losses(run), last_state(run)
+    shutil.rmtree(run)
+    kept.rename(run)
+    done = losses(run)
+    assert len(done) < len(curve)
+    assert fit(module, tiny_cache, run, "--trainer.max_epochs=4", "--ckpt_path=last") == 0
+    # The same draws, the same weights, the same machine: not one bit differs.
+    assert losses(run) == curve
+    for name, value in last_state(run).items():
+        assert torch.equal(value, end[name]), name
+
+
+def last_state(output: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a run's last checkpoint."""
+    return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def interrupt(patch: pytest.MonkeyPatch, when: Callable[[Any], bool]) -> None:
+    """Press Ctrl-C at the first training step of which ``when`` is true."""
+    from talkhead.modules import emotion, landmark, video
+
+    def interrupted(self: Any, batch: Any, index: int) -> Any:
+        if when(self):
+            raise KeyboardInterrupt
+        return steps[type(self)](self, batch, index)
+
+    modules = [emotion.EmotionClassifier, landmark.LandmarkGenerator, video.VideoDiffusion]
+    steps = {module: module.training_step for module in modules}
+    for module in modules:
+        patch.setattr(module, "training_step", interrupted)
+
+
+def test_last_goes_on_where_it_stopped_and_a_checkpoint_knows_its_net(tiny_cache: Path, tmp_path: Path) -> None:
+    from talkhead.modules.video import VideoDiffusion
+
+    assert fit("video", tiny_cache, tmp_path, "--trainer.max_epochs=1") == 0
+    assert fit("video", tiny_cache, tmp_path, "--trainer.max_epochs=2", "--ckpt_path=last") == 0
+    steps = losses(tmp_path)
+    assert sorted(steps) == list(range(len(steps))), "a step is missing or was done twice"
+    loaded = VideoDiffusion.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert loaded.renderer.config.size == 32
+    assert list(loaded.renderer.config.widths) == [8, 16]
+
+
+def test_ctrl_c_keeps_what_was_learnt(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_ctrl_c: None
+) -> None:
+    interrupt(monkeypatch, lambda trained: trained.global_step == 3)
+    assert fit("landmark", tiny_cache, tmp_path, "--trainer.max_epochs=5") == 130
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_outputs_go_where_the_configuration_says() -> None:
+    from jsonargparse import Namespace
+
+    def checkpoint(dirpath: str | None) -> Namespace:
+        return Namespace(class_path="lightning.pytorch.callbacks.ModelCheckpoint", init_args=Namespace(dirpath=dirpath))
+
+    trainer = Namespace(default_root_dir="runs/x", callbacks=[checkpoint(None), checkpoint("mine")], logger=None)
+    training.place_outputs(trainer)
+    assert [c.init_args.dirpath for c in trainer.callbacks] == ["runs/x/checkpoints", "mine"]
+    assert trainer.logger.init_args.save_dir == "runs/x"
+    trainer = Namespace(default_root_dir=None, callbacks=None, logger=False)
+    training.place_outputs(trainer)
+    assert trainer.logger is False
