@@ -314,7 +314,7 @@ def test_training_learns_to_open_the_mouth_with_the_sound(portrait: float) -> No
 def test_module_fits_validates_and_logs(tmp_path) -> None:
     from lightning import Trainer
 
-    module = LandmarkGenerator(LandmarkNet(width=32, heads=2), augment=True, speed=0.1, identity_noise=0.01, size=64)
+    module = LandmarkGenerator(LandmarkNet(width=32, heads=2), augment=True, speed=0.1, portrait=0.5, size=64)
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",

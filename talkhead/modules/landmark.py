@@ -83,7 +83,6 @@ class LandmarkGenerator(LightningModule):
         speed: largest relative change of speed in training, 0 for none; sound and motion change together.
         portrait: probability that the net may look at a training clip's portrait (see ``nets/landmark.py``); validation
             and test then show it. 0 never does: the motion is independent of the face.
-        identity_noise: standard deviation of noise on what the net sees of the portrait; most of it is in face sizes.
         size: width in px of the square frame that the landmarks belong to; the logged distances are in px of a 256-px
             frame.
 
@@ -102,7 +101,6 @@ class LandmarkGenerator(LightningModule):
         augment: bool = False,
         speed: float = 0.0,
         portrait: float = 0.0,
-        identity_noise: float = 0.0,
         size: int = 128,
     ) -> None:
         super().__init__()
@@ -110,8 +108,8 @@ class LandmarkGenerator(LightningModule):
             raise ValueError(f"distance must be 'squared' or 'euclidean'; got {distance!r}")
         if not 0 <= portrait <= 1:
             raise ValueError(f"portrait must be a probability; got {portrait}")
-        if min(mouth_weight, velocity_weight, opening_weight, identity_noise) < 0 or not 0 <= speed < 0.5:
-            raise ValueError("weights and identity_noise must be >= 0 and speed in [0, 0.5)")
+        if min(mouth_weight, velocity_weight, opening_weight) < 0 or not 0 <= speed < 0.5:
+            raise ValueError("weights must be >= 0 and speed in [0, 0.5)")
         self.save_hyperparameters(ignore=["net"])
         self.net = LandmarkNet() if net is None else net
         self.learning_rate = learning_rate
@@ -121,7 +119,7 @@ class LandmarkGenerator(LightningModule):
             "opening_weight": opening_weight,
         }
         self.distance, self.augment, self.speed = distance, augment, speed
-        self.portrait, self.identity_noise, self.size = portrait, identity_noise, size
+        self.portrait, self.size = portrait, size
         self.distances = torch.nn.ModuleDict(
             {
                 "M-LD": LandmarkDistance("mouth", "none", "px256", size),
@@ -150,7 +148,6 @@ class LandmarkGenerator(LightningModule):
         shown, known = None, None
         if self.portrait:
             shown = describe_portrait(identity, self.size)
-            shown = shown + self.identity_noise * torch.randn_like(shown)
             known = torch.rand(len(shown), device=shown.device) < self.portrait
         emotion = emotion_probabilities(clip.emotion)
         # Played faster, the same number of frames holds faster motion: the target stays.

@@ -67,6 +67,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         heads: attention heads.
         dropout: probability in all parts.
         spec_augment: hide random bands and stretches of the log-mel spectrogram in training.
+        portrait_noise: standard deviation, in training, of the noise on the standardised portrait.
         rate: frames per second at which the net itself thinks; results are interpolated to the frames asked for.
         freeze_encoder: keep a pretrained encoder as it is.
         encoder_config: filled in by the net for a pretrained encoder, so that a saved net needs nothing else to load.
@@ -89,6 +90,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         heads: int = 4,
         dropout: float = 0.2,
         spec_augment: bool = True,
+        portrait_noise: float = 0.2,
         rate: float = 25.0,
         freeze_encoder: bool = True,
         encoder_config: dict[str, Any] | None = None,
@@ -109,7 +111,10 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             nn.Sequential(nn.Linear(width, width // 2), nn.LayerNorm(width // 2)) for _ in branches
         )
         self.standardize = Standardize(PORTRAIT)
-        self.portrait = nn.Linear(PORTRAIT, 32)
+        self.portrait = nn.Linear(PORTRAIT, 32, bias=False)
+        self.habit = nn.Linear(PORTRAIT, 136, bias=False)
+        nn.init.zeros_(self.habit.weight)
+        self.progress = nn.Linear(width, 1)
         self.emotion = nn.Linear(len(EMOTIONS), 32)
         nn.init.zeros_(self.emotion.weight)
         nn.init.zeros_(self.emotion.bias)
@@ -189,24 +194,33 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         level = speech_level(audio) if level is None else level
         audio = audio / level.unsqueeze(-1)
         steps = max(1, round(audio.shape[-1] / SAMPLE_RATE * self.config.rate))
-        x = self._fused(audio, self._who(emotion, portrait, known), steps)
+        seen = None if portrait is None else self._look(portrait, known)
+        x = self._fused(audio, self._who(emotion, seen), steps)
         x = x + self.drop(self.rnn(x)[0])
         for layer in self.attention:
             x = layer(x)
         # A tenth of the face's size is the order of what speech moves.
         motion = 0.1 * self.head(x)
+        if seen is not None:
+            # Where a speaker's habitual pose lies from here, times how far he has gone back to it.
+            motion = motion + 0.1 * self.progress(x).sigmoid() * self.habit(seen).unsqueeze(1)
         if num_frames != steps:
             motion = sample_at(motion.mT, frame_centres(steps, num_frames, audio.device)).mT
         return motion.unflatten(-1, (68, 2))
 
-    def _who(self, emotion: Tensor, portrait: Tensor | None, known: Tensor | None) -> Tensor:
-        """Return (B, 32): the emotion relative to ``neutral``, and the portrait where it may be looked at."""
+    def _look(self, portrait: Tensor, known: Tensor | None) -> Tensor:
+        """Return the standardised (B, 140) portraits, zero where the net may not look."""
+        seen = self.standardize(portrait)
+        if self.training:
+            # Noise on the inputs of a linear map is ridge regression: two hundred clips have two hundred portraits.
+            seen = seen + self.config.portrait_noise * torch.randn_like(seen)
+        return seen if known is None else seen * known.unsqueeze(-1)
+
+    def _who(self, emotion: Tensor, seen: Tensor | None) -> Tensor:
+        """Return (B, 32): the emotion relative to ``neutral``, and the portrait."""
         neutral = F.one_hot(torch.tensor(EMOTIONS.index("neutral")), len(EMOTIONS)).to(emotion)
         who = self.emotion(emotion - neutral)
-        if portrait is None:
-            return who
-        seen = self.portrait(self.standardize(portrait))
-        return who + (seen if known is None else seen * known.unsqueeze(-1))
+        return who if seen is None else who + self.portrait(seen)
 
     def _fused(self, audio: Tensor, who: Tensor, steps: int) -> Tensor:
         """Return (B, steps, C): the branches fused into one, with the emotion and the portrait."""
