@@ -36,7 +36,9 @@ SATURATION = 2**30
 REGIONS = ((0, 17), (17, 27), (27, 36), (36, 48), (48, 60), (60, 68))
 """Jaw, brows, nose, eyes, outer lip, inner lip: first and one past the last of the 68 landmarks."""
 
-_CHUNK = 1 << 17
+_CHUNK = 30_000
+"""Pixels worked on at a time: they stay in the cache, and are too few (32768) for PyTorch to share every small step
+among threads, which would wait for each other on a busy machine."""
 
 
 def warn_missing() -> None:
@@ -81,6 +83,19 @@ def disc_limit(sigma: float, threshold: float) -> int:
         return largest
     radius_squared = -2 * sigma**2 * math.log(2 * math.pi * sigma * threshold)
     return max(-1, min(math.ceil(radius_squared * UNIT**2) - 1, largest))
+
+
+def disc_half(kernel_size: int, limit: int) -> int:
+    """Return how many pixels from its centre pixel a disc reaches inside its window.
+
+    Args:
+        kernel_size: width of the window in px.
+        limit: largest d^2 of the disc in (1/256 px)^2.
+
+    Returns:
+        Half the width of the square to be tested in px; -1 where the disc is empty.
+    """
+    return min(kernel_size // 2, (math.isqrt(limit) + UNIT // 2) // UNIT) if limit >= 0 else -1
 
 
 def weight_limit(sigma: float, threshold: float) -> int:
@@ -131,18 +146,21 @@ def landmark_mask(
     points = quantise(landmarks)
     mask = torch.zeros(*points.shape[:2], *size, dtype=torch.bool, device=points.device)
     count = points.shape[2]
-    if count == 0 or mask.numel() == 0:
+    if count == 0 or mask.numel() == 0 or (overlap == "max" and disc_limit(sigma, threshold) < 0):
         return mask
-    # A few frames at a time: the windows' pixels then stay in the cache.
-    chunk = max(1, _CHUNK // (count * kernel_size**2))
+    half = kernel_size // 2
+    if overlap == "max":
+        limit = disc_limit(sigma, threshold)
+        half = disc_half(kernel_size, limit)
+    chunk = max(1, _CHUNK // (count * max(1, 2 * half + 1) ** 2))
     parts = zip(points.flatten(0, 1).split(chunk), mask.flatten(0, 1).split(chunk), strict=True)
     if overlap == "max":
         for part, plane in parts:
-            _draw_discs(plane, part, disc_limit(sigma, threshold), kernel_size // 2)
+            _draw_discs(plane, part, limit, half)
     else:
         table = weight_table(sigma, kernel_size, points.device)
         for part, plane in parts:
-            _draw_sums(plane, part, table, weight_limit(sigma, threshold), kernel_size // 2)
+            _draw_sums(plane, part, table, weight_limit(sigma, threshold), half)
     return mask
 
 
@@ -163,16 +181,14 @@ def _windows(points: Tensor, size: tuple[int, int], half: int) -> tuple[Tensor, 
 
 def _draw_discs(mask: Tensor, points: Tensor, limit: int, half: int) -> None:
     """Set the (N, H, W) mask inside the union of the discs around (N, K, 2) points (overlap "max")."""
-    if limit < 0:
-        return
-    half = min(half, (math.isqrt(limit) + UNIT // 2) // UNIT)
     distance, inside, row, column = _windows(points, (mask.shape[1], mask.shape[2]), half)
     squared_x, squared_y = distance.square().unbind(-2)
     # dx^2 <= limit - dy^2 needs no sum that could overflow; what lies outside the frame fails on either side.
     squared_x = torch.where(inside[..., 0, :], squared_x, 2**31 - 1)
     rest = torch.where(inside[..., 1, :], limit - squared_y, -1)
     hit = squared_x[..., None, :] <= rest[..., :, None]
-    mask.view(-1)[(row[..., :, None] + column[..., None, :])[hit]] = True
+    # masked_select, index_fill_ and scatter_ run on one thread where boolean indexing would wait for all of them.
+    mask.view(-1).index_fill_(0, (row[..., :, None] + column[..., None, :]).masked_select(hit), True)
 
 
 def _draw_sums(mask: Tensor, points: Tensor, table: Tensor, limit: int, half: int) -> None:
@@ -182,7 +198,8 @@ def _draw_sums(mask: Tensor, points: Tensor, table: Tensor, limit: int, half: in
     weight = (factor_y[..., :, None] * factor_x[..., None, :]) >> (2 * TABLE_BITS - WEIGHT_BITS)
     hit = weight > 0
     total = torch.zeros(mask.numel(), dtype=torch.int64, device=points.device)
-    total.index_add_(0, (row[..., :, None] + column[..., None, :])[hit], weight[hit])
+    index = (row[..., :, None] + column[..., None, :]).masked_select(hit)
+    total.index_add_(0, index, weight.masked_select(hit))
     torch.gt(total.view(mask.shape), limit, out=mask)
 
 

@@ -37,7 +37,8 @@ __all__ = ["landmark_maps", "mask_noise"]
 
 DTYPES = (torch.uint8, torch.bfloat16, torch.float16, torch.float32)
 Blend = tuple[Tensor, Tensor, Tensor]
-_CHUNK = 1 << 16
+_CHUNK = 30_000
+"""Noisy pixels drawn at a time (see ``landmark_mask``)."""
 
 
 def mask_noise(
@@ -317,16 +318,15 @@ def to_network(video: Tensor, low: float, high: float) -> Tensor:
 def _replace(noised: Tensor, mask: Tensor, seed: Tensor, frame_offset: Tensor, low: float, high: float) -> None:
     """Write noise into (B, C, T, H, W) ``noised`` wherever the (B, T, H, W) mask is set, drawing only there."""
     channels, num_frames, height, width = noised.shape[1:]
-    plane = num_frames * height * width
-    flat = noised.view(-1)
+    planes = noised.view(len(noised), channels, -1)
     low_word, high_word = split_seed(seed)
-    # A few thousand pixels at a time: Philox's words then stay in the cache.
-    for places in mask.nonzero().split(_CHUNK):
-        sample, frame, y, x = places.unbind(1)
-        place = ((sample * channels * num_frames + frame) * height + y) * width + x
-        absolute = (frame_offset[sample] + frame) & 0xFFFFFFFF
+    for sample, plane in enumerate(planes):
         key = (low_word[sample], high_word[sample])
-        for block in range((channels + 3) // 4):
-            words = philox4x32((absolute, y, x, torch.full_like(x, block)), key)
-            for channel, word in zip(range(4 * block, channels), words, strict=False):
-                flat[place + channel * plane] = uniform(word).mul_(high - low).add_(low)
+        for places in mask[sample].nonzero().split(_CHUNK):
+            frame, y, x = places.unbind(1)
+            place = (frame * height + y) * width + x
+            absolute = (frame_offset[sample] + frame) & 0xFFFFFFFF
+            for block in range((channels + 3) // 4):
+                words = philox4x32((absolute, y, x, torch.full_like(x, block)), key)
+                for channel, word in zip(plane[4 * block : 4 * block + 4], words, strict=False):
+                    channel.scatter_(0, place, uniform(word).mul_(high - low).add_(low))

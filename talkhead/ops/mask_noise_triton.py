@@ -10,7 +10,6 @@ With ``TRITON_INTERPRET=1`` set before this module is imported the kernel runs o
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
 import torch
@@ -271,14 +270,12 @@ def _thresholds(
     sigma: float, kernel_size: int, threshold: float, summed: bool, like: Tensor
 ) -> tuple[int, int, Tensor]:
     """Return the windows' half width in px, the limit, and the table of weights (unused for "max")."""
-    half = kernel_size // 2
     if summed:
         table = landmark_mask.weight_table(sigma, kernel_size, like.device)
-        return half, landmark_mask.weight_limit(sigma, threshold), table
+        return kernel_size // 2, landmark_mask.weight_limit(sigma, threshold), table
     limit = landmark_mask.disc_limit(sigma, threshold)
-    unit = landmark_mask.UNIT
-    reach = (math.isqrt(limit) + unit // 2) // unit if limit >= 0 else -1
-    return min(half, reach), limit, torch.empty(1, dtype=torch.int32, device=like.device)
+    half = landmark_mask.disc_half(kernel_size, limit)
+    return half, limit, torch.empty(1, dtype=torch.int32, device=like.device)
 
 
 def _warn(missing: Tensor) -> None:
