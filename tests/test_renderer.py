@@ -54,7 +54,7 @@ def test_alpha_output_mixes_paint_and_carrier(scene):
 def test_condition_channels_are_counted(scene):
     renderer = Renderer(**SMALL, carrier_channels=True, reference_channels=True, noise_channels=True, map_channels=True)
     assert renderer.prepare(*scene).channels.shape == (1, 3 + 3 + 3 + 6, 6, 32, 32)
-    assert renderer.unet.config.in_channels == 18
+    assert renderer.unet.config.in_channels == 3 + 15 + 3  # the sample, the condition, the sample less the carrier
 
 
 def test_noise_belongs_to_absolute_frames(scene):

@@ -112,13 +112,13 @@ class VideoDiffusion(LightningModule):
 
     def validation_step(self, batch: Clip, batch_idx: int) -> None:
         """Sample a batch as inference would, and log PSNR and SSIM beside the carrier's."""
+        truth = _given(batch)[0]
         painted, carrier = self._sampled(batch)
-        size = len(painted)
-        self.log("val/psnr", psnr(painted, batch.frames), prog_bar=True, batch_size=size)
-        self.log("val/ssim", ssim(painted, batch.frames), batch_size=size)
-        self.log("val/psnr_carrier", psnr(carrier, batch.frames), batch_size=size)
+        self.log("val/psnr", psnr(painted, truth), prog_bar=True, batch_size=len(truth))
+        self.log("val/ssim", ssim(painted, truth), batch_size=len(truth))
+        self.log("val/psnr_carrier", psnr(carrier, truth), batch_size=len(truth))
         if batch_idx == 0:
-            self._write_grid(batch.frames[0], painted[0], carrier[0])
+            self._write_grid(truth[0], painted[0], carrier[0])
 
     test_step = validation_step
 
@@ -151,7 +151,8 @@ class VideoDiffusion(LightningModule):
 
     def _sampled(self, batch: Clip) -> tuple[Tensor, Tensor]:
         """Return the painted frames and the carrier, (B, T, 3, H, W) uint8."""
-        condition = self.renderer.prepare(batch.reference, batch.reference_landmarks, batch.landmarks)
+        _, landmarks, reference, source = _given(batch)
+        condition = self.renderer.prepare(reference, source, landmarks)
         emotion = emotion_probabilities(batch.emotion)
         painted = self.sample(condition, emotion, self.hparams.num_inference_steps)
         return self.renderer.decode(painted), self.renderer.decode(condition.carrier)
@@ -164,8 +165,9 @@ class VideoDiffusion(LightningModule):
 
     def _augmented(self, batch: Clip, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return frames (B, 1 + T, 3, H, W) in [0, 1] and landmarks, the reference in front, augmented alike."""
-        frames = torch.cat([batch.reference[:, None], batch.frames], 1).float() / 255
-        landmarks = torch.cat([batch.reference_landmarks[:, None], batch.landmarks], 1)
+        truth, targets, reference, source = _given(batch)
+        frames = torch.cat([reference[:, None], truth], 1).float() / 255
+        landmarks = torch.cat([source[:, None], targets], 1)
         if self.hparams.mirror:
             frames, landmarks = mirror(frames, landmarks, self.hparams.mirror, generator)
         if self.hparams.jitter:
@@ -219,3 +221,10 @@ class VideoDiffusion(LightningModule):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step_{self.global_step:07d}.png"
         write_image(path, rearrange(grid, "r t c h w -> c (r h) (t w)"))
+
+
+def _given(batch: Clip) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return frames, landmarks, reference and its landmarks of a batch that must have pictures."""
+    if batch.frames is None or batch.landmarks is None or batch.reference is None or batch.reference_landmarks is None:
+        raise ValueError("the renderer trains on pictures, and this batch has none: use data.modality=video")
+    return batch.frames, batch.landmarks, batch.reference, batch.reference_landmarks

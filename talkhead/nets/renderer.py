@@ -45,14 +45,19 @@ class Renderer(ModelMixin, ConfigMixin):
     sample x_s, the network's output is
 
     * ``output="plain"``: U(x_s, ...), the paper;
-    * ``output="residual"``: c + U(x_s, ...), so that what need not change is copied;
-    * ``output="alpha"``: c + sigmoid(a) (p - c), a and p both from U.
+    * ``output="residual"``: c + r U(x_s, tanh((x_s - c) / r), ...), so that what need not change is copied;
+    * ``output="alpha"``: c + sigmoid(a) (p - c), a and p both from U(x_s, tanh((x_s - c) / r), ...).
+
+    The frame differs from a warped carrier by about a tenth of the pictures' own range (0.06 in [-1, 1] on GRID). The
+    scale r brings what the network must see and say to the order of one, as c_in and c_out do in Karras et al. (2022):
+    without it Adam's own jitter at the last layer is as large as the whole residual, and training crawls.
 
     Args:
         size: side of the square frames in px; pictures of another size are refused by ``prepare``.
         widths, blocks, patch, attention_levels, gradient_checkpointing: see ``UNet3D``.
         carrier: the picture that carries the noise: ``"reference"`` (the paper) or ``"warped"`` (thin-plate spline).
         output: see above.
+        residual_scale: r.
         carrier_channels: give the carrier to the network beside the sample.
         reference_channels: give the reference picture itself to the network, repeated.
         noise_channels: give the mask-noised carrier to the network at every step.
@@ -82,6 +87,7 @@ class Renderer(ModelMixin, ConfigMixin):
         gradient_checkpointing: bool = False,
         carrier: Literal["reference", "warped"] = "warped",
         output: Literal["plain", "residual", "alpha"] = "residual",
+        residual_scale: float = 0.1,
         carrier_channels: bool = True,
         reference_channels: bool = False,
         noise_channels: bool = False,
@@ -98,7 +104,8 @@ class Renderer(ModelMixin, ConfigMixin):
                 "carrier must be 'reference' or 'warped' and output 'plain', 'residual' or 'alpha'; "
                 f"got {carrier!r} and {output!r}"
             )
-        extra = 3 * (carrier_channels + reference_channels + noise_channels) + 6 * map_channels
+        difference = 3 * (output != "plain")
+        extra = difference + 3 * (carrier_channels + reference_channels + noise_channels) + 6 * map_channels
         self.unet = UNet3D(
             in_channels=3 + extra,
             out_channels=4 if output == "alpha" else 3,
@@ -149,6 +156,7 @@ class Renderer(ModelMixin, ConfigMixin):
         noise = mask_noise(
             carrier, landmarks, **self._mask_arguments(), seed=seed, frame_offset=frame_offset, blend=blend
         )
+        assert isinstance(noise, Tensor)  # no mask was asked for
         frames = landmarks.shape[1]
         still = to_network(repeat(reference, "b c h w -> b t c h w", t=1)).expand(-1, -1, frames, -1, -1)
         moved = to_network(carrier) if carrier.ndim == 5 else still
@@ -167,11 +175,14 @@ class Renderer(ModelMixin, ConfigMixin):
             (B, 3, T, H, W).
         """
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        out = self.unet(torch.cat([sample, condition.channels.to(sample)], 1), timestep, emotion).float()
+        seen = [sample, condition.channels.to(sample)]
+        if self.config.output != "plain":
+            seen.append(torch.tanh((sample - condition.carrier) / self.config.residual_scale))
+        out = self.unet(torch.cat(seen, 1), timestep, emotion).float()
         if self.config.output == "plain":
             return out
         if self.config.output == "residual":
-            return condition.carrier + out
+            return condition.carrier + self.config.residual_scale * out
         alpha = torch.sigmoid(out[:, 3:])
         return condition.carrier + alpha * (out[:, :3] - condition.carrier)
 

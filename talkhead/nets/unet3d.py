@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.norm = nn.GroupNorm(_GROUPS, widths[0])
         self.head = nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, sample: Tensor, timestep: Tensor, emotion: Tensor) -> Tensor:
         """Predict.
@@ -116,7 +117,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         x = F.pixel_shuffle(x, patch) if patch > 1 else x
         return rearrange(x, "(b t) c h w -> b c t h w", t=frames)
 
-    def _run(self, blocks: nn.ModuleList, x: Tensor, condition: Tensor, frames: int) -> Tensor:
+    def _run(self, blocks: Any, x: Tensor, condition: Tensor, frames: int) -> Tensor:
         for block in blocks:
             if self.config.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, condition, frames, use_reentrant=False)
