@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from talkhead.nets.renderer import Renderer, has_fast_bf16, to_network
+from talkhead.nets.renderer import Renderer, has_fast_bf16, move, to_network
 from talkhead.ops.mask_noise import mask_noise
 from talkhead.ops.warp import thin_plate_spline_warp
 
@@ -22,9 +22,10 @@ def uniform(batch: int = 1) -> torch.Tensor:
     return torch.full((batch, 8), 1 / 8)
 
 
-def test_an_untrained_residual_renderer_is_the_warp(scene):
+@pytest.mark.parametrize("output", ["residual", "flow"])
+def test_an_untrained_renderer_is_the_warp(scene, output):
     picture, source, target = scene
-    renderer = Renderer(**SMALL).eval()
+    renderer = Renderer(**SMALL, output=output).eval()
     condition = renderer.prepare(picture, source, target)
     painted = renderer.decode(renderer.predict(condition.noise, 999, condition, uniform()))
     warp = thin_plate_spline_warp(picture.float() / 255, source, target)
@@ -49,6 +50,15 @@ def test_alpha_output_mixes_paint_and_carrier(scene):
     condition = renderer.prepare(picture, source, target)
     out = renderer(condition.noise, 999, condition, uniform())
     torch.testing.assert_close(out, 0.5 * condition.carrier)  # paint 0, alpha sigmoid(0)
+
+
+def test_flow_moves_pixels_by_what_it_says():
+    video = torch.rand(1, 3, 2, 12, 12)
+    flow = torch.zeros(1, 2, 2, 12, 12)
+    flow[:, 0, 1], flow[:, 1, 1] = 2.0, -1.0
+    moved = move(video, flow)
+    torch.testing.assert_close(moved[:, :, 0], video[:, :, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved[:, :, 1, 1:, :-2], video[:, :, 1, :-1, 2:], atol=1e-5, rtol=0)
 
 
 def test_condition_channels_are_counted(scene):

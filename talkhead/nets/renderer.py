@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange, repeat
@@ -16,6 +17,7 @@ from talkhead.nets.unet3d import UNet3D
 from talkhead.ops.mask_noise import landmark_maps, mask_noise
 from talkhead.ops.warp import thin_plate_spline_warp
 
+_OUTPUTS = {"plain": 3, "residual": 3, "alpha": 4, "flow": 5}  # channels that the U-Net must answer
 _BASE_SIZE = 128  # px at which sigma, kernel_size and map_sigma are given; they grow with the frame
 
 
@@ -46,7 +48,9 @@ class Renderer(ModelMixin, ConfigMixin):
 
     * ``output="plain"``: U(x_s, ...), the paper;
     * ``output="residual"``: c + r U(x_s, tanh((x_s - c) / r), ...), so that what need not change is copied;
-    * ``output="alpha"``: c + sigmoid(a) (p - c), a and p both from U(x_s, tanh((x_s - c) / r), ...).
+    * ``output="alpha"``: c + sigmoid(a) (p - c), a and p both from U(x_s, tanh((x_s - c) / r), ...);
+    * ``output="flow"``: c moved by f, plus r u, f (px) and u both from U(x_s, tanh((x_s - c) / r), ...). The spline
+      knows 68 points of the face; hair, ears, collar and shoulders move with laws of their own, which f learns.
 
     The frame differs from a warped carrier by about a tenth of the pictures' own range (0.06 in [-1, 1] on GRID). The
     scale r brings what the network must see and say to the order of one, as c_in and c_out do in Karras et al. (2022):
@@ -86,7 +90,7 @@ class Renderer(ModelMixin, ConfigMixin):
         attention_levels: int = 2,
         gradient_checkpointing: bool = False,
         carrier: Literal["reference", "warped"] = "warped",
-        output: Literal["plain", "residual", "alpha"] = "residual",
+        output: Literal["plain", "residual", "alpha", "flow"] = "flow",
         residual_scale: float = 0.1,
         carrier_channels: bool = True,
         reference_channels: bool = False,
@@ -99,16 +103,16 @@ class Renderer(ModelMixin, ConfigMixin):
         map_sigma: float = 2.0,
     ) -> None:
         super().__init__()
-        if carrier not in ("reference", "warped") or output not in ("plain", "residual", "alpha"):
+        if carrier not in ("reference", "warped") or output not in _OUTPUTS:
             raise ValueError(
-                "carrier must be 'reference' or 'warped' and output 'plain', 'residual' or 'alpha'; "
+                f"carrier must be 'reference' or 'warped' and output one of {', '.join(_OUTPUTS)}; "
                 f"got {carrier!r} and {output!r}"
             )
         difference = 3 * (output != "plain")
         extra = difference + 3 * (carrier_channels + reference_channels + noise_channels) + 6 * map_channels
         self.unet = UNet3D(
             in_channels=3 + extra,
-            out_channels=4 if output == "alpha" else 3,
+            out_channels=_OUTPUTS[output],
             widths=widths,
             blocks=blocks,
             patch=patch,
@@ -181,10 +185,13 @@ class Renderer(ModelMixin, ConfigMixin):
         out = self.unet(torch.cat(seen, 1), timestep, emotion).float()
         if self.config.output == "plain":
             return out
-        if self.config.output == "residual":
-            return condition.carrier + self.config.residual_scale * out
-        alpha = torch.sigmoid(out[:, 3:])
-        return condition.carrier + alpha * (out[:, :3] - condition.carrier)
+        if self.config.output == "alpha":
+            alpha = torch.sigmoid(out[:, 3:])
+            return condition.carrier + alpha * (out[:, :3] - condition.carrier)
+        base = condition.carrier
+        if self.config.output == "flow":
+            base = move(base, self.config.size / _BASE_SIZE * out[:, 3:])
+        return base + self.config.residual_scale * out[:, :3]
 
     @torch.no_grad()
     def predict(
@@ -242,6 +249,19 @@ class Renderer(ModelMixin, ConfigMixin):
             side = (config.size, config.size)
             parts.append(landmark_maps(landmarks, side, sigma=config.map_sigma * config.size / _BASE_SIZE))
         return torch.cat(parts, 1)
+
+
+def move(video: Tensor, flow: Tensor) -> Tensor:
+    """Sample a video (B, C, T, H, W) at its pixels' places plus ``flow`` (B, 2, T, H, W), (x, y) px; bilinear."""
+    frames, (height, width) = video.shape[2], video.shape[-2:]
+    pictures = rearrange(video, "b c t h w -> (b t) c h w")
+    shift = rearrange(flow, "b d t h w -> (b t) h w d").to(video)
+    ys, xs = torch.meshgrid(
+        torch.arange(height, device=video.device), torch.arange(width, device=video.device), indexing="ij"
+    )
+    grid = (torch.stack([xs, ys], -1) + shift + 0.5) / shift.new_tensor([width, height]) * 2 - 1
+    moved = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    return rearrange(moved, "(b t) c h w -> b c t h w", t=frames)
 
 
 def to_network(frames: Tensor) -> Tensor:
