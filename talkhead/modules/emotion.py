@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,37 +16,45 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities import dim_zero_cat
 
-from talkhead.data.clip import Clip
+from talkhead.data.clip import SAMPLE_RATE, Clip
 from talkhead.modules.optimizers import adam_with_cosine
-from talkhead.nets.conformer import ConformerClassifier, length_mask
+from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.logmel import length_mask
 from talkhead.ops.calibration import expected_calibration_error, fit_temperature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MEL_TOP = math.log(1 + SAMPLE_RATE / 2 / 700)
+"""The mel scale's upper end, in units in which it is ln(1 + Hz / 700)."""
+
+
 class FrameAugmentation(nn.Module):
     """Another speaker, another room, another microphone: random changes of log-mel frames, in training only.
 
-    Each recording gets its own speed and vocal-tract length (both axes of the spectrogram are stretched), a smooth
-    random equaliser, coloured noise added in the power domain, and SpecAugment's stripes (Park et al. 2019).
+    Each recording is played at another tape speed (tempo and pitch together), and with a tempo and a vocal-tract length
+    of its own, through a smooth random equaliser; coloured noise is added in the power domain; and it gets
+    SpecAugment's stripes (Park et al. 2019).
     """
 
     def __init__(
         self,
-        time_warp: float = 0.15,
-        frequency_warp: float = 0.12,
-        equalizer: float = 0.8,
+        tape_speed: float = 0.12,
+        time_warp: float = 0.05,
+        frequency_warp: float = 0.05,
+        equalizer: float = 0.3,
         noise: float = 0.3,
-        masks: int = 2,
-        mask_bins: int = 15,
+        masks: int = 1,
+        mask_bins: int = 8,
         mask_frames: int = 25,
     ):
         """Set how strong the changes are; 0 switches one off.
 
         Args:
-            time_warp: largest change of ln speed.
-            frequency_warp: largest change of ln frequency scale.
+            tape_speed: largest change of ln speed and ln pitch together.
+            time_warp: largest further change of ln speed alone.
+            frequency_warp: largest further change of ln frequency alone.
             equalizer: standard deviation of the equaliser's five gains, in nepers of power (1 is 4.3 dB).
             noise: share of recordings that get noise, 9 to 37 dB below the mean power of the speech.
             masks: number of stripes in time, and as many in frequency.
@@ -53,7 +62,7 @@ class FrameAugmentation(nn.Module):
             mask_frames: widest stripe in frames of 10 ms.
         """
         super().__init__()
-        self.time_warp, self.frequency_warp = time_warp, frequency_warp
+        self.tape_speed, self.time_warp, self.frequency_warp = tape_speed, time_warp, frequency_warp
         self.equalizer, self.noise = equalizer, noise
         self.masks, self.mask_bins, self.mask_frames = masks, mask_bins, mask_frames
 
@@ -70,12 +79,16 @@ class FrameAugmentation(nn.Module):
         """Resample time and frequency of each recording by factors of its own, bilinearly."""
         batch, total, bins = frames.shape
         device = frames.device
-        speed = ((torch.rand(batch, device=device) * 2 - 1) * self.time_warp).exp()
-        scale = ((torch.rand(batch, device=device) * 2 - 1) * self.frequency_warp).exp()
+        tape, tempo, pitch = torch.rand(3, batch, device=device) * 2 - 1
+        speed = (self.tape_speed * tape + self.time_warp * tempo).exp()
+        scale = (-self.tape_speed * tape + self.frequency_warp * pitch).exp()
         lengths = (lengths / speed).long().clamp(min=1)
         size = int(lengths.max())
         time = torch.arange(size, device=device) * speed[:, None] / max(total - 1, 1) * 2 - 1
-        frequency = torch.arange(bins, device=device) * scale[:, None] / (bins - 1) * 2 - 1
+        # Bin i lies at (i + 1) / (bins + 1) of the mel scale, and frequencies are scaled in Hz.
+        mel = torch.arange(1, bins + 1, device=device) * MEL_TOP / (bins + 1)
+        place = (1 + scale[:, None] * (mel.exp() - 1)).log() / MEL_TOP * (bins + 1) - 1
+        frequency = place / (bins - 1) * 2 - 1
         grid = torch.stack(
             [frequency[:, None, :].expand(batch, size, bins), time[:, :, None].expand(batch, size, bins)], dim=-1
         )

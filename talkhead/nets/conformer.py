@@ -1,10 +1,12 @@
-"""Speech in, emotion out: log-mel front end, convolutional subsampling, Conformer, attention pooling, head."""
+"""Speech in, emotion out: log-mel front end, convolutional subsampling, Conformer, attention pooling, head.
+
+Beside the Conformer, statistics of the whole recording lead straight to the head.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
-
-MEL_BINS = 80
-HOP = 160
-"""Samples from one log-mel frame to the next: 100 frames per second."""
+from talkhead.nets.logmel import MEL_BINS, LogMel, SpectralStatistics, Standardisation, length_mask
 
 
 class ConformerSize(NamedTuple):
@@ -39,67 +38,6 @@ SIZES = {
 }
 """S, M, L: Gulati et al. 2020, Table 1 (their even kernel of 32 made odd, so that it has a centre).
 XL: Zhang et al. 2020, "Pushing the limits of semi-supervised learning". XS is ours, for CPUs and small data."""
-
-
-class LogMel(nn.Module):
-    """Loudness-invariant log-mel frames, with the quiet edges of the recording cut off.
-
-    With P the mel power of a frame and L its mean over all frames and bins of the recording, a feature is
-    (ln(P / L + 1e-5) + 4) / 4: multiplying the recording by a constant changes nothing.
-    """
-
-    def __init__(self, edge_level: float = 1e-3, edge_frames: int = 10):
-        """Make the front end.
-
-        Args:
-            edge_level: frames before the first and after the last one above this share of the mean power are cut.
-            edge_frames: how many of those frames are kept on either side, in units of 10 ms.
-        """
-        super().__init__()
-        self.edge_level, self.edge_frames = edge_level, edge_frames
-        # 1024 rather than 512 points: with 512 the lowest of 80 mel filters fall between two Fourier bins.
-        # The filters are looked at as they are made, which the meta device does not allow.
-        with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
-            self.mel = torchaudio.transforms.MelSpectrogram(
-                SAMPLE_RATE, n_fft=1024, win_length=400, hop_length=HOP, n_mels=MEL_BINS, pad_mode="constant"
-            )
-
-    def forward(self, audio: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn waveforms into frames.
-
-        Args:
-            audio: (B, S) float waveforms at 16 kHz.
-            samples: (B,) int64, how many samples of each are valid.
-
-        Returns:
-            (B, T, 80) float32 frames, 0 beyond each recording's end, and (B,) int64 their number.
-        """
-        # The Fourier transform and the logarithm lose too much in half precision.
-        with torch.autocast(audio.device.type, enabled=False):
-            audio = audio.float() * length_mask(samples, audio.shape[-1])
-            power = self.mel(audio).transpose(1, 2)
-            lengths = samples // HOP + 1
-            mask = length_mask(lengths, power.shape[1])[..., None]
-            power = power * mask
-            level = power.sum((1, 2), keepdim=True) / (lengths[:, None, None] * MEL_BINS)
-            power = power / level.clamp(min=1e-20)
-            frames = ((power + 1e-5).log() + 4) / 4
-            return self._cut_edges(frames * mask, power.mean(2), lengths)
-
-    def _cut_edges(self, frames: Tensor, loudness: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        index = torch.arange(frames.shape[1], device=frames.device)
-        loud = loudness > self.edge_level
-        first = torch.where(loud, index, frames.shape[1]).amin(1)
-        last = torch.where(loud, index, -1).amax(1)
-        start = (first - self.edge_frames).clamp(min=0)
-        stop = torch.minimum(last + 1 + self.edge_frames, lengths)
-        silent = last < 0  # nothing to cut by: keep everything
-        start, stop = start.masked_fill(silent, 0), torch.where(silent, lengths, stop)
-        lengths = stop - start
-        index = torch.arange(int(lengths.max()), device=frames.device)
-        place = (start[:, None] + index).clamp(max=frames.shape[1] - 1)
-        frames = frames.gather(1, place[..., None].expand(-1, -1, frames.shape[2]))
-        return frames * length_mask(lengths, frames.shape[1])[..., None], lengths
 
 
 class Subsampling(nn.Module):
@@ -195,8 +133,11 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
         self._mask_convolutions()
         self.pooling = AttentionPooling(shape.width)
-        self.head = nn.Sequential(nn.LayerNorm(2 * shape.width), nn.Dropout(head_dropout))
-        self.head.append(nn.Linear(2 * shape.width, len(emotions)))
+        self.pooled_norm = nn.LayerNorm(2 * shape.width)
+        self.statistics = SpectralStatistics()
+        self.statistics_norm = Standardisation(SpectralStatistics.SIZE)
+        inputs = 2 * shape.width + SpectralStatistics.SIZE
+        self.head = nn.Sequential(nn.Dropout(head_dropout), nn.Linear(inputs, len(emotions)))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("seen", torch.ones(len(emotions), dtype=torch.bool))
         if trained_on is not None:
@@ -268,6 +209,7 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         if lengths is None:
             lengths = torch.full(frames.shape[:1], frames.shape[1], device=frames.device)
+        whole = self.statistics_norm(self.statistics(frames, lengths))
         x, lengths = self.subsampling(frames, lengths)
         valid = length_mask(lengths, x.shape[1])
         x = x.transpose(0, 1)
@@ -275,7 +217,8 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
             layer.conv_module.sequential[2].mask = valid[:, None]
             x = layer(x, ~valid)
             layer.conv_module.sequential[2].mask = None
-        logits = self.head(self.pooling(x.transpose(0, 1), valid))
+        pooled = self.pooled_norm(self.pooling(x.transpose(0, 1), valid))
+        logits = self.head(torch.cat([pooled, whole], dim=-1))
         return logits.float().masked_fill(~self.seen, -math.inf)
 
     def forward(self, audio: Tensor, samples: Tensor | None = None) -> Tensor:
@@ -309,13 +252,3 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
             windows = recording[:count].tensor_split(max(math.ceil(count / longest), 1))
             rows.append(torch.stack([(self(w[None]) / self.temperature).softmax(-1)[0] for w in windows]).mean(0))
         return torch.stack(rows)
-
-
-def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return (B, size) bool, True at the first ``lengths`` places of each row.
-
-    Example:
-        >>> length_mask(torch.tensor([1, 3]), 3).tolist()
-        [[True, False, False], [True, True, True]]
-    """
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
