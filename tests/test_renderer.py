@@ -34,7 +34,9 @@ def test_an_untrained_renderer_is_the_warp(scene, output):
 
 def test_the_papers_renderer_sees_the_noised_reference_and_nothing_else(scene):
     picture, source, target = scene
-    renderer = Renderer(**SMALL, carrier="reference", output="plain", carrier_channels=False, map_channels=False).eval()
+    renderer = Renderer(
+        **SMALL, carrier="reference", output="plain", carrier_channels=False, field_channels=False, map_channels=False
+    ).eval()
     condition = renderer.prepare(picture, source, target, seed=3)
     assert condition.channels.shape[1] == 0
     truth = mask_noise(picture, target, sigma=0.5, kernel_size=5, threshold=0.04, seed=3)  # scaled by 32 / 128
@@ -63,8 +65,8 @@ def test_flow_moves_pixels_by_what_it_says():
 
 def test_condition_channels_are_counted(scene):
     renderer = Renderer(**SMALL, carrier_channels=True, reference_channels=True, noise_channels=True, map_channels=True)
-    assert renderer.prepare(*scene).channels.shape == (1, 3 + 3 + 3 + 6, 6, 32, 32)
-    assert renderer.unet.config.in_channels == 3 + 15 + 3  # the sample, the condition, the sample less the carrier
+    assert renderer.prepare(*scene).channels.shape == (1, 3 + 3 + 3 + 2 + 6, 6, 32, 32)
+    assert renderer.unet.config.in_channels == 3 + 17 + 3  # the sample, the condition, the sample less the carrier
 
 
 def test_noise_belongs_to_absolute_frames(scene):

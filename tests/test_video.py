@@ -88,7 +88,9 @@ def test_the_loss_by_hand():
 
 @pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
 def test_targets_of_the_papers_process(kind):
-    renderer = Renderer(**SMALL, carrier="reference", output="plain", carrier_channels=False, map_channels=False)
+    renderer = Renderer(
+        **SMALL, carrier="reference", output="plain", carrier_channels=False, field_channels=False, map_channels=False
+    )
     scheduler = DDPMScheduler(prediction_type=kind)
     module = VideoDiffusion(renderer, scheduler)
     batch = batch_of()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange, repeat
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from talkhead.nets.unet3d import UNet3D
 from talkhead.ops.mask_noise import landmark_maps, mask_noise
-from talkhead.ops.warp import thin_plate_spline_warp
+from talkhead.ops.warp import displace, thin_plate_spline_field
 
 _OUTPUTS = {"plain": 3, "residual": 3, "alpha": 4, "flow": 5}  # channels that the U-Net must answer
+_FLOW_UNIT = 2.0  # px at 128 px that an answer of one moves the carrier: the order of what the spline gets wrong
 _BASE_SIZE = 128  # px at which sigma, kernel_size and map_sigma are given; they grow with the frame
 
 
@@ -64,6 +64,7 @@ class Renderer(ModelMixin, ConfigMixin):
         residual_scale: r.
         carrier_channels: give the carrier to the network beside the sample.
         reference_channels: give the reference picture itself to the network, repeated.
+        field_channels: give the spline's displacement to the network, in 16ths of the frame: how the head has moved.
         noise_channels: give the mask-noised carrier to the network at every step.
         map_channels: give soft Gaussian maps of the landmarks, one for each of 6 groups.
         sigma, kernel_size, threshold, overlap: the mask's, see ``mask_noise``; the first two in px at 128 px, scaled
@@ -94,6 +95,7 @@ class Renderer(ModelMixin, ConfigMixin):
         residual_scale: float = 0.1,
         carrier_channels: bool = True,
         reference_channels: bool = False,
+        field_channels: bool = True,
         noise_channels: bool = False,
         map_channels: bool = True,
         sigma: float = 2.0,
@@ -109,7 +111,8 @@ class Renderer(ModelMixin, ConfigMixin):
                 f"got {carrier!r} and {output!r}"
             )
         difference = 3 * (output != "plain")
-        extra = difference + 3 * (carrier_channels + reference_channels + noise_channels) + 6 * map_channels
+        extra = difference + 3 * (carrier_channels + reference_channels + noise_channels)
+        extra += 2 * field_channels + 6 * map_channels
         self.unet = UNet3D(
             in_channels=3 + extra,
             out_channels=_OUTPUTS[output],
@@ -153,7 +156,7 @@ class Renderer(ModelMixin, ConfigMixin):
             raise ValueError(
                 "blend gives x_t in the place of n, and a renderer with noise_channels needs n: leave it out"
             )
-        carrier = self._carrier(reference, reference_landmarks, landmarks)
+        carrier, field = self._carrier(reference, reference_landmarks, landmarks)
         if blend is not None:  # the clean frames come in the carrier's type
             clean = blend[0] if carrier.is_floating_point() else (blend[0] * 255).round().to(torch.uint8)
             blend = (clean, blend[1], blend[2])
@@ -164,7 +167,7 @@ class Renderer(ModelMixin, ConfigMixin):
         frames = landmarks.shape[1]
         still = to_network(repeat(reference, "b c h w -> b t c h w", t=1)).expand(-1, -1, frames, -1, -1)
         moved = to_network(carrier) if carrier.ndim == 5 else still
-        return Condition(noise, moved, self._channels(noise, moved, still, landmarks))
+        return Condition(noise, moved, self._channels(noise, moved, still, field, landmarks))
 
     def forward(self, sample: Tensor, timestep: Tensor | int, condition: Condition, emotion: Tensor) -> Tensor:
         """Predict what the scheduler's ``prediction_type`` names (x_0 by default).
@@ -190,7 +193,7 @@ class Renderer(ModelMixin, ConfigMixin):
             return condition.carrier + alpha * (out[:, :3] - condition.carrier)
         base = condition.carrier
         if self.config.output == "flow":
-            base = move(base, self.config.size / _BASE_SIZE * out[:, 3:])
+            base = move(base, _FLOW_UNIT * self.config.size / _BASE_SIZE * out[:, 3:])
         return base + self.config.residual_scale * out[:, :3]
 
     @torch.no_grad()
@@ -223,11 +226,17 @@ class Renderer(ModelMixin, ConfigMixin):
         frames = ((sample.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return rearrange(frames, "b c t h w -> b t c h w")
 
-    def _carrier(self, reference: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Return the picture (B, 3, H, W) uint8 or the warped video (B, T, 3, H, W) in [0, 1]."""
+    def _carrier(self, reference: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the picture (B, 3, H, W) uint8 or the warped video (B, T, 3, H, W) in [0, 1], and the field."""
+        frames, size = target.shape[1], (reference.shape[-2], reference.shape[-1])
+        if self.config.carrier == "reference" and not self.config.field_channels:
+            return reference, reference.new_zeros(())
+        field = thin_plate_spline_field(source, target, size)
         if self.config.carrier == "reference":
-            return reference
-        return thin_plate_spline_warp(reference.float() / 255, source, target)
+            return reference, field
+        pictures = repeat(reference.float() / 255, "b c h w -> (b t) c h w", t=frames)
+        warped = displace(pictures, field.flatten(0, 1))
+        return rearrange(warped, "(b t) c h w -> b t c h w", t=frames), field
 
     def _mask_arguments(self) -> dict:
         scale = self.config.size / _BASE_SIZE
@@ -239,12 +248,14 @@ class Renderer(ModelMixin, ConfigMixin):
             "overlap": self.config.overlap,
         }
 
-    def _channels(self, noise: Tensor, carrier: Tensor, still: Tensor, landmarks: Tensor) -> Tensor:
+    def _channels(self, noise: Tensor, carrier: Tensor, still: Tensor, field: Tensor, landmarks: Tensor) -> Tensor:
         config = self.config
         parts = [noise[:, :0]]
         parts += [carrier] if config.carrier_channels else []
         parts += [still] if config.reference_channels else []
         parts += [noise] if config.noise_channels else []
+        if config.field_channels:
+            parts.append(rearrange(field, "b t h w d -> b d t h w") * (16 / config.size))
         if config.map_channels:
             side = (config.size, config.size)
             parts.append(landmark_maps(landmarks, side, sigma=config.map_sigma * config.size / _BASE_SIZE))
@@ -253,15 +264,9 @@ class Renderer(ModelMixin, ConfigMixin):
 
 def move(video: Tensor, flow: Tensor) -> Tensor:
     """Sample a video (B, C, T, H, W) at its pixels' places plus ``flow`` (B, 2, T, H, W), (x, y) px; bilinear."""
-    frames, (height, width) = video.shape[2], video.shape[-2:]
     pictures = rearrange(video, "b c t h w -> (b t) c h w")
-    shift = rearrange(flow, "b d t h w -> (b t) h w d").to(video)
-    ys, xs = torch.meshgrid(
-        torch.arange(height, device=video.device), torch.arange(width, device=video.device), indexing="ij"
-    )
-    grid = (torch.stack([xs, ys], -1) + shift + 0.5) / shift.new_tensor([width, height]) * 2 - 1
-    moved = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-    return rearrange(moved, "(b t) c h w -> b c t h w", t=frames)
+    moved = displace(pictures, rearrange(flow, "b d t h w -> (b t) h w d").to(video))
+    return rearrange(moved, "(b t) c h w -> b c t h w", t=video.shape[2])
 
 
 def to_network(frames: Tensor) -> Tensor:

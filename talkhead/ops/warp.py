@@ -42,19 +42,38 @@ def thin_plate_spline_warp(reference: Tensor, source: Tensor, target: Tensor, st
             "thin_plate_spline_warp expects reference (B, C, H, W), source (B, K, 2) and target (B, T, K, 2); got "
             f"{tuple(reference.shape)}, {tuple(source.shape)} and {tuple(target.shape)}"
         )
-    batch, _, height, width = reference.shape
     frames = target.shape[1]
+    field = thin_plate_spline_field(source, target, (reference.shape[-2], reference.shape[-1]), stiffness)
+    pictures = repeat(reference, "b c h w -> (b t) c h w", t=frames)
+    return rearrange(displace(pictures, field.flatten(0, 1)), "(b t) c h w -> b t c h w", t=frames)
+
+
+def thin_plate_spline_field(source: Tensor, target: Tensor, size: tuple[int, int], stiffness: float = 1e-3) -> Tensor:
+    """Return the backward displacement of `thin_plate_spline_warp`: where each pixel comes from, less where it is.
+
+    Args:
+        source: (B, K, 2) landmarks of the pictures, px.
+        target: (B, T, K, 2) landmarks to be reached, px; where one is NaN, the frame's displacement is 0.
+        size: (height, width) in px.
+        stiffness: see `thin_plate_spline_warp`.
+
+    Returns:
+        (B, T, H, W, 2) px, (x, y).
+    """
+    batch, frames = target.shape[:2]
     source = repeat(source, "b k d -> (b t) k d", t=frames).float()
     target = rearrange(target, "b t k d -> (b t) k d").float()
     missing = target.isnan().flatten(1).any(1)
     target = torch.where(missing[:, None, None], source, target)
-    displacement = spline_displacement(source, target, (height, width), stiffness)
-    grid = displacement + _pixel_grid(height, width, 1, 0, reference.device)
-    scale = grid.new_tensor([width, height])
-    grid = (grid + 0.5) / scale * 2 - 1  # px centres -> grid_sample's [-1, 1] with align_corners=False
-    pictures = repeat(reference, "b c h w -> (b t) c h w", t=frames)
-    warped = F.grid_sample(pictures, grid.to(pictures.dtype), padding_mode="border", align_corners=False)
-    return rearrange(warped, "(b t) c h w -> b t c h w", b=batch)
+    return rearrange(spline_displacement(source, target, size, stiffness), "(b t) h w d -> b t h w d", b=batch)
+
+
+def displace(pictures: Tensor, field: Tensor) -> Tensor:
+    """Sample (N, C, H, W) pictures at every pixel's place plus ``field`` (N, H, W, 2) px; bilinear, edges repeated."""
+    height, width = pictures.shape[-2:]
+    places = _pixel_grid(height, width, 1, 0, pictures.device) + field
+    grid = (places + 0.5) / places.new_tensor([width, height]) * 2 - 1  # grid_sample's [-1, 1], align_corners=False
+    return F.grid_sample(pictures, grid.to(pictures.dtype), padding_mode="border", align_corners=False)
 
 
 def spline_displacement(source: Tensor, target: Tensor, size: tuple[int, int], stiffness: float) -> Tensor:
