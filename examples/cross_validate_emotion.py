@@ -155,7 +155,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("outputs/cross_validation"), help="answers and figure")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--size", default="XS")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--dropout", type=float, default=0.0)

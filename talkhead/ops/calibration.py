@@ -46,7 +46,8 @@ def expected_calibration_error(probabilities: Tensor, target: Tensor, bins: int 
 def fit_temperature(logits: Tensor, target: Tensor) -> Tensor:
     """Return the temperature T that minimises the cross-entropy of softmax(logits / T) (Guo et al. 2017, Sec. 4.2).
 
-    The cross-entropy is convex in 1 / T, so a golden-section search over ln T in [ln 0.05, ln 20] finds its minimum.
+    The cross-entropy is convex in 1 / T, so a golden-section search over ln T finds its minimum. It
+    stays within 0.2 <= T <= 20: a few faultless answers are no reason to be infinitely sure.
 
     Args:
         logits: (N, E) logits; -inf for a class that is never predicted.
@@ -69,7 +70,7 @@ def fit_temperature(logits: Tensor, target: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), target).item()
 
     ratio = (math.sqrt(5) - 1) / 2
-    low, high = math.log(0.05), math.log(20.0)
+    low, high = math.log(0.2), math.log(20.0)
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     for _ in range(50):
         if loss(left) < loss(right):
