@@ -27,6 +27,7 @@ from talkhead.evaluate.rows import (
     GENERATOR,
     MEAN_MOTION,
     NO_MOTION,
+    PLACED_GENERATOR,
     PREDICTED_LANDMARKS,
     REPEATED,
     TRUE_LANDMARKS,
@@ -76,7 +77,7 @@ def test_evaluate_end_to_end(tiny_cache: Path, tmp_path: Path) -> None:
     report = evaluate(model(), data, tmp_path, detector=detector, num_inference_steps=2)
     pictures, landmarks = report.tables["pictures"].rows, report.tables["landmarks"].rows
     assert set(pictures) == {REPEATED, WARPED, TRUE_LANDMARKS, PREDICTED_LANDMARKS, DETECTOR_FLOOR}
-    assert set(landmarks) == {NO_MOTION, MEAN_MOTION, GENERATOR, TRUTH}
+    assert set(landmarks) == {NO_MOTION, MEAN_MOTION, GENERATOR, PLACED_GENERATOR, TRUTH}
     assert pictures[TRUE_LANDMARKS]["calls"] == 2 and pictures[REPEATED]["calls"] == 0
     assert pictures[REPEATED]["detected"] == 1.0 and pictures[TRUE_LANDMARKS]["fps"] > 0
     assert pictures[TRUE_LANDMARKS]["seam"] > 0 and "seam" not in pictures[WARPED]

@@ -29,6 +29,7 @@ DETECTOR_FLOOR = "truth itself (noise floor)"
 NO_MOTION = "no motion"
 MEAN_MOTION = "training set's mean motion"
 GENERATOR = "ours, from the audio"
+PLACED_GENERATOR = "ours, from the audio and the portrait's place in its crop"
 TRUTH = "truth itself"
 
 PICTURE_COLUMNS = {
@@ -244,11 +245,18 @@ def window_borders(frames: int, window: int, overlap: int) -> list[int]:
 
 
 @torch.no_grad()
-def move_landmarks(model: Any, truth: Truth) -> tuple[Tensor, Tensor, float]:
+def move_landmarks(model: Any, truth: Truth, size: float | None = None) -> tuple[Tensor, Tensor, float]:
     """Return the landmarks that the model makes of the sound, the emotion it hears, and the seconds it took.
 
     The identity is the reference frame's landmarks. The small random head motion that ``generate`` adds is off: it
     can only be a distance from this recording's own.
+
+    Args:
+        model: see `ClipScorer`.
+        truth: the clip.
+        size: the frame's width in px, to let the net see where in it the portrait stands; None, as in the pipeline: it
+            sees the face alone. The crop of a cached clip is cut around all of its frames, so the place tells where
+            the head will go: with ``size`` the numbers flatter.
 
     Returns:
         (T, 68, 2) px; (8,) probabilities; s.
@@ -257,7 +265,7 @@ def move_landmarks(model: Any, truth: Truth) -> tuple[Tensor, Tensor, float]:
     audio, identity = clip.audio.to(net.device), truth.identity.to(net.device)
     label = emotion_probabilities(clip.emotion)
     emotion = label if model.emotion_net is None else classify_emotion(model.emotion_net, clip.audio)
-    moved = net.generate(audio, identity, emotion.to(net.device), fps=float(clip.fps), idle=0.0).cpu()
+    moved = net.generate(audio, identity, emotion.to(net.device), fps=float(clip.fps), idle=0.0, size=size).cpu()
     stop = truth.first + len(truth.frames)
     return moved[truth.first : stop], emotion, time.perf_counter() - start
 
@@ -359,5 +367,7 @@ class ClipScorer:
             rows[MEAN_MOTION] = score_landmarks(apply_mean_motion(*self.mean, truth), truth)
         if moved is not None:
             rows[GENERATOR] = score_landmarks(moved[0], truth)
+            placed = move_landmarks(self.model, truth, size=truth.frames.shape[-1])[0]
+            rows[PLACED_GENERATOR] = score_landmarks(placed, truth)
         rows[TRUTH] = {"sync": metrics.audio_mouth_sync(truth.landmarks, truth.audio).value}
         return rows
