@@ -1,0 +1,89 @@
+"""Put the bundled speaker together from the three runs of `make_speaker.sh`, with a portrait that the renderer paints.
+
+    python examples/bundled_speaker.py WORK SPEECH.wav OUTPUT [RESULTS.md]
+
+WORK     holds cache/, landmark/, emotion/ and video/ as `make_speaker.sh` leaves them
+SPEECH   the demo's recording; the bundled one is espeak-ng's voice en-gb+m3 (`espeak-ng -v en-gb+m3 -s 140 -p 38`)
+OUTPUT   the folder to make; the bundled one is talkhead/assets/speaker
+RESULTS  a table for the card, as `talkhead evaluate` writes it
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from talkhead.bundle import export_pipeline, load_video
+from talkhead.data.clip import emotion_probabilities
+from talkhead.data.datamodule import MEADDataModule
+from talkhead.data.media import write_image
+from talkhead.metrics import mouth_opening
+from talkhead.windows import render_windows
+
+DATA = """\
+Renderer and landmark generator: 204 of the 240 clips of speaker s1 of the GRID audiovisual sentence corpus (CC BY
+4.0; Cooke, Barker, Cunningham, Shao 2006, doi 10.5281/zenodo.3625687): one man, frontal, English command sentences,
+25 frames per second; all clips count as `neutral`. Split by clip, seed 0: 12 further clips chose settings, 24 are the
+test clips. Emotion classifier: EMO-DB (CC0; Burkhardt, Paeschke, Rolfes, Sendlmeier, Weiss 2005): 339 German
+utterances, acted, angry, happy, neutral and sad. It has never heard contempt, disgust, fear or surprise and gives
+them probability 0.
+
+The landmarks that all of this was trained on are dlib's (the 68-point model of face-recognition-models, made for
+research use). How: `talkhead preprocess`, `talkhead fit --config landmark | emotion | video`, all on two CPU cores,
+then `examples/bundled_speaker.py`.
+
+`portrait.png` is no photograph but a frame that the renderer painted. `speech.flac` is synthetic speech: espeak-ng
+1.51, `espeak-ng -v en-gb+m3 -s 140 -p 38`."""
+LICENCE = "CC-BY-4.0"
+
+
+def paint_portrait(video: Path, cache: Path) -> tuple[Tensor, Tensor]:
+    """Paint a frame with a closed mouth and open eyes: (3, S, S) uint8 and its (68, 2) px landmarks."""
+    renderer, scheduler = load_video(video)
+    data = MEADDataModule(str(cache), batch_size=1, num_frames=None)
+    data.setup("test")
+    clip = data.test_dataloader().dataset[0]
+    lids = (clip.landmarks[:, [40, 41, 46, 47], 1] - clip.landmarks[:, [38, 37, 44, 43], 1]).mean(1)
+    order = (mouth_opening(clip.landmarks) - lids).argsort()
+    wanted, reference = order[0], order[len(order) // 4]
+    landmarks = clip.landmarks[wanted]
+    frames = render_windows(
+        renderer.eval(),
+        scheduler,
+        clip.frames[reference],
+        clip.landmarks[reference],
+        iter([landmarks[None]]),
+        emotion_probabilities("neutral"),
+        window=16,
+        overlap=4,
+        num_inference_steps=4,
+    )
+    return rearrange(next(iter(frames)), "1 c h w -> c h w"), landmarks
+
+
+def main(work: Path, speech: Path, output: Path, results: Path | None) -> None:
+    video = work / "video/checkpoints/last.ckpt"
+    portrait, landmarks = paint_portrait(video, work / "cache")
+    with TemporaryDirectory() as folder:
+        write_image(Path(folder) / "portrait.png", portrait)
+        export_pipeline(
+            output,
+            landmark=work / "landmark/checkpoints/last.ckpt",
+            emotion=work / "emotion/checkpoints/last.ckpt",
+            video=video,
+            portrait=Path(folder) / "portrait.png",
+            portrait_landmarks=torch.as_tensor(landmarks),
+            speech=speech,
+            name="The bundled speaker",
+            data=DATA,
+            licence=LICENCE,
+            results=results.read_text(encoding="utf-8") if results else "",
+        )
+
+
+if __name__ == "__main__":
+    paths = [Path(argument) for argument in sys.argv[1:]]
+    main(paths[0], paths[1], paths[2], paths[3] if len(paths) > 3 else None)
