@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from lightning import LightningModule
 def adam_with_cosine(module: LightningModule, learning_rate: float) -> dict[str, Any]:
     """Return Adam with cosine annealing over the run (paper, Sec. 4: T_max = the number of epochs).
 
-    A run limited by steps instead of epochs anneals over those steps.
+    The rate at epoch n is lr (1 + cos(pi n / T_max)) / 2, and stays at 0 after T_max. A run limited by steps instead of
+    epochs anneals over those steps. A run resumed with another length follows the new one.
 
     Args:
         module: the module to train; its trainer tells how long the run is.
@@ -24,7 +26,9 @@ def adam_with_cosine(module: LightningModule, learning_rate: float) -> dict[str,
     trainer = module.trainer
     by_epoch = trainer.max_steps <= 0
     length = (trainer.max_epochs or 1) if by_epoch else trainer.max_steps
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(length, 1))
+    length = max(length, 1)
+    # Not CosineAnnealingLR: it brings the old T_max back from a checkpoint, and rises again after it.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * min(n / length, 1))) / 2)
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": schedule, "interval": "epoch" if by_epoch else "step"},

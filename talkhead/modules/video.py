@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import SchedulerMixin
 from einops import rearrange
 from lightning import LightningModule
 from torch import Tensor
@@ -55,7 +56,7 @@ class VideoDiffusion(LightningModule):
     def __init__(
         self,
         renderer: Renderer | None = None,
-        scheduler: Any = None,
+        scheduler: SchedulerMixin | None = None,
         learning_rate: float = 1e-4,
         last_step_share: float = 0.3,
         mouth_weight: float = 0.0,
@@ -71,7 +72,7 @@ class VideoDiffusion(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["renderer", "scheduler"])
         self.renderer = Renderer() if renderer is None else renderer
-        self.scheduler = MaskNoiseBridgeScheduler() if scheduler is None else scheduler
+        self.scheduler: Any = MaskNoiseBridgeScheduler() if scheduler is None else scheduler
         if self.renderer.config.output != "plain" and self.scheduler.config.prediction_type != "sample":
             raise ValueError(
                 f"renderer.output={self.renderer.config.output!r} paints over the carrier and so predicts x_0: give "

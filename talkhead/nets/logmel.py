@@ -131,6 +131,7 @@ class Standardisation(nn.BatchNorm1d):
         """(B, N) -> (B, N), within 5 standard deviations."""
         if self.training and len(input) > 1:
             super().forward(input.detach())
+        assert self.running_mean is not None and self.running_var is not None  # they are tracked
         scale = (self.running_var + self.eps).rsqrt()
         return ((input - self.running_mean) * scale).clamp(-5, 5)
 

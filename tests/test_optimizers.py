@@ -1,0 +1,52 @@
+"""The schedule against torch's own cosine annealing, and what a longer run makes of it."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from talkhead.modules.optimizers import adam_with_cosine
+
+
+def run(module: SimpleNamespace, steps: int, state: dict | None = None) -> tuple[list[float], dict]:
+    parts = adam_with_cosine(module, 1e-4)
+    schedule = parts["lr_scheduler"]["scheduler"]
+    if state is not None:
+        schedule.load_state_dict(state)
+    rates = []
+    for _ in range(steps):
+        parts["optimizer"].step()
+        schedule.step()
+        rates.append(schedule.get_last_lr()[0])
+    return rates, copy.deepcopy(schedule.state_dict())
+
+
+def module_of(max_epochs: int, max_steps: int = -1) -> SimpleNamespace:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    return SimpleNamespace(
+        parameters=lambda: iter([weight]), trainer=SimpleNamespace(max_epochs=max_epochs, max_steps=max_steps)
+    )
+
+
+def test_it_is_cosine_annealing_with_t_max_epochs():
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
+    truth = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    expected = []
+    for _ in range(50):
+        optimizer.step()
+        truth.step()
+        expected.append(truth.get_last_lr()[0])
+    assert run(module_of(50), 50)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_run_resumed_with_another_length_follows_the_new_one():
+    whole, _ = run(module_of(40), 40)
+    _, half = run(module_of(20), 20)
+    assert run(module_of(40), 20, half)[0] == pytest.approx(whole[20:], abs=1e-12)
+    assert run(module_of(20), 25)[0][-1] == 0  # and a run that goes on past its end does not rise again
+
+
+def test_steps_count_where_steps_limit_the_run():
+    assert adam_with_cosine(module_of(1, 30), 1e-4)["lr_scheduler"]["interval"] == "step"
+    assert adam_with_cosine(module_of(30), 1e-4)["lr_scheduler"]["interval"] == "epoch"
