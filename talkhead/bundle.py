@@ -89,6 +89,9 @@ def load_parts(folder: Path) -> tuple[LandmarkNet, ConformerClassifier | None, R
         emotion = ConformerClassifier.from_pretrained(folder / "emotion") if (folder / "emotion").is_dir() else None
         renderer = Renderer.from_pretrained(folder / "renderer")
         scheduler = load_scheduler(folder / "scheduler")
+        for name, part in {"landmark": landmark, "emotion": emotion, "renderer": renderer}.items():
+            if part is not None and any(weight.is_meta for weight in part.state_dict().values()):
+                raise ValueError(f"{name}: its weights file lacks some of the network's weights")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"pipeline: '{folder}' is damaged or incomplete ({reason}); export it again") from error

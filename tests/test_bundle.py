@@ -1,11 +1,13 @@
 """A pipeline as a folder: export, save, load, demo, and the examples with a tiny speaker in the bundled one's place."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from safetensors.torch import load_file, save_file
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.data.media import probe, write_audio, write_image
@@ -194,3 +196,16 @@ def test_what_is_no_pipeline_is_refused(folder, tmp_path):
     (tmp_path / "pipeline.json").write_text("{}")
     with pytest.raises(ValueError, match="damaged or incomplete"):
         TalkingHeadPipeline.from_pretrained(tmp_path)
+
+
+# diffusers says which weights it did not find; here that is the point.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_weights_that_lack_some_are_refused(folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    file = next((broken / "renderer").glob("*.safetensors"))
+    weights = load_file(file)
+    weights.pop("unet.head.weight")
+    save_file(weights, file)
+    with pytest.raises(ValueError, match="renderer: its weights file lacks some"):
+        TalkingHeadPipeline.from_pretrained(broken)

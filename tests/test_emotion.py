@@ -158,6 +158,7 @@ def test_fit_learns_calibrates_and_draws(tmp_path: Path) -> None:
     assert (Path(fit.log_dir or "") / "confusion_matrix_val.png").stat().st_size > 1000
     test = fit.test(module, loader(8), verbose=False)
     assert test[0]["test/uar"] > 0.9
+    assert "test/uar" in fit.test(module, loader(1), verbose=False)[0]  # one recording alone is measured, too
     path = fit.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     loaded = EmotionClassifier.load_from_checkpoint(path, net=ConformerClassifier("XS"))
     assert loaded.net.trained_on == ("happy", "sad") and loaded.net.temperature == module.net.temperature

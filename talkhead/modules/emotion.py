@@ -259,6 +259,7 @@ class EmotionClassifier(LightningModule):
     def _conclude(self, stage: str, verdicts: Verdicts) -> tuple[Tensor, Tensor]:
         """Log a stage's figures and draw its confusion matrix."""
         logits, target = verdicts.compute()
+        target = target.reshape(-1)  # torchmetrics makes a scalar of a single recording's
         verdicts.reset()
         probabilities = (logits / self.net.temperature).softmax(-1)
         confusion = multiclass_confusion_matrix(logits, target, num_classes=len(self.emotions))
