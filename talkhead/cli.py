@@ -216,9 +216,7 @@ def add_evaluate(verbs: Any) -> None:
         "Killed and started again with the same arguments, it goes on where it stopped.",
     )
     add_measuring(verb)
-    verb.add_argument(
-        "--steps", dest="num_inference_steps", type=int, default=4, help="network calls per frame (%(default)s)"
-    )
+    verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
     verb.add_argument("--limit", type=int, help="take only the first clips")
     verb.add_argument("--num-frames", type=int, help="take only each clip's first frames")
 

@@ -33,7 +33,7 @@ def evaluate(
     *,
     part: Part = "test",
     detector: str | LandmarkDetector | None = "dlib",
-    num_inference_steps: int = 4,
+    num_inference_steps: int | None = None,
     seed: int = 0,
     limit: int | None = None,
     num_frames: int | None = None,
@@ -52,7 +52,7 @@ def evaluate(
         part: which part of the split; ``"all"``: every clip.
         detector: finds the landmarks again on painted frames: a name for ``load_detector``, a detector, or None to
             leave those columns empty (much faster).
-        num_inference_steps: network evaluations per frame.
+        num_inference_steps: network evaluations per frame; None: the pipeline's.
         seed: of the mask noise.
         limit: take only the first clips, in order of name.
         num_frames: take only each clip's first frames, the reference included.
@@ -71,7 +71,8 @@ def evaluate(
     bench = make_bench(
         model, root, output, part=part, limit=limit, num_frames=num_frames, detector=detector, device=device
     )
-    options = {"num_inference_steps": num_inference_steps, "seed": seed, **options}
+    steps = num_inference_steps or bench.pipeline.info.get("num_inference_steps", 4)
+    options = {"num_inference_steps": steps, "seed": seed, **options}
     report = make_report(bench, window_options(bench.pipeline, options), verbose)
     report.save(bench.folder, "evaluation")
     if verbose:
