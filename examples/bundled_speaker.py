@@ -60,7 +60,7 @@ def paint_portrait(video: Path, cache: Path) -> tuple[Tensor, Tensor]:
         emotion_probabilities("neutral"),
         window=16,
         overlap=4,
-        num_inference_steps=4,
+        num_inference_steps=1,
     )
     return rearrange(next(iter(frames)), "1 c h w -> c h w"), landmarks
 
@@ -79,6 +79,7 @@ def main(work: Path, speech: Path, output: Path, results: Path | None) -> None:
             portrait_landmarks=torch.as_tensor(landmarks),
             speech=speech,
             crop_scale=CROP_SCALE,
+            num_inference_steps=1,  # measured best: docs/renderer.md
             name="The bundled speaker",
             data=DATA,
             licence=LICENCE,

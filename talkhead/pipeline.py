@@ -191,7 +191,7 @@ class TalkingHeadPipeline:
             landmarks: (T, 68, 2) px of the portrait's picture, or a `LandmarkSequence` or its .npz file: skip the
                 generator. The sound must be as long, within one frame.
             portrait_landmarks: (68, 2) px of the portrait's picture: skip the detector.
-            num_inference_steps: network evaluations per frame; None: the pipeline's (4).
+            num_inference_steps: network evaluations per frame; None: the pipeline's own number.
             seed: of the noise and of the small motions that speech does not tell.
             fps: frames per second; None: those of the landmark sequence, else the pipeline's (25).
             sample_rate: of ``audio`` where that is not a file.
