@@ -167,7 +167,7 @@ CALLS = [
         "evaluate",
         "talkhead.evaluate.evaluate",
         ["--root", "cache", "--output", "out", "--detector", "none", "--limit", "3"],
-        {"model": "bundled", "output": "out", "detector": None, "limit": 3, "num_inference_steps": 4},
+        {"model": "bundled", "output": "out", "detector": None, "limit": 3, "num_inference_steps": None},
     ),
     (
         "ablate",
