@@ -124,6 +124,18 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
         """Return the target of ``"v_prediction"``, n - x_0, the process' constant velocity dx_s / ds."""
         return noise - sample
 
+    def bridge(self, clean: Tensor, sample: Tensor, timestep: Tensor | int, previous: Tensor | int) -> Tensor:
+        """Return x_{s'} = x_0 + (s' / s) (x_s - x_0).
+
+        Args:
+            clean: (B, ...) x_0 or its prediction.
+            sample: (B, ...) x_s.
+            timestep: the integer step of x_s, one or (B,).
+            previous: the integer step of x_{s'}, one or (B,).
+        """
+        ratio = _like(self.share(previous) / self.share(timestep), sample)
+        return torch.lerp(clean, sample, ratio.expand_as(sample))
+
     def step(
         self, model_output: Tensor, timestep: Tensor | int, sample: Tensor, return_dict: bool = True
     ) -> MaskNoiseBridgeOutput | tuple[Tensor, Tensor]:
@@ -138,8 +150,7 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
         clean = self.original_sample(model_output, timestep, sample)
         here = self.timesteps.tolist().index(int(timestep))
         last = here + 1 == len(self.timesteps)
-        ratio = 0.0 if last else float(self.share(self.timesteps[here + 1]) / self.share(timestep))
-        previous = torch.lerp(clean, sample, ratio)
+        previous = clean if last else self.bridge(clean, sample, timestep, self.timesteps[here + 1])
         return MaskNoiseBridgeOutput(previous, clean) if return_dict else (previous, clean)
 
 

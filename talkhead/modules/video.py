@@ -42,6 +42,8 @@ class VideoDiffusion(LightningModule):
             ``DDPMScheduler(prediction_type="sample")``.
         learning_rate: Adam's (paper: 1e-4).
         last_step_share: share of the training samples put at the last step, where sampling starts (paper: 0).
+        own_share: share of the batches whose x_t the renderer itself made by sampling down from the last step; only
+            there it meets its own answers, as at inference (paper: 0).
         mouth_weight: the loss's extra weight at the lips (paper: 0).
         eye_weight: the same at the eyes.
         recolour: share of the samples given another palette.
@@ -59,6 +61,7 @@ class VideoDiffusion(LightningModule):
         scheduler: SchedulerMixin | None = None,
         learning_rate: float = 1e-4,
         last_step_share: float = 0.3,
+        own_share: float = 0.0,
         mouth_weight: float = 0.0,
         eye_weight: float = 0.0,
         recolour: float = 0.0,
@@ -77,6 +80,11 @@ class VideoDiffusion(LightningModule):
             raise ValueError(
                 f"renderer.output={self.renderer.config.output!r} paints over the carrier and so predicts x_0: give "
                 f"the scheduler prediction_type='sample', not {self.scheduler.config.prediction_type!r}"
+            )
+        if own_share and not isinstance(self.scheduler, MaskNoiseBridgeScheduler):
+            raise ValueError(
+                f"own_share={own_share} samples by the mask-noise bridge while training: use scheduler="
+                f"MaskNoiseBridgeScheduler or own_share=0; got {type(self.scheduler).__name__}"
             )
         if compile:
             self.renderer.unet.compile()
@@ -102,11 +110,15 @@ class VideoDiffusion(LightningModule):
         """
         batch, steps = len(frames), self.scheduler.config.num_train_timesteps
         seeds = torch.randint(2**31, (batch,), generator=generator).to(self.device)
-        timesteps = torch.randint(steps, (batch,), generator=generator)
-        last = torch.rand(batch, generator=generator) < self.hparams.last_step_share
-        timesteps = torch.where(last, steps - 1, timesteps).to(self.device)
+        own = self.hparams.own_share > 0 and torch.rand((), generator=generator) < self.hparams.own_share
         with torch.no_grad():
-            sample, target, condition = self._noised(frames, landmarks, seeds, timesteps)
+            if own:
+                sample, target, condition, timesteps = self._own(frames, landmarks, emotion, seeds, generator)
+            else:
+                timesteps = torch.randint(steps, (batch,), generator=generator)
+                last = torch.rand(batch, generator=generator) < self.hparams.last_step_share
+                timesteps = torch.where(last, steps - 1, timesteps).to(self.device)
+                sample, target, condition = self._noised(frames, landmarks, seeds, timesteps)
         predicted = self.renderer(sample, timesteps, condition, emotion)
         error = F.mse_loss(predicted.float(), target, reduction="none")
         return (error * self._weight(landmarks[:, 1:])).mean()
@@ -193,6 +205,22 @@ class VideoDiffusion(LightningModule):
         condition = self.renderer.prepare(*places, seed=seeds)
         sample = self.scheduler.add_noise(clean, condition.noise, timesteps)
         return sample, self._target(clean, condition, timesteps), condition
+
+    def _own(
+        self, frames: Tensor, landmarks: Tensor, emotion: Tensor, seeds: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Condition, Tensor]:
+        """Return x_t as sampling reaches it after one or two steps of the present renderer, target, condition and t."""
+        reference = (frames[:, 0] * 255).round().to(torch.uint8)
+        condition = self.renderer.prepare(reference, landmarks[:, 0], landmarks[:, 1:], seed=seeds)
+        sample, clean = condition.noise, to_network(frames[:, 1:])
+        here = torch.full((len(frames),), self.scheduler.config.num_train_timesteps - 1, device=self.device)
+        for _ in range(1 + int(torch.randint(2, (), generator=generator))):
+            answer = self.renderer(sample, here, condition, emotion)
+            answer = self.scheduler.original_sample(answer, here, sample)
+            share = torch.rand(len(frames), generator=generator).to(self.device)
+            there = (share * here).long()
+            sample, here = self.scheduler.bridge(answer, sample, here, there), there
+        return sample, self._target(clean, condition, here), condition, here
 
     def _target(self, clean: Tensor, condition: Condition, timesteps: Tensor) -> Tensor:
         kind = self.scheduler.config.prediction_type
