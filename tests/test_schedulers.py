@@ -82,3 +82,12 @@ def test_three_hundred_steps_of_the_papers_process():
     trailing.set_timesteps(300)
     assert len(trailing.timesteps) == 300
     assert int(trailing.timesteps[0]) == 999
+
+
+def test_the_bridge_from_the_truth_is_the_forward_process():
+    """With the true x_0, stepping from s to s' lands where the forward process puts s', each sample at its own step."""
+    scheduler = MaskNoiseBridgeScheduler()
+    clean, noise = torch.randn(3, 2, 4), torch.randn(3, 2, 4)
+    here, there = torch.tensor([999, 600, 10]), torch.tensor([998, 20, 0])
+    moved = scheduler.bridge(clean, scheduler.add_noise(clean, noise, here), here, there)
+    torch.testing.assert_close(moved, scheduler.add_noise(clean, noise, there))

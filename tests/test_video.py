@@ -125,3 +125,36 @@ def test_the_fused_forward_step_is_the_schedulers(carrier, scheduler):
 def test_painting_over_the_carrier_needs_a_prediction_of_the_picture():
     with pytest.raises(ValueError, match="give the scheduler prediction_type='sample', not 'epsilon'"):
         VideoDiffusion(Renderer(**SMALL), DDPMScheduler())
+
+
+def test_its_own_answers_stand_on_the_bridge():
+    """Untrained, the renderer answers with the carrier c: one or two steps on, x_s = (1 - s) c + s n."""
+    module = VideoDiffusion(Renderer(**SMALL), own_share=1.0)
+    batch, seeds = batch_of(), torch.arange(4)
+    frames, landmarks = module._augmented(batch, module._generator())
+    places = (batch.reference, batch.reference_landmarks, batch.landmarks)
+    condition = module.renderer.prepare(*places, seed=seeds)
+    depths = set()
+    for draw in range(4):
+        calls = []
+        handle = module.renderer.register_forward_pre_hook(lambda _, given, calls=calls: calls.append(given))
+        generator = torch.Generator().manual_seed(draw)
+        sample, target, _, t = module._own(frames, landmarks, torch.eye(8)[batch.emotion], seeds, generator)
+        handle.remove()
+        depths.add(len(calls))
+        share = ((t + 1) / 1000).view(-1, 1, 1, 1, 1)
+        torch.testing.assert_close(sample, (1 - share) * condition.carrier + share * condition.noise)
+        torch.testing.assert_close(target, frames[:, 1:].transpose(1, 2) * 2 - 1)
+        assert (t < 999).all()
+    assert depths == {1, 2}
+
+
+def test_its_own_answers_need_the_bridge():
+    with pytest.raises(ValueError, match="own_share=0.5.*MaskNoiseBridgeScheduler.*DDPMScheduler"):
+        VideoDiffusion(Renderer(**SMALL, output="plain"), DDPMScheduler(prediction_type="sample"), own_share=0.5)
+
+
+def test_a_step_on_its_own_answers_learns():
+    module = VideoDiffusion(Renderer(**SMALL), own_share=1.0)
+    losses = learn(module, 60)
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
