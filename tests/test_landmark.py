@@ -9,7 +9,7 @@ from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.metrics import mouth_opening
 from talkhead.modules.landmark import LandmarkGenerator, landmark_loss
 from talkhead.nets.landmark import LandmarkNet, num_frames_of
-from talkhead.ops.face_frame import describe_portrait, face_frame, to_face
+from talkhead.ops.face_frame import describe_portrait, face_frame, summarize_portrait, to_face
 
 NEUTRAL = emotion_probabilities("neutral")
 
@@ -79,8 +79,9 @@ def test_motion_turns_scales_and_moves_with_the_face() -> None:
         torch.testing.assert_close(moved, turned(plain, *move), rtol=1e-5, atol=2e-3)
 
 
-def test_with_the_picture_it_moves_with_the_picture() -> None:
-    net = make_net()
+@pytest.mark.parametrize("view", ["points", "summary"])
+def test_with_the_picture_it_moves_with_the_picture(view: str) -> None:
+    net = make_net(portrait_view=view, habits=3)
     net.standardize.weight.fill_(1.0)
     net.standardize.square.fill_(1.0)
     small = net(speech(1)[None], face()[None], NEUTRAL[None], 25, size=128)
@@ -95,6 +96,35 @@ def test_portrait_in_the_middle_has_no_offset() -> None:
     described = describe_portrait(identity[None], 128)[0]
     assert described.shape == (140,)
     assert described[136:138].abs().max() < 1e-5
+
+
+def test_summary_of_a_portrait() -> None:
+    identity = face()
+    wide = identity.clone()
+    wide[65:68, 1] += 6
+    summary, opened = summarize_portrait(torch.stack([identity, wide]), 128)
+    assert summary.shape == (22,)
+    # The box's edges come after place, size and roll; only the lower lip's inner points differ, and not at an edge.
+    edges = (torch.cat([identity.amin(0), identity.amax(0)]) + 0.5) / 128
+    torch.testing.assert_close(summary[4:8], edges)
+    torch.testing.assert_close(opened[4:8], edges)
+    size = face_frame(wide)[1][0].norm()
+    assert opened[8].item() == pytest.approx((mouth_opening(wide) / size).item(), abs=1e-3)
+
+
+def test_nothing_but_the_pace_tells_the_habits_apart() -> None:
+    net = make_net(habits=2)
+    net.standardize.weight.fill_(1.0)
+    net.standardize.square.fill_(1.0)
+    net.progress.weight.data.zero_()
+    net.progress.bias.data.copy_(torch.tensor([0.0, -50.0]))  # the second has not begun
+    blind = net(speech(1)[None], face()[None], NEUTRAL[None], 25)
+    net.portrait.weight.data.zero_()
+    net.habit.weight.data[136:] = 1.0
+    shown = net(speech(1)[None], face()[None], NEUTRAL[None], 25, size=128)
+    torch.testing.assert_close(shown, blind, rtol=0, atol=1e-3)
+    net.habit.weight.data[:136] = 1.0
+    assert (net(speech(1)[None], face()[None], NEUTRAL[None], 25, size=128) - blind).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(16000, 25), (16000, 60), (7777, 3), (1, 1), (64000, 100)])
@@ -125,7 +155,13 @@ def test_emotions_never_trained_behave_like_neutral() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"branches": ("raw",)}, {"branches": ("content",), "fusion": "concat"}, {"recurrent": "gru", "layers": 1}],
+    [
+        {},
+        {"branches": ("raw",)},
+        {"branches": ("content",), "fusion": "concat"},
+        {"recurrent": "gru", "layers": 1},
+        {"portrait_view": "summary", "habits": 4},
+    ],
 )
 def test_saved_net_is_the_same_net(options: dict, tmp_path) -> None:
     net = make_net(**options)
@@ -165,7 +201,13 @@ def test_saved_net_brings_its_pretrained_encoder(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"branches": ("video",)}, "branches"), ({"fusion": "sum"}, "fusion"), ({"recurrent": "rnn"}, "recurrent")],
+    [
+        ({"branches": ("video",)}, "branches"),
+        ({"fusion": "sum"}, "fusion"),
+        ({"recurrent": "rnn"}, "recurrent"),
+        ({"portrait_view": "photo"}, "portrait_view"),
+        ({"habits": 0}, "habits"),
+    ],
 )
 def test_unknown_choices_are_refused(options: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
@@ -314,7 +356,7 @@ def test_training_learns_to_open_the_mouth_with_the_sound(portrait: float) -> No
 def test_module_fits_validates_and_logs(tmp_path) -> None:
     from lightning import Trainer
 
-    module = LandmarkGenerator(LandmarkNet(width=32, heads=2), augment=True, speed=0.1, portrait=0.5, size=64)
+    module = LandmarkGenerator(LandmarkNet(width=32, heads=2), augment=0.5, speed=0.1, portrait=0.5, size=64)
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -342,6 +384,8 @@ def test_module_refuses_what_it_cannot_use() -> None:
         LandmarkGenerator(distance="manhattan")
     with pytest.raises(ValueError, match="speed"):
         LandmarkGenerator(speed=0.7)
+    with pytest.raises(ValueError, match="augment"):
+        LandmarkGenerator(augment=2)
     clip = batch()
     with pytest.raises(ValueError, match="modality"):
         LandmarkGenerator(LandmarkNet(width=32, heads=2))(Clip(clip.audio, clip.emotion, clip.fps, clip.samples))

@@ -13,7 +13,7 @@ from talkhead.data.clip import MOUTH, Clip, emotion_probabilities
 from talkhead.metrics import LandmarkDistance, OpeningCorrelation, mouth_opening
 from talkhead.modules.optimizers import adam_with_cosine
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.ops.face_frame import describe_portrait, face_frame, to_face
+from talkhead.ops.face_frame import face_frame, to_face
 
 
 def landmark_loss(
@@ -79,7 +79,7 @@ class LandmarkGenerator(LightningModule):
         velocity_weight: see ``landmark_loss``.
         opening_weight: see ``landmark_loss``.
         distance: ``squared`` or ``euclidean``; see ``landmark_loss``.
-        augment: disturb the training sound with noise, reverberation, channel and gain.
+        augment: share of the training clips whose sound is disturbed with noise, reverberation, channel and gain.
         speed: largest relative change of speed in training, 0 for none; sound and motion change together.
         portrait: probability that the net may look at a training clip's portrait (see ``nets/landmark.py``); validation
             and test then show it. 0 never does: the motion is independent of the face.
@@ -98,7 +98,7 @@ class LandmarkGenerator(LightningModule):
         velocity_weight: float = 0.0,
         opening_weight: float = 0.0,
         distance: str = "squared",
-        augment: bool = False,
+        augment: float = 0.0,
         speed: float = 0.0,
         portrait: float = 0.0,
         size: int = 128,
@@ -108,6 +108,8 @@ class LandmarkGenerator(LightningModule):
             raise ValueError(f"distance must be 'squared' or 'euclidean'; got {distance!r}")
         if not 0 <= portrait <= 1:
             raise ValueError(f"portrait must be a probability; got {portrait}")
+        if not 0 <= augment <= 1:
+            raise ValueError(f"augment must be a share of the clips, in [0, 1]; got {augment}")
         if min(mouth_weight, velocity_weight, opening_weight) < 0 or not 0 <= speed < 0.5:
             raise ValueError("weights must be >= 0 and speed in [0, 0.5)")
         self.save_hyperparameters(ignore=["net"])
@@ -142,12 +144,13 @@ class LandmarkGenerator(LightningModule):
         landmarks, identity = _landmarks(clip)
         audio = clip.audio
         if self.augment:
-            audio = augment_speech(audio)
+            disturbed = torch.rand(len(audio), 1, device=audio.device) < self.augment
+            audio = torch.where(disturbed, augment_speech(audio), audio)
         if self.speed:
             audio = change_speed(audio, 1 + self.speed * (2 * torch.rand(()).item() - 1))
         shown, known = None, None
         if self.portrait:
-            shown = describe_portrait(identity, self.size)
+            shown = self.net.describe(identity, self.size)
             known = torch.rand(len(shown), device=shown.device) < self.portrait
         emotion = emotion_probabilities(clip.emotion)
         # Played faster, the same number of frames holds faster motion: the target stays.

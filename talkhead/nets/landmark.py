@@ -40,14 +40,14 @@ from talkhead.nets.audio import (
     speech_level,
 )
 from talkhead.nets.kan import KANLayer
-from talkhead.ops.face_frame import describe_portrait, face_frame, to_face
+from talkhead.ops.face_frame import describe_portrait, face_frame, summarize_portrait, to_face
 from talkhead.ops.idle_motion import idle_motion
 from talkhead.ops.mouth_gate import close_mouth, relax_mouth, speech_gate
 
 BRANCHES = ("raw", "content")
 
-PORTRAIT = 140
-"""Numbers that describe a portrait: 136 coordinates, two of its place, its relative size, its roll."""
+VIEWS = {"points": (describe_portrait, 140), "summary": (summarize_portrait, 22)}
+"""How a portrait is described to the net, and by how many numbers."""
 
 
 class LandmarkNet(ModelMixin, ConfigMixin):
@@ -68,6 +68,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         dropout: probability in all parts.
         spec_augment: hide random bands and stretches of the log-mel spectrogram in training.
         portrait_noise: standard deviation, in training, of the noise on the standardised portrait.
+        portrait_view: ``points``, all coordinates, or ``summary``, the few numbers of ``summarize_portrait``.
+        habits: ways back from the portrait to the habitual pose, each at its own pace.
         rate: frames per second at which the net itself thinks; results are interpolated to the frames asked for.
         freeze_encoder: keep a pretrained encoder as it is.
         encoder_config: filled in by the net for a pretrained encoder, so that a saved net needs nothing else to load.
@@ -91,13 +93,15 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         dropout: float = 0.2,
         spec_augment: bool = True,
         portrait_noise: float = 0.2,
+        portrait_view: str = "points",
+        habits: int = 1,
         rate: float = 25.0,
         freeze_encoder: bool = True,
         encoder_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         # diffusers keeps the names of the arguments for the configuration: no module may bear one.
-        _check_choices(branches, fusion, recurrent)
+        _check_choices(branches, fusion, recurrent, portrait_view, habits)
         self.raw = RawBranch(width, dropout) if "raw" in branches else None
         self.content: nn.Module | None = None
         if "content" in branches and encoder == "logmel":
@@ -110,11 +114,12 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         self.narrow = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width // 2), nn.LayerNorm(width // 2)) for _ in branches
         )
-        self.standardize = Standardize(PORTRAIT)
-        self.portrait = nn.Linear(PORTRAIT, 32, bias=False)
-        self.habit = nn.Linear(PORTRAIT, 136, bias=False)
+        numbers = VIEWS[portrait_view][1]
+        self.standardize = Standardize(numbers)
+        self.portrait = nn.Linear(numbers, 32, bias=False)
+        self.habit = nn.Linear(numbers, habits * 136, bias=False)
         nn.init.zeros_(self.habit.weight)
-        self.progress = nn.Linear(width, 1)
+        self.progress = nn.Linear(width, habits)
         self.emotion = nn.Linear(len(EMOTIONS), 32)
         nn.init.zeros_(self.emotion.weight)
         nn.init.zeros_(self.emotion.bias)
@@ -165,7 +170,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         _check_shapes(audio, identity, emotion, num_frames)
         centre, axes = face_frame(identity)
         rest = to_face(identity, (centre, axes))
-        portrait = None if size is None else describe_portrait(identity, size)
+        portrait = None if size is None else self.describe(identity, size)
         moved = rest.unsqueeze(1) + self.displacements(audio, emotion, num_frames, level, portrait)
         return centre.unsqueeze(1) + moved @ axes.unsqueeze(1)
 
@@ -185,7 +190,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             emotion: as in ``forward``.
             num_frames: as in ``forward``.
             level: as in ``forward``.
-            portrait: (B, 140) from ``describe_portrait``, or None.
+            portrait: (B, P) from ``describe``, or None.
             known: (B,) bool, which portraits the net may look at; None: all.
 
         Returns:
@@ -203,13 +208,18 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         motion = 0.1 * self.head(x)
         if seen is not None:
             # Where a speaker's habitual pose lies from here, times how far he has gone back to it.
-            motion = motion + 0.1 * self.progress(x).sigmoid() * self.habit(seen).unsqueeze(1)
+            away = self.habit(seen).unflatten(-1, (-1, 136)) / self.config.habits**0.5
+            motion = motion + 0.1 * self.progress(x).sigmoid() @ away
         if num_frames != steps:
             motion = sample_at(motion.mT, frame_centres(steps, num_frames, audio.device)).mT
         return motion.unflatten(-1, (68, 2))
 
+    def describe(self, identity: Tensor, size: float) -> Tensor:
+        """Describe (B, 68, 2) px portraits in pictures ``size`` px wide as ``displacements`` takes them: (B, P)."""
+        return VIEWS[self.config.portrait_view][0](identity, size)
+
     def _look(self, portrait: Tensor, known: Tensor | None) -> Tensor:
-        """Return the standardised (B, 140) portraits, zero where the net may not look."""
+        """Return the standardised (B, P) portraits, zero where the net may not look."""
         seen = self.standardize(portrait)
         if self.training:
             # Noise on the inputs of a linear map is ridge regression: two hundred clips have two hundred portraits.
@@ -324,13 +334,17 @@ def frame_decibels(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
     return 20 * torch.log10(sample_at(smooth, positions)[0, 0] / level + 1e-6)
 
 
-def _check_choices(branches: Sequence[str], fusion: str, recurrent: str) -> None:
+def _check_choices(branches: Sequence[str], fusion: str, recurrent: str, portrait_view: str, habits: int) -> None:
     if not branches or len(set(branches)) != len(branches) or not set(branches) <= set(BRANCHES):
         raise ValueError(f"branches must be one or both of 'raw' and 'content'; got {tuple(branches)!r}")
     if fusion not in ("kan", "concat"):
         raise ValueError(f"fusion must be 'kan' or 'concat'; got {fusion!r}")
     if recurrent not in ("gru", "lstm"):
         raise ValueError(f"recurrent must be 'gru' or 'lstm'; got {recurrent!r}")
+    if portrait_view not in VIEWS:
+        raise ValueError(f"portrait_view must be 'points' or 'summary'; got {portrait_view!r}")
+    if habits < 1:
+        raise ValueError(f"habits must be at least 1; got {habits}")
 
 
 def _check_shapes(audio: Tensor, identity: Tensor, emotion: Tensor, num_frames: int) -> None:
