@@ -2,8 +2,9 @@
 
     python examples/ablate_landmarks.py --root CACHE --epochs 15 --output runs/ablate_landmarks
 
-Trains `--config landmark` once per row and measures the last epoch on the test clips. Prints a Markdown table and
-writes it to OUTPUT/table.md. Arguments after `--` go to every `talkhead fit`, as in `-- --data.split sentence`.
+Trains `--config landmark` once per row and measures the last epoch on the test clips, the portrait shown. Prints a
+Markdown table and writes it to OUTPUT/table.md. Arguments after `--` go to every `talkhead fit`, as
+in `-- --data.split sentence`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from pathlib import Path
 
 from talkhead.training import shipped_configs, training_cli
 
-NET = "--model.init_args.net.init_args."
 ROWS = {
-    "raw branch alone": ["branches=[raw]"],
-    "log-mel branch alone": ["branches=[content]"],
-    "both, concatenated": ["fusion=concat"],
+    "raw branch alone": ["net.init_args.branches=[raw]"],
+    "log-mel branch alone": ["net.init_args.branches=[content]"],
+    "both, concatenated": ["net.init_args.fusion=concat"],
     "both, KAN": [],
-    "both, KAN, all 136 coordinates of the portrait": ["portrait_view=points", "habits=1", "portrait_noise=0.2"],
+    "KAN, all coordinates of the portrait": [
+        "net.init_args.portrait_view=points",
+        "net.init_args.habits=1",
+        "net.init_args.portrait_noise=0.2",
+    ],
+    "KAN, no velocity and opening losses": ["velocity_weight=0", "opening_weight=0"],
 }
 COLUMNS = ("M-LD", "F-LD", "M-LD_centred", "F-LD_centred", "opening_correlation", "opening_variance_ratio")
 
@@ -28,7 +33,7 @@ def measure(options: list[str], folder: Path, args: argparse.Namespace, extra: l
     """Train one row and return its test metrics in the order of ``COLUMNS``."""
     shared = ["--data.root", str(args.root), "--trainer.max_epochs", str(args.epochs)]
     where = ["--trainer.default_root_dir", str(folder), "--trainer.check_val_every_n_epoch", str(args.epochs)]
-    changes = [f"{NET}{option}" for option in options]
+    changes = [f"--model.init_args.{option}" for option in options]
     cli = training_cli()(shipped_configs(["fit", "--config", "landmark", *shared, *where, *changes, *extra]))
     (result,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     return [result[f"test/{name}"] for name in COLUMNS]
