@@ -6,12 +6,17 @@ from torch.nn.functional import pad
 
 from talkhead.data.clip import EMOTIONS
 from talkhead.nets.conformer import SIZES, ConformerClassifier
+from talkhead.nets.logmel import LogMel
+from talkhead.nets.pitch import HIGHEST, LOWEST, PITCH_BINS, Pitchgram, melody
+from talkhead.nets.statistics import PitchStatistics
 
 
-@pytest.fixture(scope="module")
-def net() -> ConformerClassifier:
+@pytest.fixture(
+    scope="module", params=[{}, {"pitch": True, "frames_per_second": 50, "batch_norm": True}], ids=["mel", "pitch"]
+)
+def net(request: pytest.FixtureRequest) -> ConformerClassifier:
     torch.manual_seed(0)
-    return ConformerClassifier("XS", trained_on=["sad", "angry", "happy", "neutral"]).eval()
+    return ConformerClassifier("XS", trained_on=["sad", "angry", "happy", "neutral"], **request.param).eval()
 
 
 def speech(seconds: float, seed: int = 0) -> torch.Tensor:
@@ -56,9 +61,11 @@ def test_padding_changes_nothing(net: ConformerClassifier, seconds: float) -> No
         torch.testing.assert_close(together[1:], net(long[None]), atol=2e-5, rtol=1e-5)
 
 
-def test_padding_changes_no_gradient() -> None:
-    net = ConformerClassifier("XS", dropout=0.0).eval()  # batch statistics aside, training sees no padding either
-    frames = torch.randn(1, 50, 80, requires_grad=True)
+@pytest.mark.parametrize("bins", [80, 140])
+def test_padding_changes_no_gradient(bins: int) -> None:
+    # Batch statistics aside, training sees no padding either.
+    net = ConformerClassifier("XS", dropout=0.0, pitch=bins == 140).eval()
+    frames = torch.randn(1, 50, bins, requires_grad=True)
     padded = pad(frames, (0, 0, 0, 30)).detach().requires_grad_()
     net.classify(frames).sum().backward()
     net.classify(padded, torch.tensor([50])).sum().backward()
@@ -80,8 +87,10 @@ def test_silence_around_speech_changes_nothing(net: ConformerClassifier) -> None
     many_frames, many_lengths = net.features(many[None])
     assert few_lengths.tolist() == many_lengths.tolist()
     # The mean power is over more frames: everything above the floor shifts by the same constant, nothing else moves.
-    shift = (many_frames - few_frames)[few_frames > 0.5]
+    shift = (many_frames - few_frames)[..., :80][few_frames[..., :80] > 0.5]
     assert shift.std() < 1e-3
+    # The melody's floor falls with the mean energy; 40 dB down, it hardly matters.
+    assert (many_frames - few_frames)[..., 80:].abs().max() < 0.01 if few_frames.shape[2] > 80 else True
 
 
 @pytest.mark.parametrize("audio", [torch.zeros(1, 16000), torch.zeros(1, 1), torch.full((1, 400), 0.5)])
@@ -140,6 +149,8 @@ def test_wrong_arguments_are_told(net: ConformerClassifier) -> None:
         ConformerClassifier("XXL")
     with pytest.raises(ValueError, match="trained_on must name emotions"):
         ConformerClassifier("XS", trained_on=["bored"])
+    with pytest.raises(ValueError, match="frames_per_second must divide 100; got 40"):
+        ConformerClassifier("XS", frames_per_second=40)
     with pytest.raises(ValueError, match="audio must be"):
         net(torch.zeros(100))
     with pytest.raises(ValueError, match="samples must lie in 1..100"):
@@ -151,3 +162,46 @@ def test_wrong_arguments_are_told(net: ConformerClassifier) -> None:
 def test_widths_are_the_published_ones() -> None:
     assert [SIZES[s].width for s in ("S", "M", "L", "XL")] == [144, 256, 512, 1024]
     assert all(size.kernel % 2 for size in SIZES.values())
+
+
+@pytest.mark.parametrize("hertz", [82.0, 120.0, 233.0, 400.0])
+def test_pitch_of_a_voice_is_found(hertz: float) -> None:
+    time = torch.arange(16000) / 16000
+    buzz = sum(torch.cos(2 * torch.pi * hertz * k * time) / k for k in range(1, 20))
+    frames = Pitchgram(160)(buzz[None], torch.ones(1, 101, 1, dtype=torch.bool))
+    place, height = (x[0, 10:90] for x in melody(frames))
+    found = LOWEST * (HIGHEST / LOWEST) ** (place / (PITCH_BINS - 1))
+    assert (found.log2() - torch.tensor(hertz).log2()).abs().max() < 0.04  # half of a bin is 0.028 octaves
+    # A period that lies between two bins is missed by at most that half, and the harmonics to 4 kHz fall out of step.
+    assert height.min() > 0.8
+
+
+def test_noise_has_no_pitch() -> None:
+    noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    frames = Pitchgram(160)(noise, torch.ones(1, 101, 1, dtype=torch.bool))
+    # The correlation of 64 ms of noise below 4 kHz, some 250 independent values, spreads by about 1 / 16.
+    assert frames.std() < 0.15 and frames.max() < 0.6
+
+
+def test_pitch_statistics_by_hand() -> None:
+    frames = torch.zeros(1, 10, PITCH_BINS)
+    frames[0, :4, 20], frames[0, 4:8, 24] = 0.9, 0.7  # eight voiced frames of ten
+    histogram, rest = PitchStatistics()(frames, torch.tensor([10]))[0].split([PITCH_BINS, 9])
+    # Half of the voiced frames at 20, smoothed over five bins: 0.1 on 18..22, and the same about 24.
+    assert histogram[[17, 18, 20, 22, 26, 27]].exp().tolist() == pytest.approx([0.01, 0.11, 0.11, 0.21, 0.11, 0.01])
+    mean, spread, _, _, _, change, leap, height, voiced = rest.tolist()
+    assert (mean, spread, height, voiced) == pytest.approx((22, 2, 0.8, 0.8))
+    assert change == pytest.approx(4 / 7)  # seven steps between voiced frames, one of them by 4 bins
+    assert leap == pytest.approx((16 / 7 - (4 / 7) ** 2) ** 0.5)
+
+
+def test_averaged_frames_are_the_mean_of_two() -> None:
+    audio, samples = torch.stack([speech(0.5), pad(speech(0.35), (0, 2400))]), torch.tensor([8000, 5600])
+    fine, lengths = LogMel(pitch=True)(audio, samples)
+    coarse, halves = LogMel(pitch=True, average=2)(audio, samples)
+    assert halves.tolist() == [-(-n // 2) for n in lengths.tolist()]
+    for row, mean, length in zip(fine, coarse, lengths.tolist(), strict=True):
+        torch.testing.assert_close(mean[: length // 2], row[: length // 2 * 2].unflatten(0, (-1, 2)).mean(1))
+        if length % 2:
+            torch.testing.assert_close(mean[length // 2], row[length - 1])
+        assert not mean[(length + 1) // 2 :].any()

@@ -12,9 +12,9 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 
 from talkhead.data.clip import EMOTIONS, Clip
 from talkhead.data.datamodule import collate
+from talkhead.modules.augmentation import FrameAugmentation
 from talkhead.modules.emotion import (
     EmotionClassifier,
-    FrameAugmentation,
     average_recall,
     count_emotions,
     save_confusion,
@@ -113,6 +113,19 @@ def test_time_warp_changes_speed_alone() -> None:
     for row, length in zip(warped, lengths.tolist(), strict=True):
         torch.testing.assert_close(row[:length, 0], torch.arange(length) / length, atol=0.02, rtol=0)
         assert not row[length:].any()
+
+
+def test_melody_follows_the_tape() -> None:
+    frames = torch.zeros(16, 100, 140)
+    frames[:, :50, 110] = 1  # a voice at bin 30 of the melody that falls silent half-way
+    warped, lengths = FrameAugmentation(0.12, 0, 0, 0, 0, masks=0)(frames, torch.full((16,), 100))
+    for row, length in zip(warped, lengths.tolist(), strict=True):
+        slower = math.log(length / 100)  # played so much longer, it lies so much lower
+        melody = row[:, 80:].sum(0)
+        centre = (melody * torch.arange(60)).sum() / melody.sum()
+        # 59 bins are ln 10; one frame of the length is 1%, a quarter of a bin.
+        assert centre.item() == pytest.approx(30 - slower / math.log(10) * 59, abs=0.3)
+        assert (row[:, 80:].sum(1) > 0.5).sum().item() == pytest.approx(length / 2, abs=1)
 
 
 def test_stripes_cover_no_more_than_asked() -> None:

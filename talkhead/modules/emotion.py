@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,107 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities import dim_zero_cat
 
-from talkhead.data.clip import SAMPLE_RATE, Clip
+from talkhead.data.clip import Clip
+from talkhead.modules.augmentation import FrameAugmentation
 from talkhead.modules.optimizers import adam_with_cosine
 from talkhead.nets.conformer import ConformerClassifier
-from talkhead.nets.logmel import length_mask
 from talkhead.ops.calibration import expected_calibration_error, fit_temperature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-MEL_TOP = math.log(1 + SAMPLE_RATE / 2 / 700)
-"""The mel scale's upper end, in units in which it is ln(1 + Hz / 700)."""
-
-
-class FrameAugmentation(nn.Module):
-    """Another speaker, another room, another microphone: random changes of log-mel frames, in training only.
-
-    Each recording is played at another tape speed (tempo and pitch together), and with a tempo and a vocal-tract length
-    of its own, through a smooth random equaliser; coloured noise is added in the power domain; and it gets
-    SpecAugment's stripes (Park et al. 2019).
-    """
-
-    def __init__(
-        self,
-        tape_speed: float = 0.12,
-        time_warp: float = 0.05,
-        frequency_warp: float = 0.05,
-        equalizer: float = 0.3,
-        noise: float = 0.3,
-        masks: int = 1,
-        mask_bins: int = 8,
-        mask_frames: int = 25,
-    ):
-        """Set how strong the changes are; 0 switches one off.
-
-        Args:
-            tape_speed: largest change of ln speed and ln pitch together.
-            time_warp: largest further change of ln speed alone.
-            frequency_warp: largest further change of ln frequency alone.
-            equalizer: standard deviation of the equaliser's five gains, in nepers of power (1 is 4.3 dB).
-            noise: share of recordings that get noise, 9 to 37 dB below the mean power of the speech.
-            masks: number of stripes in time, and as many in frequency.
-            mask_bins: widest stripe in mel bins.
-            mask_frames: widest stripe in frames of 10 ms.
-        """
-        super().__init__()
-        self.tape_speed, self.time_warp, self.frequency_warp = tape_speed, time_warp, frequency_warp
-        self.equalizer, self.noise = equalizer, noise
-        self.masks, self.mask_bins, self.mask_frames = masks, mask_bins, mask_frames
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Change (B, T, 80) frames of which (B,) are valid; the speed changes T and the lengths."""
-        if not self.training:
-            return frames, lengths
-        frames, lengths = self._stretch(frames, lengths)
-        frames = frames + self.equalizer / 4 * _smooth_noise(frames)
-        frames = self._stripes(self._add_noise(frames), lengths)
-        return frames * length_mask(lengths, frames.shape[1])[..., None], lengths
-
-    def _stretch(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Resample time and frequency of each recording by factors of its own, bilinearly."""
-        batch, total, bins = frames.shape
-        device = frames.device
-        tape, tempo, pitch = torch.rand(3, batch, device=device) * 2 - 1
-        speed = (self.tape_speed * tape + self.time_warp * tempo).exp()
-        scale = (-self.tape_speed * tape + self.frequency_warp * pitch).exp()
-        lengths = (lengths / speed).long().clamp(min=1)
-        size = int(lengths.max())
-        time = torch.arange(size, device=device) * speed[:, None] / max(total - 1, 1) * 2 - 1
-        # Bin i lies at (i + 1) / (bins + 1) of the mel scale, and frequencies are scaled in Hz.
-        mel = torch.arange(1, bins + 1, device=device) * MEL_TOP / (bins + 1)
-        place = (1 + scale[:, None] * (mel.exp() - 1)).log() / MEL_TOP * (bins + 1) - 1
-        frequency = place / (bins - 1) * 2 - 1
-        grid = torch.stack(
-            [frequency[:, None, :].expand(batch, size, bins), time[:, :, None].expand(batch, size, bins)], dim=-1
-        )
-        warped = F.grid_sample(frames[:, None], grid, align_corners=True, padding_mode="border")[:, 0]
-        return warped, lengths
-
-    def _add_noise(self, frames: Tensor) -> Tensor:
-        """Add noise of random level and colour in the power domain (``LogMel`` says how frames encode power)."""
-        batch, device = len(frames), frames.device
-        chosen = torch.rand(batch, 1, 1, device=device) < self.noise
-        level = torch.rand(batch, 1, 1, device=device) * 6.5 - 8.5
-        draw = -torch.rand_like(frames).clamp(min=1e-6).log()  # the power of Gaussian noise in one bin
-        noise = (level + _smooth_noise(frames)).exp() * draw * chosen
-        return (((4 * frames - 4).exp() + noise).log() + 4) / 4
-
-    def _stripes(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Set random stripes of time and of frequency to 0, about the frames' mean."""
-        bins = torch.full_like(lengths, frames.shape[2])
-        for _ in range(self.masks):
-            frames = frames * ~_stripe(lengths, frames.shape[1], self.mask_frames)[:, :, None]
-            frames = frames * ~_stripe(bins, frames.shape[2], self.mask_bins)[:, None, :]
-        return frames
 
 
 class Verdicts(Metric):
@@ -207,9 +119,14 @@ class EmotionClassifier(LightningModule):
 
     def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
         """Return the loss of an augmented, mixed batch."""
-        frames, lengths = self.augmentation(*self.net.features(batch.audio, batch.samples))
-        target = F.one_hot(batch.emotion, len(self.emotions)).float()
-        weight = self.class_weights[batch.emotion]
+        frames, lengths = self.net.features(batch.audio, batch.samples)
+        return self.learn(frames, lengths, batch.emotion)
+
+    def learn(self, frames: Tensor, lengths: Tensor, emotion: Tensor) -> Tensor:
+        """Augment, mix and classify (B, T, 80 or 140) frames, (B,) of them valid; log and return the () loss."""
+        frames, lengths = self.augmentation(frames, lengths)
+        target = F.one_hot(emotion, len(self.emotions)).float()
+        weight = self.class_weights[emotion]
         if self.mixup:
             frames, lengths, target = self._mix(frames, lengths, target)
         logits = self.net.classify(frames, lengths)
@@ -358,20 +275,3 @@ def save_confusion(confusion: Tensor, emotions: Sequence[str], path: Path) -> No
     temporary = path.with_suffix(".partial.png")
     plot_confusion(confusion, emotions).savefig(temporary, dpi=120)
     os.replace(temporary, path)
-
-
-def _smooth_noise(frames: Tensor) -> Tensor:
-    """Return (B, 1, M): for each recording a random curve over frequency through five standard normal knots."""
-    knots = torch.randn(len(frames), 1, 5, device=frames.device)
-    return F.interpolate(knots, size=frames.shape[2], mode="linear", align_corners=True)
-
-
-def _stripe(lengths: Tensor, size: int, widest: int) -> Tensor:
-    """Return (B, size) bool, True in one random stripe of at most ``widest`` places, within each row's length."""
-    width = (
-        torch.rand(len(lengths), 1, device=lengths.device)
-        * torch.minimum(lengths / 2, lengths.new_tensor(widest))[:, None]
-    )
-    start = torch.rand(len(lengths), 1, device=lengths.device) * (lengths[:, None] - width)
-    place = torch.arange(size, device=lengths.device)
-    return (place >= start) & (place < start + width)
