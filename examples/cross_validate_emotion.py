@@ -4,9 +4,9 @@
     python examples/cross_validate_emotion.py --ravdess FOLDER --folds 4      # RAVDESS with its own eight labels
 
 The speakers, in order of their names, are cut into as many blocks of neighbours as there are folds; each fold is tested
-on one block and trained on the others. No speaker is ever in both, and nothing is chosen on the test speakers: the
-number of epochs is fixed beforehand, and a fold's temperature is fitted to the other folds' test answers. A fold's
-answers are kept in --output, so a run that was broken off continues with the folds that are missing.
+on one block and trained on the others. No speaker is ever in both, and nothing is chosen within a fold: the number of
+epochs is fixed beforehand, and a fold's temperature is fitted to the other folds' test answers. A fold's answers and
+network are kept in --output, so a run that was broken off continues with the folds that are missing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning
 import torch
 import torchaudio
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -27,7 +30,8 @@ import talkhead
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
 from talkhead.data.dataset import ClipDataset, collate, read_manifest
 from talkhead.data.media import read_audio
-from talkhead.modules.emotion import EmotionClassifier, FrameAugmentation, average_recall, save_confusion
+from talkhead.modules.augmentation import FrameAugmentation
+from talkhead.modules.emotion import EmotionClassifier, average_recall, save_confusion
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.ops.calibration import expected_calibration_error, fit_temperature
 
@@ -50,6 +54,32 @@ class Recordings(Dataset[Clip]):
         length = round(self.seconds * SAMPLE_RATE)
         start = int(torch.randint(len(clip.audio) - length + 1, ()))
         return replace(clip, audio=clip.audio[start : start + length], samples=torch.tensor(length))
+
+
+class Frames(NamedTuple):
+    """What the network makes of recordings before anything is learnt: (B, T, F), (B,) of them valid, (B,) emotions."""
+
+    frames: Tensor
+    lengths: Tensor
+    emotion: Tensor
+
+
+class WholeRecordings(EmotionClassifier):
+    """Learns from whole recordings, whose frames are the same in every epoch and so are made once."""
+
+    def training_step(self, batch: Frames, batch_idx: int) -> Tensor:
+        return self.learn(*batch)
+
+
+def make_frames(net: ConformerClassifier, clips: list[Clip]) -> list[tuple[Tensor, Tensor]]:
+    with torch.inference_mode():
+        made = [net.features(clip.audio[None])[0][0] for clip in clips]
+    return [(frames.clone(), clip.emotion) for frames, clip in zip(made, clips, strict=True)]
+
+
+def stack_frames(rows: list[tuple[Tensor, Tensor]]) -> Frames:
+    frames, emotion = zip(*rows, strict=True)
+    return Frames(pad_sequence(list(frames), True), torch.tensor([len(x) for x in frames]), torch.stack(emotion))
 
 
 def read_cache(root: Path) -> tuple[list[Clip], list[str]]:
@@ -83,14 +113,28 @@ def blocks(speakers: list[str], folds: int) -> list[list[str]]:
     return [names[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
 
-def run_fold(args: argparse.Namespace, names: list[str], train: list[Clip], test: list[Clip]) -> torch.Tensor:
-    """Train on one part of the speakers and return the logits (N, E) of the recordings of the others."""
-    net = ConformerClassifier(args.size, emotions=names, dropout=args.dropout)
-    augmentation = FrameAugmentation()
-    module = EmotionClassifier(net, args.learning_rate, augmentation, args.mixup, args.label_smoothing)
-    loader = DataLoader(
-        Recordings(train, args.seconds), args.batch_size, shuffle=True, drop_last=True, collate_fn=collate
+def run_fold(args: argparse.Namespace, names: list[str], train: list[Clip], test: list[Clip], folder: Path) -> Tensor:
+    """Train on one part of the speakers, keep the network, and return the others' logits (N, E)."""
+    net = ConformerClassifier(
+        args.size,
+        emotions=names,
+        dropout=args.dropout,
+        head_dropout=args.head_dropout,
+        pitch=args.pitch,
+        frames_per_second=args.frames_per_second,
+        batch_norm=args.batch_norm,
     )
+    augmentation = FrameAugmentation(masks=args.masks, mask_frames=args.mask_frames)
+    kind = EmotionClassifier if args.seconds else WholeRecordings
+    module = kind(net, args.learning_rate, augmentation, args.mixup, args.label_smoothing)
+    if args.seconds:
+        loader = DataLoader(
+            Recordings(train, args.seconds), args.batch_size, shuffle=True, drop_last=True, collate_fn=collate
+        )
+    else:
+        loader = DataLoader(
+            make_frames(net, train), args.batch_size, shuffle=True, drop_last=True, collate_fn=stack_frames
+        )
     trainer = lightning.Trainer(
         max_epochs=args.epochs,
         accelerator=args.accelerator,
@@ -105,6 +149,7 @@ def run_fold(args: argparse.Namespace, names: list[str], train: list[Clip], test
     )
     trainer.fit(module, loader)
     net.eval()
+    net.save_pretrained(folder)
     with torch.inference_mode():
         batches = DataLoader(Recordings(test), 16, collate_fn=collate)
         return torch.cat([net(batch.audio, batch.samples) for batch in batches])
@@ -145,6 +190,25 @@ def report(args: argparse.Namespace, names: list[str], parts: list[list[str]], a
         share = confusion[i, i] / confusion[i].sum().clamp(min=1)
         print(f"| {name} | " + " | ".join(str(int(n)) for n in confusion[i]) + f" | {share:.2f} |")
     save_confusion(confusion, names, args.output / "confusion_matrix.png")
+    if "calm" in names:
+        report_without_calm(names, after, [a[1] for a in answers])
+
+
+def report_without_calm(names: list[str], probabilities: list[Tensor], targets: list[Tensor]) -> None:
+    """Print what the same answers are worth in seven classes, as calm is often counted as neutral."""
+    calm, neutral = names.index("calm"), names.index("neutral")
+    merged = [p.clone() for p in probabilities]
+    for p in merged:
+        p[:, neutral] += p[:, calm]
+        p[:, calm] = 0
+    targets = [target.masked_fill(target == calm, neutral) for target in targets]
+    confusions = [
+        multiclass_confusion_matrix(p, t, num_classes=len(names)) for p, t in zip(merged, targets, strict=True)
+    ]
+    recalls = torch.stack([average_recall(c) for c in confusions])
+    error = expected_calibration_error(torch.cat(merged), torch.cat(targets))
+    print(f"\nSeven classes (calm counted as neutral, in the same answers): UAR {recalls.mean():.3f}", end="")
+    print(f" ± {recalls.std():.3f}, ECE after scaling {error:.3f}")
 
 
 def parse() -> argparse.Namespace:
@@ -159,9 +223,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--head-dropout", type=float, default=0.2)
+    parser.add_argument("--pitch", action="store_true", help="hear the melody")
+    parser.add_argument("--frames-per-second", type=int, default=100)
+    parser.add_argument("--batch-norm", action="store_true")
+    parser.add_argument("--masks", type=int, default=1, help="SpecAugment's stripes in time, and in frequency")
+    parser.add_argument("--mask-frames", type=int, default=25)
     parser.add_argument("--mixup", type=float, default=0.2)
     parser.add_argument("--label-smoothing", type=float, default=0.05)
-    parser.add_argument("--seconds", type=float, default=2.5, help="length of a training stretch")
+    parser.add_argument("--seconds", type=float, default=2.5, help="length of a training stretch; 0: the whole")
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--threads", type=int, default=1)
@@ -191,7 +261,7 @@ def main() -> None:
             logits = saved["logits"]
         else:
             lightning.seed_everything(args.seed + fold, verbose=False)
-            logits = run_fold(args, names, train, test)
+            logits = run_fold(args, names, train, test, args.output / f"network_{fold}")
             torch.save({"settings": settings, "logits": logits}, kept)
         answers.append((logits, torch.stack([clip.emotion for clip in test])))
         recall = average_recall(multiclass_confusion_matrix(*answers[-1], num_classes=len(names)))
