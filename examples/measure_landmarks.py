@@ -2,15 +2,20 @@
 
     python examples/measure_landmarks.py --net LAST.ckpt --root CACHE                    # the 24 test clips
     python examples/measure_landmarks.py --net LAST.ckpt --root CACHE --split sentence
+    python examples/measure_landmarks.py --net LAST.ckpt --root CACHE --silence --length
 
 Whole clips, the first frame is the identity, `size=` of the cache where the portrait is shown. Distances in px256;
 `opening`: mean over clips of the correlation of the mouth's opening with the true one; `lag`: that of all clips pooled,
 in frames; `variance`: of the opening over the true one, means over clips; `head`: the same of the nose's place.
+
+`--silence` puts two seconds of it into the middle of the first eight clips; `--length` times one and ten minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
+import time
 from pathlib import Path
 
 import torch
@@ -21,6 +26,7 @@ from talkhead.data.datamodule import MEADDataModule
 from talkhead.metrics import landmark_distance, mouth_opening, opening_correlation
 from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.nets.landmark import LandmarkNet
+from talkhead.ops.mouth_gate import close_mouth
 
 NEUTRAL = emotion_probabilities("neutral")
 
@@ -57,7 +63,8 @@ def row(name: str, predicted: Tensor, true: Tensor, size: int) -> str:
     variance = made.var(1).mean() / real.var(1).mean()
     nose = [points[:, :, 27:36].mean(2).var(1).mean() for points in (predicted, true)]
     cells = [f"{d:.2f}" for d in distances]
-    cells += [f"{opening:.3f}", str(best_lag(made, real)), f"{variance:.2f}", f"{nose[0] / nose[1]:.2f}"]
+    cells += ["-", "-"] if opening != opening else [f"{opening:.3f}", str(best_lag(made, real))]  # NaN: no motion
+    cells += [f"{variance:.2f}", f"{nose[0] / nose[1]:.2f}"]
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -71,6 +78,33 @@ def answer(net: LandmarkNet, clips: list[Clip], size: int | None) -> Tensor:
     return torch.cat(made)
 
 
+def measure_silence(net: LandmarkNet, clips: list[Clip]) -> None:
+    """Print how far the mouth is from rest in inserted silence, and the largest steps at its two ends."""
+    for clip in clips[:8]:
+        sound = torch.cat([clip.audio[:24000], torch.zeros(32000), clip.audio[24000:]])
+        made = net.generate(sound, clip.reference_landmarks, NEUTRAL, idle=0)
+        opening, rest = mouth_opening(made), mouth_opening(close_mouth(clip.reference_landmarks))
+        away = (opening[46:79] - rest).abs().max() / rest
+        steps = (made[1:] - made[:-1]).norm(dim=-1).amax(-1)
+        speech = torch.cat([steps[:34], steps[92:]]).max()
+        into, out = steps[34:46].max() / speech, steps[79:92].max() / speech
+        print(
+            f"silence: {100 * away:.1f}% from rest; largest step in {into:.2f}, out {out:.2f} of the speech's largest"
+        )
+
+
+def measure_length(net: LandmarkNet, clips: list[Clip]) -> None:
+    """Print the time and the peak memory of one and of ten minutes."""
+    sound = torch.cat([c.audio for c in clips])
+    for minutes in (1, 10):
+        audio = sound.repeat(minutes * 60 * 16000 // len(sound) + 1)[: minutes * 60 * 16000]
+        wall, own = time.perf_counter(), time.process_time()
+        frames = sum(len(part) for part in net.stream(audio, clips[0].reference_landmarks, NEUTRAL))
+        wall, own = time.perf_counter() - wall, time.process_time() - own
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{minutes} min: {frames} frames in {wall:.1f} s ({own:.1f} s of processor), peak {peak:.0f} MiB")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,11 +112,19 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="cache folder of `talkhead preprocess`")
     parser.add_argument("--split", default="clip", choices=["clip", "sentence", "identity"])
     parser.add_argument("--part", default="test", choices=["val", "test"])
+    parser.add_argument("--silence", action="store_true")
+    parser.add_argument("--length", action="store_true")
     args = parser.parse_args()
     net = load(args.net)
     data = MEADDataModule(args.root, modality="landmarks", num_frames=75, reference="first", split=args.split)
     clips = list(data.dataset(args.part, num_frames=75))
     size = int(data.entries[data.names(args.part)[0]]["size"])
+    if args.length:  # first: peak memory is that of the whole process
+        measure_length(net, clips)
+    if args.silence:
+        measure_silence(net, clips)
+    if args.length or args.silence:
+        return
     true = torch.stack([c.landmarks for c in clips])
     train = torch.stack([c.landmarks for c in data.dataset("train", num_frames=75)])
     print(f"{len(clips)} {args.part} clips, {len(train)} to train, split by {args.split}")

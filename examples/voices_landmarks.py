@@ -3,9 +3,9 @@
     python examples/voices_landmarks.py --net LAST.ckpt --root CACHE --voices RAVDESS=FOLDER LibriSpeech=FOLDER \
         --output voices.png
 
-For GRID (the cache's test clips) and each folder of recordings (`--each` of every subfolder, or all of a flat folder)
-the net speaks the sound with one and the same portrait, which it is not shown (blind), without gate and idle motion.
-The figure's first part shows the correlation of the mouth's opening with the sound's envelope
+For GRID (the cache's test clips) and each folder of recordings (`--each` of every subfolder, or all of a flat folder;
+at most 20 s of each) the net speaks the sound with one and the same portrait, which it is not shown (blind), without
+gate and idle motion. The figure's first part shows the correlation of the mouth's opening with the sound's envelope
 (`talkhead.metrics.audio_mouth_sync`), the second one recording of each folder.
 """
 
