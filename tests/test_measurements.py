@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
-from talkhead.data.media import probe, write_audio, write_image
+from talkhead.data.media import probe, read_image, write_audio, write_image
 from talkhead.metrics import seam_ratio
 from talkhead.pipeline import TalkingHeadPipeline
 
@@ -21,6 +22,7 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
 
@@ -107,3 +109,41 @@ def test_a_stream_reads_ahead_no_further_the_longer_it_is(folder, monkeypatch):
         assert left == 25 * seconds
         # One and a half windows of sound, of 4 s each, and the segments on their way: a window for each step and two.
         assert max(ahead) <= 6 * 25 + 4 * 8
+
+
+def test_speed_is_printed_beside_the_papers_process(folder, monkeypatch, capsys):
+    module = load("benchmark_generate")
+    short = ("--seconds", 0.4, "--steps", 1, 2, "--repeat", 1, "--size", 16, "--paper", 3)
+    run(module, monkeypatch, "--model", folder, *short)
+    shown = capsys.readouterr().out
+    rows = [line.strip("| ").split(" | ") for line in shown.splitlines() if line.startswith("| ")]
+    assert "at 16 px" in rows[0][0] and "hardware" in shown and "versions" in shown
+    cells = {row[0]: dict(zip(module.COLUMNS, row[1:], strict=True)) for row in rows[1:]}
+    assert [(c["frames"], c["steps"]) for c in cells.values()] == [("10", "3"), ("10", "1"), ("10", "2")]
+    paper, ours = cells["the paper's process"], cells["tiny, 0.4 s, 1 calls"]
+    assert paper["gain"] == "-"
+    assert float(ours["gain"]) == pytest.approx(float(ours["fps"]) / float(paper["fps"]), rel=0.1)
+
+
+def test_pictures_stand_where_their_names_say(folder, tiny_cache, tmp_path, monkeypatch, capsys):
+    module = load("compare_pictures")
+    out = tmp_path / "strip.png"
+    models = ("--model", f"one={folder}:1", "--model", f"by halves={folder}:2:500")
+    run(module, monkeypatch, tiny_cache, out, "--clip", "clip00", "clip03", "--frames", 3, *models)
+    picture, side = read_image(out), 32
+    columns = 2 * 3  # two clips, three frames each; and as many mouths
+    width = module.LEFT + 2 * columns * (side + module.GAP) + 3 * module.GAP
+    assert picture.shape == (3, module.TOP + 4 * (side + module.GAP), width)
+    truth = module.read_clip(str(tiny_cache), "clip03", None).frames
+    x = module.LEFT + 3 * (side + module.GAP)
+    assert torch.equal(picture[:, module.TOP : module.TOP + side, x : x + side], truth[0])
+    names = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert names == ["| Pictures", "| one", "| by halves", "| portrait warped by the landmarks"]
+    with pytest.raises(SystemExit, match="LABEL=WHAT"):
+        module.load_model("no label", 0, "cpu")
+
+
+def test_a_mouth_is_cut_out_square_inside_the_frame():
+    square = load("compare_pictures").square
+    assert square((40, 80, 80, 100), 128) == (40, 70, 80, 110)
+    assert square((100, 110, 128, 128), 128) == (100, 100, 128, 128)
