@@ -80,14 +80,25 @@ def test_gate_of_a_few_frames(frames: int) -> None:
     assert speech_gate(torch.zeros(frames), fps=25).shape == (frames,)
 
 
-def test_relaxed_mouth_rides_on_the_moving_head() -> None:
-    rest = face()
-    frames = torch.stack([turned(face(opening=8.0), 3.0 * i, 1.0, (i, -i)) for i in range(5)])
+def test_relaxed_mouth_is_as_closed_as_at_rest_on_the_moving_head() -> None:
+    """The lips of a face that turns and grows are as far apart as those at rest, turned and grown alike."""
+    rest = face(opening=1.0)
+    frames = torch.stack([turned(face(opening=8.0), 3.0 * i, 1 + 0.1 * i, (i, -i)) for i in range(5)])
     relaxed = relax_mouth(frames, rest, torch.zeros(5))
-    expected = torch.stack([turned(rest, 3.0 * i, 1.0, (i, -i)) for i in range(5)])
-    torch.testing.assert_close(relaxed[:, 48:], expected[:, 48:], rtol=0, atol=1e-3)  # float32 at 100 px
+    expected = torch.tensor([1 + 0.1 * i for i in range(5)])
+    torch.testing.assert_close(mouth_opening(relaxed), expected, rtol=0, atol=1e-3)  # float32 at 100 px
     torch.testing.assert_close(relaxed[:, 17:48], frames[:, 17:48])
+    corners = [48, 54, 60, 64]
+    torch.testing.assert_close(relaxed[:, corners], frames[:, corners])
     torch.testing.assert_close(relax_mouth(frames, rest, torch.ones(5)), frames)
+    halfway = relax_mouth(frames, rest, torch.full((5,), 0.5))
+    torch.testing.assert_close(halfway, (frames + relaxed) / 2)
+
+
+def test_a_mouth_at_rest_stays_as_it_is() -> None:
+    rest = face(opening=0.5)
+    frames = torch.stack([turned(rest, 4.0 * i) for i in range(3)])
+    torch.testing.assert_close(relax_mouth(frames, rest, torch.zeros(3)), frames, rtol=0, atol=1e-4)
 
 
 def test_idle_face_lives_and_its_mouth_stays_closed() -> None:

@@ -1,8 +1,8 @@
 """Silence closes the mouth: which frames hold speech, what a closed mouth is, and the way back to it.
 
 The regression that drives the landmarks has no reason to be exact where nobody speaks. The gate g_t in [0, 1] measures
-speech from the sound alone, and the lips and the jaw are blended, in the moving frame of the head, between what was
-predicted (g = 1) and the identity's own closed mouth (g = 0).
+speech from the sound alone, and the lips and the chin are blended between what was predicted (g = 1) and the same
+face with its lips as close as those of the identity at rest (g = 0).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def speech_gate(
     closed_below: float = -38.0,
     open_above: float = -28.0,
     floor_margin: float = 5.0,
-    hold_seconds: float = 0.12,
+    hold_seconds: float = 0.25,
     ramp_seconds: float = 0.2,
 ) -> Tensor:
     """Turn the loudness of each frame into a gate with smooth ramps.
@@ -78,17 +78,27 @@ def close_mouth(landmarks: Tensor, closed: float = 0.035) -> Tensor:
     Returns:
         (..., 68, 2) px.
     """
-    moved = landmarks.clone()
     # The gap is measured along the face's own vertical, from the eyes' line, so a tilted face closes as well.
     down = _face_down(landmarks)
     centred = landmarks - landmarks.mean(-2, keepdim=True)
     touching = closed * centred.square().sum(-1).mean(-1).sqrt().unsqueeze(-1)
-    for (outer_up, outer_low), (inner_up, inner_low) in zip(LIPS[:3], LIPS[3:], strict=True):
-        gap = ((landmarks[..., inner_low, :] - landmarks[..., inner_up, :]) * down).sum(-1, keepdim=True)
-        gap = (gap - touching).clamp_min(0) * down
+    gaps = (_between_lips(landmarks) * down.unsqueeze(-2)).sum(-1)
+    return _bring_together(landmarks, (gaps - touching).clamp_min(0).unsqueeze(-1) * down.unsqueeze(-2))
+
+
+def _between_lips(landmarks: Tensor) -> Tensor:
+    """Return the (..., 3, 2) vectors from the upper inner lip's points to the lower's."""
+    upper, lower = ([pair[side] for pair in LIPS[3:]] for side in (0, 1))
+    return landmarks[..., lower, :] - landmarks[..., upper, :]
+
+
+def _bring_together(landmarks: Tensor, surplus: Tensor) -> Tensor:
+    """Take (..., 3, 2) px out of the gaps between the lips: a third above, two thirds below, and the chin with it."""
+    moved = landmarks.clone()
+    for which, ((outer_up, outer_low), (inner_up, inner_low)) in enumerate(zip(LIPS[:3], LIPS[3:], strict=True)):
         for point, share in ((outer_up, 1 / 3), (inner_up, 1 / 3), (outer_low, -2 / 3), (inner_low, -2 / 3)):
-            moved[..., point, :] += share * gap
-    fall = (moved - landmarks)[..., [65, 66, 67], :].mean(-2, keepdim=True)
+            moved[..., point, :] += share * surplus[..., which, :]
+    fall = -2 / 3 * surplus.mean(-2, keepdim=True)
     side = torch.tensor([0.3, 0.7, 1.0, 0.7, 0.3]).to(landmarks).unsqueeze(-1)
     moved[..., 6:11, :] += side * fall
     # The outer lower lip has two more points, beside its corners.
@@ -123,22 +133,20 @@ def fit_similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tens
     return matrix, mean_s, mean_t
 
 
-def relax_mouth(landmarks: Tensor, identity: Tensor, gate: Tensor) -> Tensor:
-    """Blend lips and jaw towards the identity's closed mouth where nobody speaks; the head keeps moving.
+def relax_mouth(landmarks: Tensor, rest: Tensor, gate: Tensor) -> Tensor:
+    """Bring the lips as close together as those of ``rest`` where nobody speaks; the head keeps moving.
+
+    They meet where the prediction has them, and only the chin follows. Lips and jaw blended into those of ``rest``
+    would be further from what speakers do: a silent mouth mostly is about to speak, or has just spoken.
 
     Args:
         landmarks: (T, 68, 2) px, predicted.
-        identity: (68, 2) px, whose mouth is at rest (``close_mouth`` it first where it is open).
+        rest: (68, 2) px, a face whose mouth is at rest (``close_mouth`` it first where it is open).
         gate: (T,) in [0, 1] from ``speech_gate``: 0 rest, 1 as predicted.
 
     Returns:
         (T, 68, 2) px.
     """
-    matrix, mean_s, mean_t = fit_similarity(identity[RIGID].expand(len(landmarks), -1, -1), landmarks[:, RIGID])
-    rest = (identity - mean_s) @ matrix + mean_t
-    share = torch.zeros(68).to(landmarks)
-    share[48:68] = 1.0
-    # The jaw follows most at the chin and not at all at the ears.
-    share[:17] = torch.sin(torch.linspace(0, torch.pi, 17)).square().to(landmarks)
-    weight = (1 - gate).view(-1, 1, 1) * share.view(1, -1, 1)
-    return landmarks + weight * (rest - landmarks)
+    matrix, _, _ = fit_similarity(rest[RIGID].expand(len(landmarks), -1, -1), landmarks[:, RIGID])
+    surplus = _between_lips(landmarks) - _between_lips(rest) @ matrix
+    return torch.lerp(_bring_together(landmarks, surplus), landmarks, gate.view(-1, 1, 1).to(landmarks))
