@@ -142,13 +142,20 @@ def check_windows(window: int, overlap: int, num_inference_steps: int) -> None:
 
 
 def set_timesteps(scheduler: Any, steps: int, start: int | None, device: torch.device | str) -> None:
-    """Set a scheduler's timesteps: its own spacing, or from ``start`` evenly down where a start is given."""
+    """Set a scheduler's timesteps: its own spacing, or from ``start`` evenly down where a start is given.
+
+    Raises:
+        ValueError: if there are more steps than integers from ``start`` down to 0.
+    """
     if start is None:
         scheduler.set_timesteps(steps, device=device)
     elif "start_timestep" in inspect.signature(scheduler.set_timesteps).parameters:
         scheduler.set_timesteps(steps, device=device, start_timestep=start)
+    elif steps > start + 1:
+        raise ValueError(f"num_inference_steps must lie in 1..start_timestep + 1 = {start + 1}; got {steps}")
     else:  # diffusers' own schedulers take a list
-        scheduler.set_timesteps(timesteps=[round(start * (steps - k) / steps) for k in range(steps)], device=device)
+        even = [round((start + 1) * k / steps) - 1 for k in range(steps, 0, -1)]
+        scheduler.set_timesteps(timesteps=even, device=device)
 
 
 class _Painter:

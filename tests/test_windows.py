@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 
 from talkhead.nets.renderer import Condition, Renderer
 from talkhead.schedulers import MaskNoiseBridgeScheduler
-from talkhead.windows import crossfade, cut_segments, render_windows
+from talkhead.windows import crossfade, cut_segments, render_windows, set_timesteps
 
 EMOTION = torch.eye(8)[5]
 
@@ -197,7 +197,7 @@ def test_a_diffusers_scheduler_can_start_in_the_middle():
     scheduler = DDPMScheduler(num_train_timesteps=1000, prediction_type="sample", clip_sample=False)
     seen = Blur()
     run(seen, landmarks, scheduler=scheduler, num_inference_steps=3, start_timestep=300)
-    assert [t for _, t in seen.calls] == [300, 200, 100]
+    assert [t for _, t in seen.calls] == [300, 200, 99]
 
 
 def test_crossfade_sums_to_one():
@@ -226,3 +226,14 @@ def test_errors_say_what_is_wrong():
     ):
         with pytest.raises(ValueError, match=words):
             run(Blur(), motion(4), **options)
+
+
+def test_a_start_is_stepped_down_from_evenly_whatever_the_scheduler():
+    paper, ours = DDPMScheduler(), MaskNoiseBridgeScheduler()
+    for steps, start in ((300, 299), (4, 299), (1, 0), (7, 500)):
+        set_timesteps(paper, steps, start, "cpu")
+        set_timesteps(ours, steps, start, "cpu")
+        assert paper.timesteps.tolist() == ours.timesteps.tolist()
+        assert len(paper.timesteps) == steps and paper.timesteps[0] == start
+    with pytest.raises(ValueError, match=r"num_inference_steps must lie in 1..start_timestep \+ 1 = 10; got 11"):
+        set_timesteps(paper, 11, 9, "cpu")
