@@ -276,7 +276,7 @@ def draw(rows: Scores, settings: Sequence[Setting]) -> Any:
     """Plot PSNR and SSIM against t: a line for each curve, the paper's, and the do-nothing rows."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout="constrained")
     panels = figure.subplots(1, 2)
     paper = {"psnr": PAPER_PSNR, "ssim": PAPER_SSIM}
     for axes, (key, title) in zip(panels, (("psnr", "PSNR (dB)"), ("ssim", "SSIM")), strict=True):
@@ -287,7 +287,7 @@ def draw(rows: Scores, settings: Sequence[Setting]) -> Any:
             axes.axhline(rows[name][key], color="grey", linestyle=style, label=name)
         axes.plot(PAPER_STEPS, paper[key], color="black", marker="x", linewidth=0.8, label="paper, Table 2 (MEAD M030)")
         axes.set(title=title, xlabel="t")
-    panels[0].legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
 
 
