@@ -4,20 +4,18 @@
     python examples/ablate_renderer.py CACHE OUTPUT --only shipped --steps 2000
 
 CACHE is what `talkhead preprocess` made. Training and scoring run at 64 px (`--size`) on a copy of the cache whose
-frames are averaged down, with half the shipped widths and patches of 2 x 2, so that the 8 x 8 of a face that a cell of
-the shipped network sees at 128 px stays what it is and a variant takes minutes on one core. Every variant that is done
-stays in OUTPUT: a run that was broken off continues. OUTPUT/ablation.md holds the table.
+frames are averaged down (OUTPUT/cache_64), with half the shipped widths and patches of 2 x 2 px instead of 4 x 4, which
+are the same part of a face: a variant takes minutes on one core. What is done stays in OUTPUT: a broken-off run goes
+on, and one with other numbers of steps or clips starts anew. OUTPUT/ablation.md holds the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
-import time
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +25,27 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from talkhead.data.cache import manifest_lines, write_whole
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.dataset import ClipDataset, read_manifest
+from talkhead.data.dataset import read_manifest
 from talkhead.evaluate.ablation import PaperProcess
-from talkhead.evaluate.report import environment
-from talkhead.evaluate.rows import Truth, make_truth, paint_model, paint_repeated, paint_warped, score_pictures
+from talkhead.evaluate.bench import read_clip
+from talkhead.evaluate.report import ClipLog, Scores, Table, average, environment
+from talkhead.evaluate.rows import (
+    PICTURE_COLUMNS,
+    REPEATED,
+    WARPED,
+    Model,
+    Truth,
+    make_truth,
+    paint_model,
+    paint_repeated,
+    paint_warped,
+    score_pictures,
+)
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.renderer import Renderer
 from talkhead.schedulers import MaskNoiseBridgeScheduler
@@ -63,7 +74,7 @@ TRAINING: dict[str, Any] = {
 TRUTH_PATH = {"own_share": 0.0, "last_step_share": 0.6}  # x_s below s = 1 made of the true frames
 BARE = {"output": "plain", "carrier_channels": False, "reference_channels": False, "field_channels": False}
 PLAIN_LOSS = {"mouth_weight": 0.0, "eye_weight": 0.0, "recolour": 0.0, "mirror": 0.0, "jitter": 0.0}
-COLUMNS = {"psnr": ("PSNR", 2), "ssim": ("SSIM", 3), "mouth_psnr": ("mouth PSNR", 2)}
+COLUMNS = {key: PICTURE_COLUMNS[key] for key in ("psnr", "ssim", "mouth_psnr")}
 
 
 @dataclass(frozen=True)
@@ -116,14 +127,6 @@ VARIANTS = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """What ``paint_model`` needs."""
-
-    renderer: Renderer
-    scheduler: Any
-
-
 def scheduler_of(variant: Variant) -> Any:
     if variant.process == "bridge":
         return MaskNoiseBridgeScheduler(prediction_type=variant.kind)
@@ -151,10 +154,8 @@ def shrink(cache: Path, output: Path, size: int) -> Path:
             small = F.interpolate(tensors["frames"].float(), (size, size), mode="area")
             tensors["frames"] = small.round().to(torch.uint8)
             tensors["landmarks"] = (tensors["landmarks"] + 0.5) / factor - 0.5
-            save_file(tensors, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
-    text = "".join(json.dumps(entry) + "\n" for entry in entries)
-    (output / "manifest.jsonl").write_text(text, encoding="utf-8")
+            write_whole(path, save(tensors))
+    write_whole(output / "manifest.jsonl", manifest_lines(entries))
     return output
 
 
@@ -185,43 +186,23 @@ def train(variant: Variant, cache: Path, folder: Path, size: int, steps: int) ->
     return module.renderer
 
 
-def score(variant: Variant, renderer: Renderer, truths: list[Truth]) -> dict[str, dict[str, float]]:
-    """Return the scores at each number of network calls, the mean over clips."""
-    model, rows = Model(renderer.eval(), process_of(variant)), {}
-    for calls in variant.calls:
-        options = {"num_inference_steps": calls, "seed": 0, "window": 16, "overlap": 4}
-        clips = []
-        for truth in track(truths, f"scoring, {calls} calls"):
-            painting = paint_model(model, truth, truth.landmarks, emotion_probabilities(truth.clip.emotion), options)
-            clips.append(score_pictures(painting.frames, truth, None, calls, painting.seconds))
-        rows[str(calls)] = mean(clips)
-    return rows
-
-
-def mean(clips: list[dict[str, float]]) -> dict[str, float]:
-    return {key: sum(clip[key] for clip in clips) / len(clips) for key in COLUMNS}
+def score(name: str, renderer: Renderer, truths: list[Truth]) -> Scores:
+    """Return a row for each number of network calls, the mean over clips."""
+    model, clips = Model(renderer.eval(), process_of(VARIANTS[name])), []
+    for truth in track(truths, "scoring"):
+        label, rows = emotion_probabilities(truth.clip.emotion), {}
+        for calls in VARIANTS[name].calls:
+            options = {"num_inference_steps": calls, "seed": 0, "window": 16, "overlap": 4}
+            painting = paint_model(model, truth, truth.landmarks, label, options)
+            rows[f"{name}, {calls} calls"] = score_pictures(painting.frames, truth, None, calls, painting.seconds)
+        clips.append(rows)
+    return average(clips)
 
 
 def load_truths(cache: Path, frames: int, limit: int | None) -> list[Truth]:
     """Read the first frames of the test clips."""
     names = MEADDataModule(str(cache)).names("test")[:limit]
-    dataset = ClipDataset(cache, names, reference="first")
-    clips = (dataset[i] for i in range(len(names)))
-    return [make_truth(cut(clip, frames), None) for clip in clips]
-
-
-def cut(clip: Any, frames: int) -> Any:
-    return replace(clip, frames=clip.frames[:frames], landmarks=clip.landmarks[:frames])
-
-
-def table(results: dict[str, Any], protocol: str) -> str:
-    """Return the results as markdown."""
-    lines = ["| | calls | " + " | ".join(title for title, _ in COLUMNS.values()) + " |", "|---" * 5 + "|"]
-    for name, result in results.items():
-        for calls, row in result["scores"].items():
-            cells = " | ".join(f"{row[key]:.{digits}f}" for key, (_, digits) in COLUMNS.items())
-            lines.append(f"| {name} | {calls} | {cells} |")
-    return "\n".join(lines) + f"\n\n{protocol}\n"
+    return [make_truth(read_clip(cache, name, frames), None) for name in names]
 
 
 def main() -> None:
@@ -236,38 +217,34 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    args.output.mkdir(parents=True, exist_ok=True)
-    small = shrink(args.cache, args.output / "cache", args.size)
+    small = shrink(args.cache, args.output / f"cache_{args.size}", args.size)
     truths = load_truths(small, args.frames, args.clips)
-    path = args.output / "ablation.json"
-    for name, paint in (("reference repeated", paint_repeated), ("reference warped", paint_warped)):
-        clips = [score_pictures(paint(truth).frames, truth, None, 0, 1.0) for truth in truths]
-        keep(path, name, {"scores": {"0": mean(clips)}})
+    log = ClipLog(
+        args.output / "ablation.jsonl", {key: getattr(args, key) for key in ("size", "steps", "frames", "clips")}
+    )
+    rows = average([still_rows(truth) for truth in truths])
     for name in args.only:
-        if name in read(path):
-            continue
-        variant, start = VARIANTS[name], time.perf_counter()
-        print(f"{name}: training")
-        renderer = train(variant, small, args.output / re.sub(r"\W+", "_", name), args.size, args.steps)
-        seconds = time.perf_counter() - start
-        keep(path, name, {"scores": score(variant, renderer, truths), "seconds": seconds})
+        print(name)
+        folder = args.output / f"{args.size}px_{args.steps}steps" / re.sub(r"\W+", "_", name)
+        rows |= log.get(name, lambda name=name, folder=folder: run(name, small, folder, args, truths))
     protocol = (
         f"{len(truths)} test clips, first {args.frames} frames, {args.size} px, {args.steps} training steps of 32 "
         f"frames, seed 0; " + ", ".join(f"{key} {value}" for key, value in environment(torch.device("cpu")).items())
     )
-    text = table(read(path), protocol)
-    (args.output / "ablation.md").write_text(text, encoding="utf-8")
+    text = f"{Table('Renderer', COLUMNS, rows).markdown()}\n\n{protocol}\n"
+    write_whole(args.output / "ablation.md", text.encode())
     print(text)
 
 
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def still_rows(truth: Truth) -> Scores:
+    """Score the rows that do nothing."""
+    rows = {REPEATED: paint_repeated(truth), WARPED: paint_warped(truth)}
+    return {row: score_pictures(painting.frames, truth, None, 0, 1.0) for row, painting in rows.items()}
 
 
-def keep(path: Path, name: str, result: dict[str, Any]) -> None:
-    """Add one result to the file; another run may have added its own meanwhile."""
-    path.with_suffix(".part").write_text(json.dumps(read(path) | {name: result}, indent=2))
-    path.with_suffix(".part").replace(path)
+def run(name: str, cache: Path, folder: Path, args: argparse.Namespace, truths: list[Truth]) -> Scores:
+    """Train a variant and return its rows of the table."""
+    return score(name, train(VARIANTS[name], cache, folder, args.size, args.steps), truths)
 
 
 if __name__ == "__main__":

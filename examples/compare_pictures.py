@@ -19,7 +19,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.bundle import load_video
-from talkhead.data.clip import SAMPLE_RATE, emotion_probabilities
-from talkhead.data.dataset import ClipDataset
+from talkhead.data.clip import emotion_probabilities
 from talkhead.data.writer import check_writable
+from talkhead.evaluate.bench import read_clip
 from talkhead.evaluate.report import Scores, Table, average, environment
-from talkhead.evaluate.rows import PICTURE_COLUMNS, Truth, make_truth, paint_model, paint_warped, score_pictures
+from talkhead.evaluate.rows import PICTURE_COLUMNS, Model, Truth, make_truth, paint_model, paint_warped, score_pictures
 from talkhead.motion import write_whole
 from talkhead.pipeline import DEFAULTS, TalkingHeadPipeline
 
@@ -43,19 +43,17 @@ DPI = 128  # a power of two, so that px divided by it and multiplied again stay 
 
 
 @dataclass(frozen=True)
-class Model:
-    """What ``paint_model`` needs, and the row's name.
+class Row:
+    """A model's row of the picture.
 
     Attributes:
         label: name of the row.
-        renderer: paints.
-        scheduler: its process.
+        model: paints.
         options: of ``render_windows``.
     """
 
     label: str
-    renderer: Any
-    scheduler: Any
+    model: Model
     options: Mapping[str, Any]
 
 
@@ -75,7 +73,7 @@ def main() -> None:
         parser.error(f"output must end in .png; got {arguments.output}")
     check_writable(arguments.output)
     models = [load_model(text, arguments.seed, arguments.device) for text in arguments.model]
-    truths = {name: read_clip(arguments.cache, name, arguments.first) for name in arguments.clip}
+    truths = {name: make_truth(read_clip(arguments.cache, name, arguments.first), None) for name in arguments.clip}
     clips, scores = {}, []
     for name, truth in truths.items():
         clips[name], found = paint_rows(name, truth, models)
@@ -88,7 +86,7 @@ def main() -> None:
         print(f"- {key}: {value}")
 
 
-def load_model(text: str, seed: int, device: str) -> Model:
+def load_model(text: str, seed: int, device: str) -> Row:
     """Load what LABEL=WHAT[:CALLS[:START]] names."""
     parts = re.fullmatch(r"([^=]+)=(.+?)(?::(\d+))?(?::(\d+))?", text)
     if parts is None:
@@ -107,27 +105,17 @@ def load_model(text: str, seed: int, device: str) -> Model:
         "window": info["window"],
         "overlap": info["overlap"],
     }
-    return Model(label, renderer.to(device).eval(), scheduler, options)
+    return Row(label, Model(renderer.to(device).eval(), scheduler), options)
 
 
-def read_clip(cache: str, name: str, first: int | None) -> Truth:
-    """Read a clip, or its first frames, with the first of them as portrait."""
-    clip = ClipDataset(cache, [name], reference="first")[0]
-    assert clip.frames is not None and clip.landmarks is not None
-    if first is not None:
-        audio = clip.audio[: round(first * SAMPLE_RATE / float(clip.fps))]
-        clip = replace(clip, frames=clip.frames[:first], landmarks=clip.landmarks[:first], audio=audio)
-    return make_truth(clip, None)
-
-
-def paint_rows(name: str, truth: Truth, models: Sequence[Model]) -> tuple[dict[str, Tensor], Scores]:
+def paint_rows(name: str, truth: Truth, models: Sequence[Row]) -> tuple[dict[str, Tensor], Scores]:
     """Return each row's (T, 3, H, W) uint8 frames and its scores."""
     label, rows, scores = emotion_probabilities(truth.clip.emotion), {TRUTH: truth.frames}, {}
-    for model in models:
-        print(f"{name}: {model.label} ...", file=sys.stderr, flush=True)
-        painting = paint_model(model, truth, truth.landmarks, label, model.options)
-        rows[model.label] = painting.frames
-        scores[model.label] = score_pictures(painting.frames, truth, None, painting.calls, painting.seconds)
+    for row in models:
+        print(f"{name}: {row.label} ...", file=sys.stderr, flush=True)
+        painting = paint_model(row.model, truth, truth.landmarks, label, row.options)
+        rows[row.label] = painting.frames
+        scores[row.label] = score_pictures(painting.frames, truth, None, painting.calls, painting.seconds)
     warped = paint_warped(truth)
     rows[WARP] = warped.frames
     scores[WARP] = score_pictures(warped.frames, truth, None, 0, warped.seconds)

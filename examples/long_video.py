@@ -39,6 +39,7 @@ from talkhead.data.dataset import ClipDataset
 from talkhead.data.media import VideoWriter, read_audio
 from talkhead.evaluate.report import Table, environment
 from talkhead.evaluate.rows import window_borders
+from talkhead.metrics.pictures import step_ratio
 from talkhead.ops.warp import thin_plate_spline_warp
 from talkhead.pipeline import TalkingHeadPipeline, progress_bar
 from talkhead.stages import crop_portrait, read_portrait
@@ -105,12 +106,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     window, overlap = pipeline.info["window"], pipeline.info["overlap"]
     borders = window_borders(len(landmarks), window, overlap)
     control = differences(control_frames(pipeline, work, arguments.clip, landmarks))
-    moved = [seam(steps, others) for others in moved_borders(borders, window - overlap, len(landmarks))]
+    moved = [step_ratio(steps, others) for others in moved_borders(borders, window - overlap, len(landmarks))]
     moved = moved or [math.nan]
     return {
         "frames": len(landmarks),
-        "seam": seam(steps, borders),
-        "control": seam(control, borders),
+        "seam": step_ratio(steps, borders),
+        "control": step_ratio(control, borders),
         "moved": sum(moved) / len(moved),
         "moved_range": [min(moved), max(moved)],
         "imported": imported,
@@ -197,13 +198,6 @@ def differences(frames: Iterable[Tensor]) -> Tensor:
             found.append((frame.float() - before.float()).abs().mean().item())
         before = frame
     return torch.tensor(found, dtype=torch.float64)
-
-
-def seam(steps: Tensor, borders: list[int]) -> float:
-    """Return ``talkhead.metrics.seam_ratio`` from the differences instead of the frames, which are not kept."""
-    at_border = torch.zeros(len(steps), dtype=torch.bool)
-    at_border[[border - 1 for border in borders]] = True
-    return (steps[at_border].mean() / steps[~at_border].mean()).item()
 
 
 def moved_borders(borders: list[int], stride: int, frames: int) -> Iterator[list[int]]:

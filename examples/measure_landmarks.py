@@ -21,21 +21,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talkhead.data.clip import Clip, emotion_probabilities
+from talkhead.bundle import load_landmark
+from talkhead.data.clip import SAMPLE_RATE, Clip, emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.metrics import landmark_distance, mouth_opening, opening_correlation
-from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.ops.mouth_gate import close_mouth
 
 NEUTRAL = emotion_probabilities("neutral")
-
-
-def load(path: Path) -> LandmarkNet:
-    """Load a net from a checkpoint of `talkhead fit` or from a folder written by ``save_pretrained``."""
-    if path.is_dir():
-        return LandmarkNet.from_pretrained(path).eval()
-    return LandmarkGenerator.load_from_checkpoint(path, map_location="cpu").net.eval()
 
 
 def best_lag(predicted: Tensor, true: Tensor, reach: int = 5) -> int:
@@ -80,8 +73,9 @@ def answer(net: LandmarkNet, clips: list[Clip], size: int | None) -> Tensor:
 
 def measure_silence(net: LandmarkNet, clips: list[Clip]) -> None:
     """Print how far the mouth is from rest in inserted silence, and the largest steps at its two ends."""
+    middle = 3 * SAMPLE_RATE // 2
     for clip in clips[:8]:
-        sound = torch.cat([clip.audio[:24000], torch.zeros(32000), clip.audio[24000:]])
+        sound = torch.cat([clip.audio[:middle], torch.zeros(2 * SAMPLE_RATE), clip.audio[middle:]])
         made = net.generate(sound, clip.reference_landmarks, NEUTRAL, idle=0)
         opening, rest = mouth_opening(made), mouth_opening(close_mouth(clip.reference_landmarks))
         away = (opening[46:79] - rest).abs().max() / rest
@@ -97,7 +91,7 @@ def measure_length(net: LandmarkNet, clips: list[Clip]) -> None:
     """Print the time and the peak memory of one and of ten minutes."""
     sound = torch.cat([c.audio for c in clips])
     for minutes in (1, 10):
-        audio = sound.repeat(minutes * 60 * 16000 // len(sound) + 1)[: minutes * 60 * 16000]
+        audio = sound.repeat(minutes * 60 * SAMPLE_RATE // len(sound) + 1)[: minutes * 60 * SAMPLE_RATE]
         wall, own = time.perf_counter(), time.process_time()
         frames = sum(len(part) for part in net.stream(audio, clips[0].reference_landmarks, NEUTRAL))
         wall, own = time.perf_counter() - wall, time.process_time() - own
@@ -111,11 +105,11 @@ def main() -> None:
     parser.add_argument("--net", type=Path, required=True, help="checkpoint, or folder of a saved net")
     parser.add_argument("--root", type=Path, required=True, help="cache folder of `talkhead preprocess`")
     parser.add_argument("--split", default="clip", choices=["clip", "sentence", "identity"])
-    parser.add_argument("--part", default="test", choices=["val", "test"])
+    parser.add_argument("--part", default="test", choices=["train", "val", "test"])
     parser.add_argument("--silence", action="store_true")
     parser.add_argument("--length", action="store_true")
     args = parser.parse_args()
-    net = load(args.net)
+    net = load_landmark(args.net).eval()
     data = MEADDataModule(args.root, modality="landmarks", num_frames=75, reference="first", split=args.split)
     clips = list(data.dataset(args.part, num_frames=75))
     size = int(data.entries[data.names(args.part)[0]]["size"])

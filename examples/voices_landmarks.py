@@ -17,21 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talkhead.data.clip import emotion_probabilities
+from talkhead.bundle import load_landmark
+from talkhead.data.clip import SAMPLE_RATE, emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.media import read_audio
 from talkhead.metrics import audio_envelope, audio_mouth_sync, mouth_opening
-from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.nets.landmark import LandmarkNet
 
 SOUNDS = (".flac", ".wav", ".mp3", ".ogg")
-
-
-def load(path: Path) -> LandmarkNet:
-    """Load a net from a checkpoint of `talkhead fit` or from a folder written by ``save_pretrained``."""
-    if path.is_dir():
-        return LandmarkNet.from_pretrained(path).eval()
-    return LandmarkGenerator.load_from_checkpoint(path, map_location="cpu").net.eval()
 
 
 def recordings(folder: Path, each: int) -> list[Path]:
@@ -84,14 +77,14 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="recordings of each subfolder")
     parser.add_argument("--output", type=Path, default=Path("voices.png"))
     args = parser.parse_args()
-    net = load(args.net)
+    net = load_landmark(args.net).eval()
     data = MEADDataModule(args.root, modality="landmarks", num_frames=None, reference="first")
     clips = list(data.dataset("test"))
     portrait = clips[0].reference_landmarks
     sounds = {"GRID": [c.audio for c in clips]}
     for pair in args.voices:
         name, _, folder = pair.partition("=")
-        sounds[name] = [read_audio(path)[: 20 * 16000] for path in recordings(Path(folder), args.each)]
+        sounds[name] = [read_audio(path)[: 20 * SAMPLE_RATE] for path in recordings(Path(folder), args.each)]
     correlations = {"GRID, true": torch.tensor([audio_mouth_sync(c.landmarks, c.audio).value for c in clips])}
     curves = {}
     for name, audios in sounds.items():

@@ -76,11 +76,8 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
         start = self.config.num_train_timesteps - 1 if start_timestep is None else start_timestep
         if not 0 <= start < self.config.num_train_timesteps:
             raise ValueError(f"start_timestep must lie in 0..{self.config.num_train_timesteps - 1}; got {start}")
-        if not 1 <= num_inference_steps <= start + 1:
-            raise ValueError(f"num_inference_steps must lie in 1..{start + 1}; got {num_inference_steps}")
+        self.timesteps = torch.tensor(even_timesteps(num_inference_steps, start), device=device or "cpu")
         self.num_inference_steps = num_inference_steps
-        left = torch.arange(num_inference_steps, 0, -1, dtype=torch.float64) / num_inference_steps
-        self.timesteps = ((start + 1) * left).round().long().sub(1).to(device or "cpu")
 
     def share(self, timesteps: Tensor | int) -> Tensor:
         """Return s in (0, 1], the mask noise's share at integer ``timesteps``."""
@@ -152,6 +149,21 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
         last = here + 1 == len(self.timesteps)
         previous = clean if last else self.bridge(clean, sample, timestep, self.timesteps[here + 1])
         return MaskNoiseBridgeOutput(previous, clean) if return_dict else (previous, clean)
+
+
+def even_timesteps(steps: int, start: int) -> list[int]:
+    """Return ``steps`` integers from ``start`` down, evenly spaced; one more of them would be -1, the clean end.
+
+    Raises:
+        ValueError: if there are fewer than 1 or more than start + 1 steps.
+
+    Example:
+        >>> even_timesteps(4, 999)
+        [999, 749, 499, 249]
+    """
+    if not 1 <= steps <= start + 1:
+        raise ValueError(f"num_inference_steps must lie in 1..{start + 1}, what is left from step {start}; got {steps}")
+    return [round((start + 1) * k / steps) - 1 for k in range(steps, 0, -1)]
 
 
 def forward_coefficients(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from talkhead.nets.renderer import Condition, Renderer
+from talkhead.schedulers import even_timesteps
 
 
 def cut_segments(landmarks: Iterable[Tensor], length: int, overlap: int) -> Iterator[tuple[Tensor, bool]]:
@@ -151,11 +152,8 @@ def set_timesteps(scheduler: Any, steps: int, start: int | None, device: torch.d
         scheduler.set_timesteps(steps, device=device)
     elif "start_timestep" in inspect.signature(scheduler.set_timesteps).parameters:
         scheduler.set_timesteps(steps, device=device, start_timestep=start)
-    elif steps > start + 1:
-        raise ValueError(f"num_inference_steps must lie in 1..start_timestep + 1 = {start + 1}; got {steps}")
     else:  # diffusers' own schedulers take a list
-        even = [round((start + 1) * k / steps) - 1 for k in range(steps, 0, -1)]
-        scheduler.set_timesteps(timesteps=even, device=device)
+        scheduler.set_timesteps(timesteps=even_timesteps(steps, start), device=device)
 
 
 class _Painter:

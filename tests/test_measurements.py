@@ -12,6 +12,7 @@ from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.data.media import probe, read_image, write_audio, write_image
 from talkhead.metrics import seam_ratio
+from talkhead.metrics.pictures import step_ratio
 from talkhead.pipeline import TalkingHeadPipeline
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -66,10 +67,10 @@ def test_long_video_sees_a_seam():
     frames = torch.arange(40).float() + 3 * (torch.arange(40) // 6)
     frames = frames.view(-1, 1, 1, 1).expand(-1, 3, 4, 4).byte()
     borders, steps = module.window_borders(40, 8, 2), module.differences(frames)
-    assert module.seam(steps, borders) == pytest.approx(seam_ratio(frames, borders)) and seam_ratio(frames, borders) > 2
+    assert step_ratio(steps, borders) == pytest.approx(seam_ratio(frames, borders)) and seam_ratio(frames, borders) > 2
     moved = list(module.moved_borders(borders, 6, 40))
     assert moved and all(not set(others) & set(borders) for others in moved)
-    assert all(module.seam(steps, others) < 1 for others in moved)
+    assert all(step_ratio(steps, others) < 1 for others in moved)
 
 
 def test_long_video_loops_without_a_jump():
@@ -134,7 +135,7 @@ def test_pictures_stand_where_their_names_say(folder, tiny_cache, tmp_path, monk
     columns = 2 * 3  # two clips, three frames each; and as many mouths
     width = module.LEFT + 2 * columns * (side + module.GAP) + 3 * module.GAP
     assert picture.shape == (3, module.TOP + 4 * (side + module.GAP), width)
-    truth = module.read_clip(str(tiny_cache), "clip03", None).frames
+    truth = module.make_truth(module.read_clip(tiny_cache, "clip03", None), None).frames
     x = module.LEFT + 3 * (side + module.GAP)
     assert torch.equal(picture[:, module.TOP : module.TOP + side, x : x + side], truth[0])
     names = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

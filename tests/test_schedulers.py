@@ -49,7 +49,7 @@ def test_step_by_hand():
 
 def test_bad_arguments_are_refused():
     scheduler = MaskNoiseBridgeScheduler()
-    with pytest.raises(ValueError, match="num_inference_steps must lie in 1..1000; got 1001"):
+    with pytest.raises(ValueError, match="num_inference_steps must lie in 1..1000, .* got 1001"):
         scheduler.set_timesteps(1001)
     with pytest.raises(ValueError, match="start_timestep"):
         scheduler.set_timesteps(4, start_timestep=1000)

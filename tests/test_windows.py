@@ -235,5 +235,5 @@ def test_a_start_is_stepped_down_from_evenly_whatever_the_scheduler():
         set_timesteps(ours, steps, start, "cpu")
         assert paper.timesteps.tolist() == ours.timesteps.tolist()
         assert len(paper.timesteps) == steps and paper.timesteps[0] == start
-    with pytest.raises(ValueError, match=r"num_inference_steps must lie in 1..start_timestep \+ 1 = 10; got 11"):
+    with pytest.raises(ValueError, match="num_inference_steps must lie in 1..10, .* got 11"):
         set_timesteps(paper, 11, 9, "cpu")

@@ -21,6 +21,7 @@ from talkhead.evaluate.rows import (
     PICTURE_COLUMNS,
     REPEATED,
     WARPED,
+    Model,
     Painting,
     Truth,
     detect,
@@ -32,6 +33,7 @@ from talkhead.evaluate.rows import (
 )
 from talkhead.motion import write_whole
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.schedulers import even_timesteps
 
 Spacing = Literal["leading", "trailing"]
 Noise = Literal["ancestral", "deterministic"]
@@ -101,12 +103,11 @@ def spaced(steps: int, start: int, spacing: Spacing) -> list[int]:
         >>> spaced(4, 999, "leading"), spaced(4, 999, "trailing")
         ([750, 500, 250, 0], [999, 749, 499, 249])
     """
-    if not 1 <= steps <= start + 1:
-        raise ValueError(f"num_inference_steps must lie in 1..start_timestep + 1 = {start + 1}; got {steps}")
+    trailing = even_timesteps(steps, start)
     if spacing == "leading":
         return [k * ((start + 1) // steps) for k in reversed(range(steps))]
     if spacing == "trailing":
-        return [round((start + 1) * k / steps) - 1 for k in range(steps, 0, -1)]
+        return trailing
     raise ValueError(f"spacing must be 'leading' or 'trailing'; got {spacing!r}")
 
 
@@ -227,14 +228,6 @@ def make_process(scheduler: Any, setting: Setting) -> Any:
     return process
 
 
-@dataclass(frozen=True)
-class _Model:
-    """What ``paint_model`` needs."""
-
-    renderer: Any
-    scheduler: Any
-
-
 def make_report(bench: Bench, settings: Sequence[Setting], seed: int, verbose: bool) -> Report:
     """Score every clip in every setting that the log does not hold yet, and average."""
     options = window_options(bench.pipeline, {"seed": seed})
@@ -259,7 +252,7 @@ def make_report(bench: Bench, settings: Sequence[Setting], seed: int, verbose: b
 def paint_setting(bench: Bench, setting: Setting, options: dict[str, Any], truth: Truth) -> Painting:
     """Paint one clip with its true landmarks and label in one setting."""
     start = setting.t - 1 if setting.reading == "start at t" else None
-    model = _Model(bench.pipeline.renderer, make_process(bench.pipeline.scheduler, setting))
+    model = Model(bench.pipeline.renderer, make_process(bench.pipeline.scheduler, setting))
     label = emotion_probabilities(truth.clip.emotion)
     options = {**options, "num_inference_steps": setting.steps, "start_timestep": start}
     return paint_model(model, truth, truth.landmarks, label, options)

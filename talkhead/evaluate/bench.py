@@ -64,13 +64,7 @@ class Bench:
 
     def clip(self, name: str) -> Clip:
         """Read one clip with its first frame that has landmarks as reference, cut to ``num_frames``."""
-        clip = ClipDataset(self.data.root, [name], reference="first")[0]
-        if self.num_frames is None:
-            return clip
-        assert clip.frames is not None and clip.landmarks is not None
-        samples = round(self.num_frames * SAMPLE_RATE / float(clip.fps))
-        frames, landmarks = clip.frames[: self.num_frames], clip.landmarks[: self.num_frames]
-        return replace(clip, frames=frames, landmarks=landmarks, audio=clip.audio[:samples])
+        return read_clip(self.data.root, name, self.num_frames)
 
     def train_clips(self) -> Iterator[Clip]:
         """Read the training part without its pictures; nothing where it is measured itself."""
@@ -107,6 +101,17 @@ class Bench:
             **DEFINITIONS,
             **environment(self.pipeline.renderer.device),
         }
+
+
+def read_clip(root: str | Path, name: str, num_frames: int | None) -> Clip:
+    """Read a clip with pictures, or its first frames, with the first frame that has landmarks as reference."""
+    clip = ClipDataset(root, [name], reference="first")[0]
+    if num_frames is None:
+        return clip
+    assert clip.frames is not None and clip.landmarks is not None
+    samples = round(num_frames * SAMPLE_RATE / float(clip.fps))
+    frames, landmarks = clip.frames[:num_frames], clip.landmarks[:num_frames]
+    return replace(clip, frames=frames, landmarks=landmarks, audio=clip.audio[:samples])
 
 
 def make_bench(

@@ -71,7 +71,7 @@ def evaluate(
     bench = make_bench(
         model, root, output, part=part, limit=limit, num_frames=num_frames, detector=detector, device=device
     )
-    own = bench.pipeline.info.get("num_inference_steps", 4)
+    own = bench.pipeline.info["num_inference_steps"]
     steps = own if num_inference_steps is None else num_inference_steps
     options = {"num_inference_steps": steps, "seed": seed, **options}
     report = make_report(bench, window_options(bench.pipeline, options), verbose)

@@ -215,12 +215,25 @@ def paint_warped(truth: Truth) -> Painting:
     return Painting(frames, 0.0, time.perf_counter() - start)
 
 
+@dataclass(frozen=True)
+class Model:
+    """What ``paint_model`` needs of a pipeline.
+
+    Attributes:
+        renderer: paints.
+        scheduler: its process.
+    """
+
+    renderer: Any
+    scheduler: Any
+
+
 @torch.no_grad()
 def paint_model(model: Any, truth: Truth, landmarks: Tensor, emotion: Tensor, options: Mapping[str, Any]) -> Painting:
     """Return what the model's renderer paints on the landmarks.
 
     Args:
-        model: has ``renderer`` and ``scheduler``.
+        model: a ``Model``, or a pipeline, which has both parts as well.
         truth: its reference frame is the portrait.
         landmarks: (T, 68, 2) px.
         emotion: (8,) probabilities.

@@ -180,11 +180,21 @@ def seam_ratio(frames: Tensor, borders: Sequence[int]) -> float:
         >>> seam_ratio(frames, [3])  # a step of 3 among steps of 1
         3.0
     """
-    steps = torch.stack([(b.float() - a.float()).abs().mean() for a, b in zip(frames[:-1], frames[1:], strict=True)])
+    steps = [(b.float() - a.float()).abs().mean().item() for a, b in zip(frames[:-1], frames[1:], strict=True)]
+    return step_ratio(torch.tensor(steps, dtype=torch.float64), borders)
+
+
+def step_ratio(steps: Tensor, borders: Sequence[int]) -> float:
+    """Return ``seam_ratio`` from the frame-to-frame differences, for videos too long to hold.
+
+    Args:
+        steps: (T - 1,) mean absolute differences of neighbouring frames.
+        borders: see ``seam_ratio``; so are the value and the error.
+    """
     seam = torch.zeros(len(steps), dtype=torch.bool)
-    if not borders or min(borders) < 1 or max(borders) >= len(frames) or len(set(borders)) == len(steps):
+    if not borders or min(borders) < 1 or max(borders) > len(steps) or len(set(borders)) == len(steps):
         raise ValueError(
-            f"borders must be some, not all, of the frames 1..{len(frames) - 1}; got {list(borders)}: "
+            f"borders must be some, not all, of the frames 1..{len(steps)}; got {list(borders)}: "
             "a clip of one window has no seam to measure"
         )
     seam[[border - 1 for border in borders]] = True

@@ -196,8 +196,7 @@ class VideoDiffusion(LightningModule):
 
         Where n itself is not asked for, x_t leaves the mask-noise kernel ready and n is never written.
         """
-        reference = (frames[:, 0] * 255).round().to(torch.uint8)
-        places, clean = (reference, landmarks[:, 0], landmarks[:, 1:]), to_network(frames[:, 1:])
+        places, clean = _places(frames, landmarks), to_network(frames[:, 1:])
         if self.scheduler.config.prediction_type == "sample" and not self.renderer.config.noise_channels:
             blend = (frames[:, 1:], *forward_coefficients(self.scheduler, timesteps))
             condition = self.renderer.prepare(*places, seed=seeds, blend=blend)
@@ -210,8 +209,7 @@ class VideoDiffusion(LightningModule):
         self, frames: Tensor, landmarks: Tensor, emotion: Tensor, seeds: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Condition, Tensor]:
         """Return x_t as sampling reaches it after one or two steps of the present renderer, target, condition and t."""
-        reference = (frames[:, 0] * 255).round().to(torch.uint8)
-        condition = self.renderer.prepare(reference, landmarks[:, 0], landmarks[:, 1:], seed=seeds)
+        condition = self.renderer.prepare(*_places(frames, landmarks), seed=seeds)
         sample, clean = condition.noise, to_network(frames[:, 1:])
         here = torch.full((len(frames),), self.scheduler.config.num_train_timesteps - 1, device=self.device)
         for _ in range(1 + int(torch.randint(2, (), generator=generator))):
@@ -250,6 +248,11 @@ class VideoDiffusion(LightningModule):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step_{self.global_step:07d}.png"
         write_image(path, rearrange(grid, "r t c h w -> c (r h) (t w)"))
+
+
+def _places(frames: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``Renderer.prepare`` is told: the portrait, its landmarks, the landmarks of the frames."""
+    return (frames[:, 0] * 255).round().to(torch.uint8), landmarks[:, 0], landmarks[:, 1:]
 
 
 def _given(batch: Clip) -> tuple[Tensor, Tensor, Tensor, Tensor]:
