@@ -21,6 +21,8 @@ from typing import NamedTuple
 import lightning
 import torch
 import torchaudio
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
@@ -72,9 +74,10 @@ class WholeRecordings(EmotionClassifier):
 
 
 def make_frames(net: ConformerClassifier, clips: list[Clip]) -> list[tuple[Tensor, Tensor]]:
-    with torch.inference_mode():
-        made = [net.features(clip.audio[None])[0][0] for clip in clips]
-    return [(frames.clone(), clip.emotion) for frames, clip in zip(made, clips, strict=True)]
+    """Hear whole recordings; no part of a front end learns, so once is enough for all folds."""
+    with torch.no_grad():
+        shown = track(clips, "Hearing recordings", console=Console(stderr=True))
+        return [(net.features(clip.audio[None])[0][0], clip.emotion) for clip in shown]
 
 
 def stack_frames(rows: list[tuple[Tensor, Tensor]]) -> Frames:
@@ -113,9 +116,8 @@ def blocks(speakers: list[str], folds: int) -> list[list[str]]:
     return [names[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
 
-def run_fold(args: argparse.Namespace, names: list[str], train: list[Clip], test: list[Clip], folder: Path) -> Tensor:
-    """Train on one part of the speakers, keep the network, and return the others' logits (N, E)."""
-    net = ConformerClassifier(
+def build(args: argparse.Namespace, names: list[str]) -> ConformerClassifier:
+    return ConformerClassifier(
         args.size,
         emotions=names,
         dropout=args.dropout,
@@ -123,8 +125,19 @@ def run_fold(args: argparse.Namespace, names: list[str], train: list[Clip], test
         pitch=args.pitch,
         frames_per_second=args.frames_per_second,
         batch_norm=args.batch_norm,
+        encoder=args.encoder,
+        encoder_seconds=args.encoder_seconds,
     )
-    augmentation = FrameAugmentation(masks=args.masks, mask_frames=args.mask_frames)
+
+
+def run_fold(args: argparse.Namespace, names: list[str], train: list, test: list, folder: Path) -> Tensor:
+    """Train on one part of the speakers, keep the network, and return the others' logits (N, E).
+
+    The parts are clips, or with ``--seconds 0`` the frames of whole recordings.
+    """
+    net = build(args, names)
+    heard = args.encoder == "logmel"
+    augmentation = FrameAugmentation(masks=args.masks, mask_frames=args.mask_frames) if heard else None
     kind = EmotionClassifier if args.seconds else WholeRecordings
     module = kind(net, args.learning_rate, augmentation, args.mixup, args.label_smoothing)
     if args.seconds:
@@ -132,9 +145,7 @@ def run_fold(args: argparse.Namespace, names: list[str], train: list[Clip], test
             Recordings(train, args.seconds), args.batch_size, shuffle=True, drop_last=True, collate_fn=collate
         )
     else:
-        loader = DataLoader(
-            make_frames(net, train), args.batch_size, shuffle=True, drop_last=True, collate_fn=stack_frames
-        )
+        loader = DataLoader(train, args.batch_size, shuffle=True, drop_last=True, collate_fn=stack_frames)
     trainer = lightning.Trainer(
         max_epochs=args.epochs,
         accelerator=args.accelerator,
@@ -151,8 +162,11 @@ def run_fold(args: argparse.Namespace, names: list[str], train: list[Clip], test
     net.eval()
     net.save_pretrained(folder)
     with torch.inference_mode():
-        batches = DataLoader(Recordings(test), 16, collate_fn=collate)
-        return torch.cat([net(batch.audio, batch.samples) for batch in batches])
+        if args.seconds:
+            batches = DataLoader(Recordings(test), 16, collate_fn=collate)
+            return torch.cat([net(batch.audio, batch.samples) for batch in batches])
+        stacks = DataLoader(test, 16, collate_fn=stack_frames)
+        return torch.cat([net.classify(stack.frames, stack.lengths) for stack in stacks])
 
 
 def report(args: argparse.Namespace, names: list[str], parts: list[list[str]], answers: list[tuple]) -> None:
@@ -227,6 +241,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pitch", action="store_true", help="hear the melody")
     parser.add_argument("--frames-per-second", type=int, default=100)
     parser.add_argument("--batch-norm", action="store_true")
+    parser.add_argument("--encoder", default="logmel", help="logmel, or a pretrained speech encoder (name or folder)")
+    parser.add_argument("--encoder-seconds", type=float, help="length of the pieces that Whisper hears")
     parser.add_argument("--masks", type=int, default=1, help="SpecAugment's stripes in time, and in frequency")
     parser.add_argument("--mask-frames", type=int, default=25)
     parser.add_argument("--mixup", type=float, default=0.2)
@@ -252,20 +268,23 @@ def main() -> None:
     settings = {k: str(v) for k, v in vars(args).items() if k not in ("output", "threads", "progress")}
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "settings.json").write_text(json.dumps(settings, indent=1))
-    answers = []
+    answers: list[tuple[Tensor, Tensor]] = []
+    heard: list = clips if args.seconds else []
     for fold, part in enumerate(parts):
         kept = args.output / f"fold_{fold}.pt"
-        test = [clip for clip, speaker in zip(clips, speakers, strict=True) if speaker in part]
-        train = [clip for clip, speaker in zip(clips, speakers, strict=True) if speaker not in part]
         if kept.is_file() and (saved := torch.load(kept))["settings"] == settings:
             logits = saved["logits"]
         else:
+            heard = heard or make_frames(build(args, names), clips)
+            train, test = ([x for x, s in zip(heard, speakers, strict=True) if (s in part) == t] for t in (False, True))
             lightning.seed_everything(args.seed + fold, verbose=False)
             logits = run_fold(args, names, train, test, args.output / f"network_{fold}")
             torch.save({"settings": settings, "logits": logits}, kept)
-        answers.append((logits, torch.stack([clip.emotion for clip in test])))
+        target = [clip.emotion for clip, speaker in zip(clips, speakers, strict=True) if speaker in part]
+        answers.append((logits, torch.stack(target)))
         recall = average_recall(multiclass_confusion_matrix(*answers[-1], num_classes=len(names)))
-        print(f"fold {fold}: {len(train)} to train on, {len(test)} to test, UAR {recall:.3f}", flush=True)
+        learnt = len(clips) - len(target)
+        print(f"fold {fold}: {learnt} to train on, {len(target)} to test, UAR {recall:.3f}", flush=True)
     report(args, names, parts, answers)
 
 

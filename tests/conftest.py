@@ -123,3 +123,46 @@ def tiny_entry(index: int) -> dict[str, object]:
         "detector": "dlib",
         "versions": {},
     }
+
+
+def tiny_encoder(kind: str, folder: Path) -> str:
+    """Write a tiny speech encoder with random weights, Whisper with pieces of a second; return the folder's name."""
+    import transformers
+
+    torch.manual_seed(1)
+    speech = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "conv_dim": (8, 8),
+        "conv_kernel": (10, 8),
+        "conv_stride": (10, 8),
+        "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2,
+    }
+    whisper = {
+        "d_model": 16,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "num_mel_bins": 20,
+        "max_source_positions": 50,
+        "max_target_positions": 8,
+        "vocab_size": 20,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 1,
+    }
+    config = {
+        "wav2vec2": lambda: transformers.Wav2Vec2Config(**speech),
+        "hubert": lambda: transformers.HubertConfig(**speech),
+        "wavlm": lambda: transformers.WavLMConfig(**speech),
+        "whisper": lambda: transformers.WhisperConfig(**whisper),
+    }[kind]()
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return str(folder)

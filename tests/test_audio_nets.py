@@ -9,7 +9,6 @@ from talkhead.data.augment_audio import add_noise, add_reverberation, augment_sp
 from talkhead.nets.audio import (
     LogMelEncoder,
     RawBranch,
-    SpeechEncoder,
     block_rms,
     frame_centres,
     mask_spectrogram,
@@ -88,96 +87,6 @@ def test_masking_hides_a_rectangle_and_keeps_the_rest() -> None:
     assert masked.shape == mel.shape
     assert (changed <= 10 / 64 + 20 / 200 + 0.03).all()
     assert changed.max() > 0
-
-
-def tiny(kind: str, folder) -> str:
-    import transformers
-
-    torch.manual_seed(1)
-    speech = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "conv_dim": (8, 8),
-        "conv_kernel": (10, 8),
-        "conv_stride": (10, 8),
-        "num_conv_pos_embeddings": 4,
-        "num_conv_pos_embedding_groups": 2,
-    }
-    whisper = {
-        "d_model": 16,
-        "encoder_layers": 2,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-        "decoder_ffn_dim": 32,
-        "num_mel_bins": 20,
-        "max_source_positions": 50,
-        "max_target_positions": 8,
-        "vocab_size": 20,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "decoder_start_token_id": 1,
-    }
-    config = {
-        "wav2vec2": lambda: transformers.Wav2Vec2Config(**speech),
-        "hubert": lambda: transformers.HubertConfig(**speech),
-        "wavlm": lambda: transformers.WavLMConfig(**speech),
-        "whisper": lambda: transformers.WhisperConfig(**whisper),
-    }[kind]()
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm", "whisper"])
-def test_pretrained_encoders(kind: str, tmp_path) -> None:
-    net = SpeechEncoder(tiny(kind, tmp_path / kind), 12).train()
-    assert not any(p.requires_grad for p in net.encoder.parameters())
-    assert not net.encoder.training
-    for samples, frames in ((24000, 38), (100, 1)):
-        features = net(torch.randn(2, samples), frames)
-        assert features.shape == (2, frames, 12)
-    features.sum().backward()
-    assert net.layer_weights.grad is not None
-    assert all(p.grad is None for p in net.encoder.parameters())
-
-
-def test_features_of_the_waveform_are_read_at_the_frames_own_centres(tmp_path) -> None:
-    """An encoder that answers with the mean of what it hears, given a ramp, must tell each frame's centre."""
-    net = SpeechEncoder(tiny("wav2vec2", tmp_path), 12).eval()
-    step, reach = 80, 10 + (8 - 1) * 10  # kernels 10 and 8, strides 10 and 8
-
-    class Listener(torch.nn.Module):
-        config = net.encoder.config
-
-        def forward(self, audio: torch.Tensor, output_hidden_states: bool) -> object:
-            heard = audio.unfold(1, reach, step).mean(-1, keepdim=True)
-            return type("Answer", (), {"hidden_states": (heard, heard, heard)})
-
-    net.encoder, net.project = Listener(), torch.nn.Identity()
-    told = net(torch.arange(16000.0)[None], 25)[0, :, 0]
-    expected = (torch.arange(25) + 0.5) * 640 - 0.5
-    torch.testing.assert_close(told[1:-1], expected[1:-1], rtol=0, atol=0.05)  # float32 means of 80 numbers near 1e4
-
-
-def test_whisper_keeps_the_time(tmp_path) -> None:
-    """A burst in the last fifth changes the last frames most; a second piece follows the first."""
-    net = SpeechEncoder(tiny("whisper", tmp_path), 12).eval()
-    quiet = 0.01 * torch.randn(1, 24000)  # the tiny model's pieces are one second long
-    burst = quiet.clone()
-    burst[:, 20000:] += torch.randn(4000)
-    with torch.no_grad():
-        change = (net(burst, 30) - net(quiet, 30)).norm(dim=-1)[0]
-    assert change[:19].max() == 0  # of the piece before nothing changes
-    assert change[25:].mean() > change[20:24].mean()
-
-
-def test_a_missing_encoder_says_what_to_place_where() -> None:
-    with pytest.raises(FileNotFoundError, match="config.json and model.safetensors"):
-        SpeechEncoder("nobody/no-such-model", 8)
 
 
 def test_augmentation_keeps_shape_and_finiteness_also_of_silence() -> None:

@@ -72,13 +72,15 @@ class EmotionClassifier(LightningModule):
         Args:
             net: the network; None: size S with the library's emotions.
             learning_rate: Adam's initial learning rate.
-            augmentation: random changes of the training frames; None: ``FrameAugmentation`` with its defaults.
+            augmentation: random changes of the training frames; None: ``FrameAugmentation`` with its defaults. It
+                changes log-mel frames: with a pretrained encoder there is none.
             mixup: alpha of the Beta distribution that pairs of recordings are mixed by (Zhang et al. 2018); 0: never.
             label_smoothing: share of the target spread evenly over the emotions of the training data, in [0, 1).
             class_weighting: weigh each recording with the inverse frequency of its emotion.
 
         Raises:
-            ValueError: if ``mixup`` is negative or ``label_smoothing`` is not in [0, 1).
+            ValueError: if ``mixup`` is negative or ``label_smoothing`` is not in [0, 1), or if there is an augmentation
+                beside a pretrained encoder.
         """
         super().__init__()
         if mixup < 0:
@@ -87,7 +89,11 @@ class EmotionClassifier(LightningModule):
             raise ValueError(f"label_smoothing must lie in [0, 1); got {label_smoothing}")
         self.save_hyperparameters(ignore=["net", "augmentation"])
         self.net = net or ConformerClassifier()
-        self.augmentation = augmentation or FrameAugmentation()
+        self.augmentation = augmentation
+        if self.net.config["encoder"] == "logmel":
+            self.augmentation = augmentation or FrameAugmentation()
+        elif augmentation:
+            raise ValueError("augmentation changes log-mel frames; leave it out with a pretrained encoder")
         self.learning_rate, self.mixup = learning_rate, mixup
         self.label_smoothing, self.class_weighting = label_smoothing, class_weighting
         self.emotions: list[str] = list(self.net.config["emotions"])
@@ -123,8 +129,9 @@ class EmotionClassifier(LightningModule):
         return self.learn(frames, lengths, batch.emotion)
 
     def learn(self, frames: Tensor, lengths: Tensor, emotion: Tensor) -> Tensor:
-        """Augment, mix and classify (B, T, 80 or 140) frames, (B,) of them valid; log and return the () loss."""
-        frames, lengths = self.augmentation(frames, lengths)
+        """Augment, mix and classify (B, T, F) frames, (B,) of them valid; log and return the () loss."""
+        if self.augmentation is not None:
+            frames, lengths = self.augmentation(frames, lengths)
         target = F.one_hot(emotion, len(self.emotions)).float()
         weight = self.class_weights[emotion]
         if self.mixup:

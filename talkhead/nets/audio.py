@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.nets.speech_encoder import SpeechStates
 
 BLOCK = 160
 """Samples per block of the energy envelope: 10 ms."""
@@ -223,41 +224,31 @@ def mask_spectrogram(mel: Tensor, bands: int = 10, steps: int = 20) -> Tensor:
 
 
 class SpeechEncoder(nn.Module):
-    """The content branch on a pretrained speech encoder from ``transformers``.
+    """The content branch on a pretrained speech encoder from ``transformers`` (``SpeechStates``).
 
-    wav2vec 2.0, HuBERT, WavLM and relatives hear the waveform; of Whisper the encoder is used. The hidden states of all
-    layers are averaged with learnt weights (Yang et al. 2021, SUPERB), normalised, and projected.
+    The states of all layers are averaged with learnt weights (Yang et al. 2021, SUPERB), normalised, and projected.
 
     Args:
-        name: model name on the Hugging Face hub, or a folder written by ``save_pretrained``.
+        name: see ``SpeechStates``.
         width: C, channels of the result.
-        config: the encoder's configuration as a dictionary. Given, the architecture is built from it with random
-            weights, to be filled from a state dict; nothing is looked up or downloaded.
-        frozen: keep the encoder as it is (no gradients, no dropout in it).
-
-    Raises:
-        FileNotFoundError: if the encoder is neither a folder nor in the cache nor to be had from the hub.
+        config: see ``SpeechStates``.
+        frozen: see ``SpeechStates``.
+        seconds: see ``SpeechStates``.
     """
 
-    def __init__(self, name: str, width: int, config: dict[str, Any] | None = None, frozen: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        config: dict[str, Any] | None = None,
+        frozen: bool = True,
+        seconds: float | None = None,
+    ) -> None:
         super().__init__()
-        # Any: transformers' models take and tell more than nn.Module promises.
-        self.encoder: Any = _load_encoder(name) if config is None else _build_encoder(config)
-        self.frozen = frozen
-        if frozen:
-            self.encoder.requires_grad_(False).eval()
-        self.whisper = self.encoder.config.model_type == "whisper"
-        layers = self.encoder.config.num_hidden_layers + 1
-        self.layer_weights = nn.Parameter(torch.zeros(layers))
-        hidden = self.encoder.config.hidden_size
+        self.states = SpeechStates(name, config, frozen, seconds)
+        self.layer_weights = nn.Parameter(torch.zeros(self.states.layers))
+        hidden = self.states.channels
         self.project = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.GELU())
-
-    def train(self, mode: bool = True) -> SpeechEncoder:
-        """Switch the mode; a frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        if self.frozen:
-            self.encoder.eval()
-        return self
 
     def forward(self, audio: Tensor, num_frames: int) -> Tensor:
         """Encode.
@@ -269,64 +260,7 @@ class SpeechEncoder(nn.Module):
         Returns:
             (B, T, C).
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            states, first, step = self._whisper_states(audio) if self.whisper else self._waveform_states(audio)
+        states, first, step = self.states(audio)
         mixed = torch.einsum("lbnc,l->bcn", states, self.layer_weights.softmax(0))
         positions = (frame_centres(audio.shape[-1], num_frames, audio.device) - first) / step
         return self.project(sample_at(mixed, positions).transpose(1, 2))
-
-    def _waveform_states(self, audio: Tensor) -> tuple[Tensor, float, int]:
-        """Return all hidden states (L, B, N, C), the sample at the centre of the first, and the samples between two."""
-        step, reach = 1, 1
-        for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
-            reach += (kernel - 1) * step
-            step *= stride
-        # Half a reach of silence at both ends, so that the first and the last frame have features of their own.
-        side = reach // 2
-        padded = F.pad(audio, (side, side + max(0, reach - audio.shape[-1])))
-        states = self.encoder(padded, output_hidden_states=True).hidden_states
-        return torch.stack(states), (reach - 1) / 2 - side, step
-
-    def _whisper_states(self, audio: Tensor) -> tuple[Tensor, float, int]:
-        """Return the states of Whisper's encoder, run over pieces as long as the model was made for (30 s)."""
-        from transformers import WhisperFeatureExtractor
-
-        frames = 2 * self.encoder.config.max_source_positions
-        piece = frames * BLOCK
-        extract = WhisperFeatureExtractor(
-            feature_size=self.encoder.config.num_mel_bins, chunk_length=piece / SAMPLE_RATE, n_samples=piece
-        )
-        extract.n_samples, extract.nb_max_frames = piece, frames
-        collected = []
-        for part in audio.split(piece, dim=-1):
-            mel = extract(list(part.cpu().numpy()), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-            states = self.encoder(mel.to(audio), output_hidden_states=True).hidden_states
-            collected.append(torch.stack(states)[:, :, : -(-part.shape[-1] // (2 * BLOCK))])
-        return torch.cat(collected, dim=2), 0.0, 2 * BLOCK
-
-
-def _load_encoder(name: str) -> Any:
-    """Load a pretrained encoder by name or folder, or say in one sentence where to put it."""
-    from transformers import AutoModel
-
-    try:
-        model = AutoModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"encoder: {name!r} is no folder with a speech encoder, is not in the Hugging Face cache and could not be "
-            "fetched; place its config.json and model.safetensors in a folder and pass that folder, or use 'logmel'"
-        ) from error
-    return _encoder_part(model)
-
-
-def _build_encoder(config: dict[str, Any]) -> Any:
-    """Build an encoder's architecture from the dictionary of its configuration."""
-    from transformers import AutoConfig, AutoModel
-
-    options = {k: v for k, v in config.items() if k != "model_type"}
-    return _encoder_part(AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options)))
-
-
-def _encoder_part(model: Any) -> Any:
-    """Return the part of a ``transformers`` model that listens; Whisper's decoder is dropped."""
-    return model.encoder if model.config.model_type == "whisper" else model

@@ -1,6 +1,7 @@
 """Speech in, emotion out: log-mel front end, convolutional subsampling, Conformer, attention pooling, head.
 
-Beside the Conformer, statistics of the whole recording lead straight to the head.
+Beside the Conformer, statistics of the whole recording lead straight to the head. A pretrained speech encoder can take
+the place of the front end, the subsampling and the statistics.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.nets.logmel import MEL_BINS, LogMel, length_mask
 from talkhead.nets.pitch import PITCH_BINS
+from talkhead.nets.speech_encoder import SpeechStates
+from talkhead.nets.speech_frames import LayerMix, SpeechFrames
 from talkhead.nets.statistics import PitchStatistics, SpectralStatistics, Standardisation
 
 
@@ -135,6 +138,10 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         pitch: bool = False,
         frames_per_second: int = 100,
         batch_norm: bool = False,
+        encoder: str = "logmel",
+        freeze_encoder: bool = True,
+        encoder_seconds: float | None = None,
+        encoder_config: dict[str, Any] | None = None,
     ):
         """Build the network.
 
@@ -148,10 +155,17 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
             pitch: hear the melody beside the log-mel frames (``Pitchgram``, ``PitchStatistics``).
             frames_per_second: of the frames before subsampling, 100 divided by a whole number; 50 costs half.
             batch_norm: normalise the batch between the subsampling's convolutions.
+            encoder: ``logmel``, or the name or folder of a pretrained ``transformers`` speech encoder, whose states
+                then take the place of log-mel frames and their statistics.
+            freeze_encoder: keep a pretrained encoder as it is.
+            encoder_seconds: length of the pieces that Whisper hears; None: 30 s (see ``SpeechStates``).
+            encoder_config: filled in by the network for a pretrained encoder, so that a saved one needs nothing else to
+                load.
 
         Raises:
-            ValueError: if the size is unknown, ``trained_on`` names no or unknown emotions, or ``frames_per_second``
-                does not divide 100.
+            ValueError: if the size is unknown, ``trained_on`` names no or unknown emotions, ``frames_per_second``
+                does not divide 100, or an option of log-mel frames is given with a pretrained encoder.
+            FileNotFoundError: if the encoder cannot be found.
         """
         super().__init__()
         if size not in SIZES:
@@ -159,18 +173,26 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if frames_per_second < 1 or 100 % frames_per_second:
             raise ValueError(f"frames_per_second must divide 100; got {frames_per_second}")
         shape = SIZES[size]
-        self.front = LogMel(pitch, 100 // frames_per_second)
-        self.subsampling = Subsampling(shape.channels, shape.width, dropout, pitch, batch_norm)
+        if encoder == "logmel":
+            self.front: nn.Module = LogMel(pitch, 100 // frames_per_second)
+            self.subsampling: nn.Module = Subsampling(shape.channels, shape.width, dropout, pitch, batch_norm)
+        elif pitch or batch_norm or frames_per_second != 100:
+            raise ValueError("pitch, frames_per_second and batch_norm belong to encoder='logmel'; leave them out")
+        else:
+            states = SpeechStates(encoder, encoder_config, freeze_encoder, encoder_seconds)
+            self.register_to_config(encoder_config=states.encoder.config.to_dict())
+            self.front = SpeechFrames(states)
+            self.subsampling = LayerMix(states.layers, states.channels, shape.width, dropout)
         self.conformer = torchaudio.models.Conformer(
             shape.width, shape.heads, 4 * shape.width, shape.layers, shape.kernel, dropout=dropout
         )
         self._mask_convolutions()
         self.pooling = AttentionPooling(shape.width)
         self.pooled_norm = nn.LayerNorm(2 * shape.width)
-        self.statistics = SpectralStatistics()
+        self.statistics = SpectralStatistics() if encoder == "logmel" else None
         self.pitch_statistics = PitchStatistics() if pitch else None
-        whole = SpectralStatistics.SIZE + (PitchStatistics.SIZE if pitch else 0)
-        self.statistics_norm = Standardisation(whole)
+        whole = (SpectralStatistics.SIZE if encoder == "logmel" else 0) + (PitchStatistics.SIZE if pitch else 0)
+        self.statistics_norm = Standardisation(whole) if whole else None
         inputs = 2 * shape.width + whole
         self.head = nn.Sequential(nn.Dropout(head_dropout), nn.Linear(inputs, len(emotions)))
         self.register_buffer("temperature", torch.ones(()))
@@ -219,8 +241,8 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
             samples: (B,) int64 valid samples, 1..S; None: all of them.
 
         Returns:
-            (B, T, 80) float32 loudness-invariant log-mel frames (with pitch: (B, T, 140), the melody behind them), and
-            (B,) int64 their numbers.
+            (B, T, 80) float32 loudness-invariant log-mel frames (with pitch: (B, T, 140), the melody behind them; with
+            a pretrained encoder: (B, T, L * C), the states of its L layers), and (B,) int64 their numbers.
 
         Raises:
             ValueError: if the audio is not (B, S), or a recording is empty or said to be longer than it is.
@@ -234,10 +256,10 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.front(audio, samples)
 
     def classify(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Turn log-mel frames into logits.
+        """Turn frames into logits.
 
         Args:
-            frames: (B, T, 80 or 140) frames from ``features``, 0 beyond ``lengths``.
+            frames: (B, T, F) frames from ``features``, 0 beyond ``lengths``.
             lengths: (B,) int64 valid frames, 1..T; None: all of them.
 
         Returns:
@@ -245,10 +267,7 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         if lengths is None:
             lengths = torch.full(frames.shape[:1], frames.shape[1], device=frames.device)
-        whole = self.statistics(frames[..., :MEL_BINS], lengths)
-        if self.pitch_statistics is not None:
-            whole = torch.cat([whole, self.pitch_statistics(frames[..., MEL_BINS:], lengths)], dim=1)
-        whole = self.statistics_norm(whole)
+        whole = self._describe(frames, lengths)
         x, lengths = self.subsampling(frames, lengths)
         valid = length_mask(lengths, x.shape[1])
         x = x.transpose(0, 1)
@@ -257,8 +276,17 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
             x = layer(x, ~valid)
             layer.conv_module.sequential[2].mask = None
         pooled = self.pooled_norm(self.pooling(x.transpose(0, 1), valid))
-        logits = self.head(torch.cat([pooled, whole], dim=-1))
+        logits = self.head(torch.cat([pooled, *whole], dim=-1))
         return logits.float().masked_fill(~self.seen, -math.inf)
+
+    def _describe(self, frames: Tensor, lengths: Tensor) -> list[Tensor]:
+        """Return the standardised (B, N) statistics of whole recordings; a pretrained encoder's states have none."""
+        if self.statistics is None or self.statistics_norm is None:
+            return []
+        whole = [self.statistics(frames[..., :MEL_BINS], lengths)]
+        if self.pitch_statistics is not None:
+            whole.append(self.pitch_statistics(frames[..., MEL_BINS:], lengths))
+        return [self.statistics_norm(torch.cat(whole, dim=1))]
 
     def forward(self, audio: Tensor, samples: Tensor | None = None) -> Tensor:
         """Return (B, E) logits of (B, S) waveforms of which (B,) ``samples`` are valid (None: all)."""

@@ -72,6 +72,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         habits: ways back from the portrait to the habitual pose, each at its own pace.
         rate: frames per second at which the net itself thinks; results are interpolated to the frames asked for.
         freeze_encoder: keep a pretrained encoder as it is.
+        encoder_seconds: length of the pieces that Whisper hears; None: 30 s (see ``SpeechStates``).
         encoder_config: filled in by the net for a pretrained encoder, so that a saved net needs nothing else to load.
 
     Raises:
@@ -97,6 +98,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         habits: int = 1,
         rate: float = 25.0,
         freeze_encoder: bool = True,
+        encoder_seconds: float | None = None,
         encoder_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -107,8 +109,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         if "content" in branches and encoder == "logmel":
             self.content = LogMelEncoder(width, dropout=dropout, spec_augment=spec_augment)
         elif "content" in branches:
-            speech = SpeechEncoder(encoder, width, encoder_config, freeze_encoder)
-            self.register_to_config(encoder_config=speech.encoder.config.to_dict())
+            speech = SpeechEncoder(encoder, width, encoder_config, freeze_encoder, encoder_seconds)
+            self.register_to_config(encoder_config=speech.states.encoder.config.to_dict())
             self.content = speech
         # Half the width each, normalised, so that most values fall on the splines' grid.
         self.narrow = nn.ModuleList(
