@@ -1,9 +1,11 @@
 """Compare versions of the landmark generator: the same clips, recipe, seed and number of epochs for each.
 
     python examples/ablate_landmarks.py --root CACHE --epochs 15 --output runs/ablate_landmarks
+    python examples/ablate_landmarks.py --root CACHE --epochs 15 --output runs/ablate_encoder --encoder WHISPER
 
-Trains `--config landmark` once per row and measures the last epoch on the test clips, the portrait shown. Prints a
-Markdown table and writes it to OUTPUT/table.md. Arguments after `--` go to every `talkhead fit`, as
+Trains `--config landmark` once per row and measures the last epoch on the test clips, the portrait shown. The first
+form compares the parts of the shipped net; the second has a pretrained speech encoder (name or folder) for log-mel.
+Prints a Markdown table and writes it to OUTPUT/table.md. Arguments after `--` go to every `talkhead fit`, as
 in `-- --data.split sentence`.
 """
 
@@ -26,6 +28,11 @@ ROWS = {
     ],
     "KAN, no velocity and opening losses": ["velocity_weight=0", "opening_weight=0"],
 }
+ENCODER_ROWS = {
+    "pretrained encoder alone": ["net.init_args.branches=[content]"],
+    "raw branch and pretrained encoder, concatenated": ["net.init_args.fusion=concat"],
+    "raw branch and pretrained encoder, KAN": [],
+}
 COLUMNS = ("M-LD", "F-LD", "M-LD_centred", "F-LD_centred", "opening_correlation", "opening_variance_ratio")
 
 
@@ -44,11 +51,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="cache folder of `talkhead preprocess`")
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--encoder", help="name or folder of a pretrained encoder: compare what is made of it instead")
+    parser.add_argument("--encoder-seconds", type=float, help="length of the pieces that Whisper hears")
     parser.add_argument("--output", type=Path, default=Path("runs/ablate_landmarks"))
     parser.add_argument("extra", nargs="*", help="further arguments of `talkhead fit`, after --")
     args = parser.parse_args()
     lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for number, (name, options) in enumerate(ROWS.items()):
+    heard = {"encoder": args.encoder, "encoder_seconds": args.encoder_seconds}
+    shared = [f"net.init_args.{name}={value}" for name, value in heard.items() if value]
+    for number, (name, options) in enumerate((ENCODER_ROWS if args.encoder else ROWS).items()):
+        options = [*options, *shared]
         values = measure(options, args.output / f"row{number}", args, args.extra)
         lines.append(f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |")
         print(*lines, sep="\n", flush=True)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from talkhead import __version__
+from talkhead.data.clip import EMOTIONS
 from talkhead.data.landmarks import load_detector, track_landmarks
 from talkhead.data.media import exact_fps, read_audio, read_image, write_audio, write_image
 from talkhead.motion import check_landmarks
@@ -224,10 +225,20 @@ def load_landmark(path: str | Path) -> LandmarkNet:
 def load_emotion(path: str | Path) -> ConformerClassifier:
     """Load the emotion net from a folder or a checkpoint."""
     if Path(path).is_dir():
-        return ConformerClassifier.from_pretrained(path)
+        return check_emotions(ConformerClassifier.from_pretrained(path))
     from talkhead.modules.emotion import EmotionClassifier
 
-    return _checkpoint(EmotionClassifier, path).net
+    return check_emotions(_checkpoint(EmotionClassifier, path).net)
+
+
+def check_emotions(net: ConformerClassifier) -> ConformerClassifier:
+    """Return a net whose classes are the library's emotions, as a pipeline needs them; refuse any other."""
+    if list(net.config["emotions"]) != list(EMOTIONS):
+        raise ValueError(
+            f"emotion: expected a classifier of {', '.join(EMOTIONS)}, in this order; got one of "
+            f"{', '.join(net.config['emotions'])}; train it with `talkhead fit --config emotion`"
+        )
+    return net
 
 
 def load_video(path: str | Path) -> tuple[Renderer, Any]:

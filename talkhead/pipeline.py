@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from talkhead.bundle import EXTRAS, export_pipeline, find_folder, load_parts, new_folder, write_parts
+from talkhead.bundle import EXTRAS, check_emotions, export_pipeline, find_folder, load_parts, new_folder, write_parts
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.landmarks import LandmarkDetector, load_detector
 from talkhead.data.writer import VideoWriter
@@ -74,7 +74,7 @@ class TalkingHeadPipeline:
         info: Mapping[str, Any] | None = None,
     ) -> None:
         self.landmark_net = landmark_net.eval()
-        self.emotion_net = emotion_net.eval() if emotion_net is not None else None
+        self.emotion_net = check_emotions(emotion_net).eval() if emotion_net is not None else None
         self.renderer = renderer.eval()
         self.scheduler = scheduler
         self.info = {**DEFAULTS, **(info or {})}

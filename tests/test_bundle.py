@@ -209,3 +209,15 @@ def test_weights_that_lack_some_are_refused(folder, tmp_path):
     save_file(weights, file)
     with pytest.raises(ValueError, match="renderer: its weights file lacks some"):
         TalkingHeadPipeline.from_pretrained(broken)
+
+
+def test_a_classifier_of_other_emotions_is_refused(pipe, folder, tmp_path):
+    few = ConformerClassifier("XS", emotions=["happy", "sad"])
+    few.save_pretrained(tmp_path / "few")
+    with pytest.raises(ValueError, match="emotion: expected a classifier of .*; got one of happy, sad; train it with"):
+        export_pipeline(
+            tmp_path / "speaker", landmark=folder / "landmark", emotion=tmp_path / "few", video=folder, detector="dlib"
+        )
+    assert not (tmp_path / "speaker").exists()
+    with pytest.raises(ValueError, match="got one of happy, sad"):
+        TalkingHeadPipeline(pipe.landmark_net, few, pipe.renderer, pipe.scheduler)
