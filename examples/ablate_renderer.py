@@ -182,7 +182,9 @@ def train(variant: Variant, cache: Path, folder: Path, size: int, steps: int) ->
         default_root_dir=str(folder),
     )
     trainer.fit(module, data)
-    module.renderer.save_pretrained(folder)
+    temporary = folder.with_name(folder.name + ".partial")
+    module.renderer.save_pretrained(temporary)
+    temporary.replace(folder)
     return module.renderer
 
 

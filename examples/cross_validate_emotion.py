@@ -136,8 +136,9 @@ def run_fold(args: argparse.Namespace, names: list[str], train: list, test: list
     The parts are clips, or with ``--seconds 0`` the frames of whole recordings.
     """
     net = build(args, names)
-    heard = args.encoder == "logmel"
-    augmentation = FrameAugmentation(masks=args.masks, mask_frames=args.mask_frames) if heard else None
+    augmentation = None
+    if args.encoder == "logmel":
+        augmentation = FrameAugmentation(masks=args.masks, mask_frames=args.mask_frames)
     kind = EmotionClassifier if args.seconds else WholeRecordings
     module = kind(net, args.learning_rate, augmentation, args.mixup, args.label_smoothing)
     if args.seconds:
@@ -279,7 +280,8 @@ def main() -> None:
             train, test = ([x for x, s in zip(heard, speakers, strict=True) if (s in part) == t] for t in (False, True))
             lightning.seed_everything(args.seed + fold, verbose=False)
             logits = run_fold(args, names, train, test, args.output / f"network_{fold}")
-            torch.save({"settings": settings, "logits": logits}, kept)
+            torch.save({"settings": settings, "logits": logits}, kept.with_suffix(".partial"))
+            kept.with_suffix(".partial").replace(kept)
         target = [clip.emotion for clip, speaker in zip(clips, speakers, strict=True) if speaker in part]
         answers.append((logits, torch.stack(target)))
         recall = average_recall(multiclass_confusion_matrix(*answers[-1], num_classes=len(names)))

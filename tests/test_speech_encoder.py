@@ -15,6 +15,7 @@ from talkhead.modules.augmentation import FrameAugmentation
 from talkhead.modules.emotion import EmotionClassifier
 from talkhead.nets.audio import SpeechEncoder, speech_level
 from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.speech_encoder import WHISPER_LEVEL, SpeechStates
 
 
@@ -153,6 +154,9 @@ def test_options_of_log_mel_frames_are_refused_beside_an_encoder(tmp_path: Path)
         ConformerClassifier("XS", encoder=name, pitch=True)
     with pytest.raises(ValueError, match="augmentation changes log-mel frames"):
         EmotionClassifier(ConformerClassifier("XS", encoder=name), augmentation=FrameAugmentation())
+    for net in (ConformerClassifier, LandmarkNet):
+        with pytest.raises(ValueError, match="encoder_seconds is for Whisper; leave it out"):
+            net(encoder_seconds=6)
 
 
 def test_a_classifier_learns_through_a_frozen_encoder(tmp_path: Path) -> None:

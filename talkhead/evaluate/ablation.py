@@ -103,7 +103,7 @@ def spaced(steps: int, start: int, spacing: Spacing) -> list[int]:
         >>> spaced(4, 999, "leading"), spaced(4, 999, "trailing")
         ([750, 500, 250, 0], [999, 749, 499, 249])
     """
-    trailing = even_timesteps(steps, start)
+    trailing = even_timesteps(steps, start)  # refuses too many steps, for either spacing
     if spacing == "leading":
         return [k * ((start + 1) // steps) for k in reversed(range(steps))]
     if spacing == "trailing":

@@ -89,11 +89,10 @@ class EmotionClassifier(LightningModule):
             raise ValueError(f"label_smoothing must lie in [0, 1); got {label_smoothing}")
         self.save_hyperparameters(ignore=["net", "augmentation"])
         self.net = net or ConformerClassifier()
-        self.augmentation = augmentation
-        if self.net.config["encoder"] == "logmel":
-            self.augmentation = augmentation or FrameAugmentation()
-        elif augmentation:
+        pretrained = self.net.config["encoder"] != "logmel"
+        if pretrained and augmentation:
             raise ValueError("augmentation changes log-mel frames; leave it out with a pretrained encoder")
+        self.augmentation = None if pretrained else augmentation or FrameAugmentation()
         self.learning_rate, self.mixup = learning_rate, mixup
         self.label_smoothing, self.class_weighting = label_smoothing, class_weighting
         self.emotions: list[str] = list(self.net.config["emotions"])

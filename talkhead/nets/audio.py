@@ -71,6 +71,14 @@ def frame_centres(samples: int, num_frames: int, device: torch.device | None = N
     return (torch.arange(num_frames, device=device) + 0.5) * (samples / num_frames) - 0.5
 
 
+def frame_decibels(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
+    """Return the (T,) loudness of (S,) audio at the frames' centres, in dB relative to the speech level."""
+    rms = block_rms(audio)
+    smooth = F.avg_pool1d(F.pad(rms[None, None], (2, 2), mode="replicate"), 5, 1)
+    positions = (frame_centres(len(audio), num_frames, audio.device) - (BLOCK - 1) / 2) / BLOCK
+    return 20 * torch.log10(sample_at(smooth, positions)[0, 0] / level + 1e-6)
+
+
 class ConvBlock(nn.Module):
     """A stride-1 convolution that keeps the length, layer norm over the channels, and GELU.
 

@@ -164,7 +164,8 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         Raises:
             ValueError: if the size is unknown, ``trained_on`` names no or unknown emotions, ``frames_per_second``
-                does not divide 100, or an option of log-mel frames is given with a pretrained encoder.
+                does not divide 100, or an option of log-mel frames is given with a pretrained encoder or
+                the other way round.
             FileNotFoundError: if the encoder cannot be found.
         """
         super().__init__()
@@ -173,26 +174,29 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if frames_per_second < 1 or 100 % frames_per_second:
             raise ValueError(f"frames_per_second must divide 100; got {frames_per_second}")
         shape = SIZES[size]
-        if encoder == "logmel":
-            self.front: nn.Module = LogMel(pitch, 100 // frames_per_second)
-            self.subsampling: nn.Module = Subsampling(shape.channels, shape.width, dropout, pitch, batch_norm)
-        elif pitch or batch_norm or frames_per_second != 100:
+        pretrained = encoder != "logmel"
+        if pretrained and (pitch or batch_norm or frames_per_second != 100):
             raise ValueError("pitch, frames_per_second and batch_norm belong to encoder='logmel'; leave them out")
-        else:
+        if encoder_seconds is not None and not pretrained:
+            raise ValueError("encoder_seconds is for Whisper; leave it out with encoder='logmel'")
+        if pretrained:
             states = SpeechStates(encoder, encoder_config, freeze_encoder, encoder_seconds)
             self.register_to_config(encoder_config=states.encoder.config.to_dict())
-            self.front = SpeechFrames(states)
-            self.subsampling = LayerMix(states.layers, states.channels, shape.width, dropout)
+            self.front: nn.Module = SpeechFrames(states)
+            self.subsampling: nn.Module = LayerMix(states.layers, states.channels, shape.width, dropout)
+        else:
+            self.front = LogMel(pitch, 100 // frames_per_second)
+            self.subsampling = Subsampling(shape.channels, shape.width, dropout, pitch, batch_norm)
         self.conformer = torchaudio.models.Conformer(
             shape.width, shape.heads, 4 * shape.width, shape.layers, shape.kernel, dropout=dropout
         )
         self._mask_convolutions()
         self.pooling = AttentionPooling(shape.width)
         self.pooled_norm = nn.LayerNorm(2 * shape.width)
-        self.statistics = SpectralStatistics() if encoder == "logmel" else None
+        self.statistics = None if pretrained else SpectralStatistics()
         self.pitch_statistics = PitchStatistics() if pitch else None
-        whole = (SpectralStatistics.SIZE if encoder == "logmel" else 0) + (PitchStatistics.SIZE if pitch else 0)
-        self.statistics_norm = Standardisation(whole) if whole else None
+        whole = 0 if pretrained else SpectralStatistics.SIZE + (PitchStatistics.SIZE if pitch else 0)
+        self.statistics_norm = None if pretrained else Standardisation(whole)
         inputs = 2 * shape.width + whole
         self.head = nn.Sequential(nn.Dropout(head_dropout), nn.Linear(inputs, len(emotions)))
         self.register_buffer("temperature", torch.ones(()))

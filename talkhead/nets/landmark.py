@@ -30,12 +30,11 @@ from torch import Tensor, nn
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.nets.attention import RelativeAttention, Standardize
 from talkhead.nets.audio import (
-    BLOCK,
     LogMelEncoder,
     RawBranch,
     SpeechEncoder,
-    block_rms,
     frame_centres,
+    frame_decibels,
     sample_at,
     speech_level,
 )
@@ -106,6 +105,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         _check_choices(branches, fusion, recurrent, portrait_view, habits)
         self.raw = RawBranch(width, dropout) if "raw" in branches else None
         self.content: nn.Module | None = None
+        if encoder_seconds is not None and encoder == "logmel":
+            raise ValueError("encoder_seconds is for Whisper; leave it out with encoder='logmel'")
         if "content" in branches and encoder == "logmel":
             self.content = LogMelEncoder(width, dropout=dropout, spec_augment=spec_augment)
         elif "content" in branches:
@@ -326,14 +327,6 @@ def num_frames_of(samples: int, fps: float) -> int:
     """
     # Whole frames come in whole samples, rounded; half a sample more is not another frame.
     return max(1, -int(-(samples - 0.5) * fps / SAMPLE_RATE // 1))
-
-
-def frame_decibels(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
-    """Return the (T,) loudness of (S,) audio at the frames' centres, in dB relative to the speech level."""
-    rms = block_rms(audio)
-    smooth = F.avg_pool1d(F.pad(rms[None, None], (2, 2), mode="replicate"), 5, 1)
-    positions = (frame_centres(len(audio), num_frames, audio.device) - (BLOCK - 1) / 2) / BLOCK
-    return 20 * torch.log10(sample_at(smooth, positions)[0, 0] / level + 1e-6)
 
 
 def _check_choices(branches: Sequence[str], fusion: str, recurrent: str, portrait_view: str, habits: int) -> None:

@@ -14,7 +14,7 @@ HOP = 160
 """Samples from one frame of Whisper's mel spectrogram to the next; one of its states spans two."""
 
 WHISPER_LEVEL = 0.1
-"""Speech level at which Whisper listens: it was trained on recordings as they are, some 20 dB below full scale."""
+"""Speech level at which Whisper listens: it does not normalise, and recordings lie about 20 dB below full scale."""
 
 
 class SpeechStates(nn.Module):
@@ -44,6 +44,7 @@ class SpeechStates(nn.Module):
         self.whisper = self.encoder.config.model_type == "whisper"
         if seconds is not None:
             self._shorten(seconds)
+        self.extract = _whisper_spectrogram(self.encoder.config) if self.whisper else None
         self.frozen = frozen
         if frozen:
             self.encoder.requires_grad_(False).eval()
@@ -97,20 +98,24 @@ class SpeechStates(nn.Module):
 
     def _whisper_states(self, audio: Tensor) -> tuple[Tensor, float, int]:
         """Return the states of Whisper's encoder, run over pieces as long as the model hears at once."""
-        from transformers import WhisperFeatureExtractor
-
-        frames = 2 * self.encoder.config.max_source_positions
-        piece = frames * HOP
-        extract = WhisperFeatureExtractor(
-            feature_size=self.encoder.config.num_mel_bins, chunk_length=piece / SAMPLE_RATE, n_samples=piece
-        )
-        extract.n_samples, extract.nb_max_frames = piece, frames
+        assert self.extract is not None
         collected = []
-        for part in (WHISPER_LEVEL * audio).split(piece, dim=-1):
-            mel = extract(list(part.cpu().numpy()), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-            states = self.encoder(mel.to(audio), output_hidden_states=True).hidden_states
+        for part in (WHISPER_LEVEL * audio).split(self.extract.n_samples, dim=-1):
+            heard = self.extract(list(part.cpu().numpy()), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+            states = self.encoder(heard.input_features.to(audio), output_hidden_states=True).hidden_states
             collected.append(torch.stack(states)[:, :, : -(-part.shape[-1] // (2 * HOP))])
         return torch.cat(collected, dim=2), 0.0, 2 * HOP
+
+
+def _whisper_spectrogram(config: Any) -> Any:
+    """Return what makes a mel spectrogram of a piece as long as the encoder hears at once."""
+    from transformers import WhisperFeatureExtractor
+
+    frames = 2 * config.max_source_positions
+    extract = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    # From its own argument, a length in seconds, it would round.
+    extract.n_samples, extract.nb_max_frames = frames * HOP, frames
+    return extract
 
 
 def _load_encoder(name: str) -> Any:
