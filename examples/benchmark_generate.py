@@ -31,8 +31,8 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.data.media import probe, read_audio
 from talkhead.evaluate.report import Table, environment
+from talkhead.media.read import probe, read_audio
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 

@@ -16,12 +16,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from talkhead.bundle import export_pipeline, load_video
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.media import write_image
+from talkhead.media.read import write_image
 from talkhead.metrics import mouth_opening
-from talkhead.windows import render_windows
+from talkhead.pipeline.speaker import export_pipeline, load_video
+from talkhead.pipeline.windows import render_windows
 
 DATA = """\
 Renderer and landmark generator: 204 of the 240 clips of speaker s1 of the GRID audiovisual sentence corpus (CC BY

@@ -31,11 +31,11 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 import talkhead
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
 from talkhead.data.dataset import ClipDataset, collate, read_manifest
-from talkhead.data.media import read_audio
-from talkhead.modules.augmentation import FrameAugmentation
+from talkhead.media.read import read_audio
+from talkhead.modules.calibration import expected_calibration_error, fit_temperature
 from talkhead.modules.emotion import EmotionClassifier, average_recall, save_confusion
+from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.nets.conformer import ConformerClassifier
-from talkhead.ops.calibration import expected_calibration_error, fit_temperature
 
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 

@@ -3,7 +3,7 @@
 import sys
 
 from talkhead.data.index import list_sources
-from talkhead.data.media import iter_frames, write_image
+from talkhead.media.read import iter_frames, write_image
 
 clips, output = sys.argv[1:]
 first = next(source for source in list_sources("folder", clips) if source.has_video)

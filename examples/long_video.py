@@ -36,13 +36,13 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.dataset import ClipDataset
-from talkhead.data.media import VideoWriter, read_audio
 from talkhead.evaluate.report import Table, environment
 from talkhead.evaluate.rows import window_borders
+from talkhead.face.warp import thin_plate_spline_warp
+from talkhead.media.read import VideoWriter, read_audio
 from talkhead.metrics.pictures import step_ratio
-from talkhead.ops.warp import thin_plate_spline_warp
 from talkhead.pipeline import TalkingHeadPipeline, progress_bar
-from talkhead.stages import crop_portrait, read_portrait
+from talkhead.pipeline.stages import crop_portrait, read_portrait
 
 SEAM_TARGET, MEMORY_TARGET = 1.1, 1.1
 

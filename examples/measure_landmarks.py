@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talkhead.bundle import load_landmark
 from talkhead.data.clip import SAMPLE_RATE, Clip, emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
+from talkhead.face.mouth_gate import close_mouth
 from talkhead.metrics import landmark_distance, mouth_opening, opening_correlation
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.ops.mouth_gate import close_mouth
+from talkhead.pipeline.speaker import load_landmark
 
 NEUTRAL = emotion_probabilities("neutral")
 

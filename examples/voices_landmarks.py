@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talkhead.bundle import load_landmark
 from talkhead.data.clip import SAMPLE_RATE, emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.media import read_audio
+from talkhead.media.read import read_audio
 from talkhead.metrics import audio_envelope, audio_mouth_sync, mouth_opening
 from talkhead.nets.landmark import LandmarkNet
+from talkhead.pipeline.speaker import load_landmark
 
 SOUNDS = (".flac", ".wav", ".mp3", ".ogg")
 

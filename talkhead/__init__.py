@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from talkhead._version import __version__
+
 if TYPE_CHECKING:
     from talkhead import metrics
     from talkhead.data.datamodule import MEADDataModule
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from talkhead.ops.mask_noise import mask_noise
     from talkhead.pipeline import TalkingHeadPipeline
     from talkhead.schedulers import MaskNoiseBridgeScheduler
-
-__version__ = "0.1.0"
 
 __all__ = [
     "EmotionClassifier",

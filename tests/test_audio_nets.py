@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from talkhead.data.augment_audio import add_noise, add_reverberation, augment_speech, change_speed, colour_channel
+from talkhead.modules.speech_augmentation import (
+    add_noise,
+    add_reverberation,
+    augment_speech,
+    change_speed,
+    colour_channel,
+)
 from talkhead.nets.audio import (
     LogMelEncoder,
     RawBranch,

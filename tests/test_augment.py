@@ -2,7 +2,7 @@
 
 import torch
 
-from talkhead.ops.augment import MIRROR, jitter, mirror, recolour
+from talkhead.modules.picture_augmentation import MIRROR, jitter, mirror, recolour
 
 
 def dots(landmarks: torch.Tensor, size: int) -> torch.Tensor:

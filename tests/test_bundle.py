@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
-from talkhead.data.media import probe, write_audio, write_image
+from talkhead.media.read import probe, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.pipeline import TalkingHeadPipeline, demo, export_pipeline
 
@@ -116,7 +116,7 @@ def test_examples_run(folder, tmp_path, monkeypatch, name, made):
     """With a tiny speaker in the place of the bundled one."""
     import matplotlib.pyplot as plt
 
-    monkeypatch.setattr("talkhead.bundle.BUNDLED", folder)
+    monkeypatch.setattr("talkhead.pipeline.speaker.BUNDLED", folder)
     monkeypatch.setattr("sys.argv", [name])
     monkeypatch.chdir(tmp_path)
     exec(compile(code_of(EXAMPLES / name), name, "exec"), {"__name__": "__main__"})

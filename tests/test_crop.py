@@ -2,7 +2,7 @@ import pytest
 import torch
 from skimage.transform import resize
 
-from talkhead.data.crop import Crop, crop_frames, face_crop, from_crop, paste_crop, to_crop
+from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, paste_crop, to_crop
 
 
 def test_face_crop_by_hand():

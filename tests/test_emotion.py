@@ -12,15 +12,15 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 
 from talkhead.data.clip import EMOTIONS, Clip
 from talkhead.data.datamodule import collate
-from talkhead.modules.augmentation import FrameAugmentation
+from talkhead.modules.calibration import expected_calibration_error, fit_temperature
 from talkhead.modules.emotion import (
     EmotionClassifier,
     average_recall,
     count_emotions,
     save_confusion,
 )
+from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.nets.conformer import ConformerClassifier
-from talkhead.ops.calibration import expected_calibration_error, fit_temperature
 
 # Lightning's own: its tree utilities against a newer torch, and its advice on workers for a few tones in memory.
 pytestmark = [

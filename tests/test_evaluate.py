@@ -18,7 +18,7 @@ from torch import Tensor
 from talkhead import metrics
 from talkhead.data.clip import Clip
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.landmarks import Detection
+from talkhead.data.tracking import Detection
 from talkhead.evaluate import Table, ablate, evaluate
 from talkhead.evaluate.ablation import PaperProcess, spaced
 from talkhead.evaluate.report import ClipLog, average

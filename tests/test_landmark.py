@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from talkhead.data.clip import Clip, emotion_probabilities
+from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face
 from talkhead.metrics import mouth_opening
 from talkhead.modules.landmark import LandmarkGenerator, landmark_loss
 from talkhead.nets.landmark import LandmarkNet, num_frames_of
-from talkhead.ops.face_frame import describe_portrait, face_frame, summarize_portrait, to_face
 
 NEUTRAL = emotion_probabilities("neutral")
 

@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from talkhead.data import detectors
-from talkhead.data.crop import face_crop
-from talkhead.data.landmarks import (
+from talkhead.data.tracking import (
     Detection,
     DlibDetector,
     FaceAlignmentDetector,
@@ -18,7 +17,8 @@ from talkhead.data.landmarks import (
     smooth_landmarks,
     track_landmarks,
 )
-from talkhead.data.media import iter_frames
+from talkhead.face.crop import face_crop
+from talkhead.media.read import iter_frames
 
 HAS_DLIB = all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
 needs_dlib = pytest.mark.skipif(not HAS_DLIB, reason="dlib-bin and face-recognition-models are not installed")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
-from talkhead.data.media import probe, read_image, write_audio, write_image
+from talkhead.media.read import probe, read_image, write_audio, write_image
 from talkhead.metrics import seam_ratio
 from talkhead.metrics.pictures import step_ratio
 from talkhead.pipeline import TalkingHeadPipeline

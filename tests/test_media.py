@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from talkhead.data import media
-from talkhead.data.media import MediaWarning, VideoWriter
+from talkhead.media import read as media
+from talkhead.media.read import MediaWarning, VideoWriter
 
 
 def tone(seconds, rate=16000, hz=440.0):

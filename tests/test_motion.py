@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from talkhead.motion import LandmarkSequence, motion_gains, retarget, similarity
+from talkhead.pipeline.motion import LandmarkSequence, motion_gains, retarget, similarity
 
 
 def turn(points: torch.Tensor, degrees: float, scale: float, shift: tuple[float, float]) -> torch.Tensor:

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from talkhead.face.idle import idle_motion
+from talkhead.face.mouth_gate import close_mouth, fit_similarity, relax_mouth, speech_gate
 from talkhead.metrics import mouth_opening
-from talkhead.ops.idle_motion import idle_motion
-from talkhead.ops.mouth_gate import close_mouth, fit_similarity, relax_mouth, speech_gate
 
 
 def face(opening: float = 0.0) -> torch.Tensor:

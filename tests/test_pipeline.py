@@ -11,13 +11,13 @@ import torch
 from conftest import tiny_face, tiny_frames
 
 from talkhead.data.clip import EMOTIONS
-from talkhead.data.landmarks import Detection
-from talkhead.data.media import probe, read_audio, read_video, write_audio, write_image
-from talkhead.motion import LandmarkSequence
+from talkhead.data.tracking import Detection
+from talkhead.media.read import probe, read_audio, read_video, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.schedulers import MaskNoiseBridgeScheduler
 
 NTSC = Fraction(30000, 1001)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.nets.renderer import Renderer, has_fast_bf16, move, to_network
 from talkhead.ops.mask_noise import mask_noise
-from talkhead.ops.warp import thin_plate_spline_warp
 
 SMALL = {"size": 32, "widths": (8, 16), "patch": 2}
 

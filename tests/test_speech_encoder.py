@@ -11,8 +11,8 @@ import transformers
 from conftest import tiny_encoder
 from torch.nn.functional import layer_norm, pad
 
-from talkhead.modules.augmentation import FrameAugmentation
 from talkhead.modules.emotion import EmotionClassifier
+from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.nets.audio import SpeechEncoder, speech_level
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.interpolate import RBFInterpolator
 
-from talkhead.ops.warp import _border_points, spline_displacement, thin_plate_spline_warp
+from talkhead.face.warp import _border_points, spline_displacement, thin_plate_spline_warp
 
 
 def points(batch: int, count: int, size: int) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from talkhead.nets.renderer import Condition, Renderer
+from talkhead.pipeline.windows import crossfade, cut_segments, render_windows, set_timesteps
 from talkhead.schedulers import MaskNoiseBridgeScheduler
-from talkhead.windows import crossfade, cut_segments, render_windows, set_timesteps
 
 EMOTION = torch.eye(8)[5]
 

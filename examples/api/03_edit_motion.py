@@ -4,7 +4,7 @@ python examples/api/03_edit_motion.py
 """
 
 import talkhead
-from talkhead.motion import LandmarkSequence
+from talkhead.pipeline.motion import LandmarkSequence
 
 pipe = talkhead.TalkingHeadPipeline.from_pretrained("bundled")
 portrait, speech = pipe.folder / "portrait.png", pipe.folder / "speech.flac"

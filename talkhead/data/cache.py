@@ -18,11 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.data.crop import crop_frames, face_crop, to_crop
 from talkhead.data.dataset import num_samples
 from talkhead.data.index import Source
-from talkhead.data.landmarks import LandmarkDetector, MissingFaceError, load_detector, track_landmarks
-from talkhead.data.media import MediaInfo, MediaWarning, iter_frames, probe, read_audio
+from talkhead.data.tracking import LandmarkDetector, MissingFaceError, load_detector, track_landmarks
+from talkhead.face.crop import crop_frames, face_crop, to_crop
+from talkhead.media.read import MediaInfo, MediaWarning, iter_frames, probe, read_audio
 
 Entry = dict[str, Any]
 

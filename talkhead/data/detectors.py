@@ -1,4 +1,4 @@
-"""The landmark detectors that come with the library; their public door is ``talkhead.data.landmarks``."""
+"""The landmark detectors that come with the library; their public door is ``talkhead.data.tracking``."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ from talkhead.data.cache import (
 from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.dataset import read_manifest
 from talkhead.data.index import Layout, Source, View, list_sources
-from talkhead.data.landmarks import LandmarkDetector
-from talkhead.data.media import write_image
+from talkhead.data.tracking import LandmarkDetector
 from talkhead.data.workers import map_sources
+from talkhead.media.read import write_image
 
 
 @dataclass(frozen=True)

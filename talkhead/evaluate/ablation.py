@@ -14,7 +14,7 @@ from torch import Tensor
 
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.landmarks import LandmarkDetector
+from talkhead.data.tracking import LandmarkDetector
 from talkhead.evaluate.bench import Bench, Part, make_bench, tracked, window_options
 from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
 from talkhead.evaluate.rows import (
@@ -31,8 +31,8 @@ from talkhead.evaluate.rows import (
     paint_warped,
     score_pictures,
 )
-from talkhead.motion import write_whole
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.motion import write_whole
 from talkhead.schedulers import even_timesteps
 
 Spacing = Literal["leading", "trailing"]

@@ -14,9 +14,9 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE, Clip
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import ClipDataset
-from talkhead.data.landmarks import LandmarkDetector, load_detector
-from talkhead.data.media import write_image
+from talkhead.data.tracking import LandmarkDetector, load_detector
 from talkhead.evaluate.report import environment, fingerprint
+from talkhead.media.read import write_image
 from talkhead.pipeline import TalkingHeadPipeline
 
 Part = Literal["train", "val", "test", "all"]

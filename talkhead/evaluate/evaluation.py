@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.landmarks import LandmarkDetector
+from talkhead.data.tracking import LandmarkDetector
 from talkhead.evaluate.bench import Bench, Part, make_bench, tracked, window_options, write_strip
 from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
 from talkhead.evaluate.rows import (

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from talkhead.motion import write_whole
+from talkhead.pipeline.motion import write_whole
 
 Scores = dict[str, dict[str, float]]
 """Row name -> column key -> value; NaN where a value has no meaning."""

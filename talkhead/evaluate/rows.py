@@ -13,12 +13,12 @@ from torch import Tensor
 
 from talkhead import metrics
 from talkhead.data.clip import SAMPLE_RATE, Clip, emotion_probabilities
-from talkhead.data.landmarks import LandmarkDetector
+from talkhead.data.tracking import LandmarkDetector
 from talkhead.evaluate.report import Scores
-from talkhead.motion import retarget
-from talkhead.ops.warp import thin_plate_spline_warp
-from talkhead.stages import classify_emotion
-from talkhead.windows import render_windows
+from talkhead.face.warp import thin_plate_spline_warp
+from talkhead.pipeline.motion import retarget
+from talkhead.pipeline.stages import classify_emotion
+from talkhead.pipeline.windows import render_windows
 
 REPEATED = "reference repeated"
 WARPED = "reference warped by the landmarks"

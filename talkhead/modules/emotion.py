@@ -16,10 +16,10 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities import dim_zero_cat
 
 from talkhead.data.clip import Clip
-from talkhead.modules.augmentation import FrameAugmentation
+from talkhead.modules.calibration import expected_calibration_error, fit_temperature
+from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.modules.optimizers import adam_with_cosine
 from talkhead.nets.conformer import ConformerClassifier
-from talkhead.ops.calibration import expected_calibration_error, fit_temperature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,12 +8,12 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from talkhead.data.augment_audio import augment_speech, change_speed
 from talkhead.data.clip import MOUTH, Clip, emotion_probabilities
+from talkhead.face.frame import face_frame, to_face
 from talkhead.metrics import LandmarkDistance, OpeningCorrelation, mouth_opening
 from talkhead.modules.optimizers import adam_with_cosine
+from talkhead.modules.speech_augmentation import augment_speech, change_speed
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.ops.face_frame import face_frame, to_face
 
 
 def landmark_loss(

@@ -13,11 +13,11 @@ from lightning import LightningModule
 from torch import Tensor
 
 from talkhead.data.clip import Clip, emotion_probabilities
-from talkhead.data.media import write_image
+from talkhead.media.read import write_image
 from talkhead.metrics import psnr, ssim
 from talkhead.modules.optimizers import adam_with_cosine
+from talkhead.modules.picture_augmentation import jitter, mirror, recolour
 from talkhead.nets.renderer import Condition, Renderer, to_network
-from talkhead.ops.augment import jitter, mirror, recolour
 from talkhead.ops.mask_noise import landmark_maps
 from talkhead.schedulers import MaskNoiseBridgeScheduler, forward_coefficients
 

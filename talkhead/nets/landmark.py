@@ -28,6 +28,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face
+from talkhead.face.idle import idle_motion
+from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
 from talkhead.nets.attention import RelativeAttention, Standardize
 from talkhead.nets.audio import (
     LogMelEncoder,
@@ -39,9 +42,6 @@ from talkhead.nets.audio import (
     speech_level,
 )
 from talkhead.nets.kan import KANLayer
-from talkhead.ops.face_frame import describe_portrait, face_frame, summarize_portrait, to_face
-from talkhead.ops.idle_motion import idle_motion
-from talkhead.ops.mouth_gate import close_mouth, relax_mouth, speech_gate
 
 BRANCHES = ("raw", "content")
 

@@ -12,9 +12,9 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange, repeat
 from torch import Tensor
 
+from talkhead.face.warp import displace, thin_plate_spline_field
 from talkhead.nets.unet3d import UNet3D
 from talkhead.ops.mask_noise import landmark_maps, mask_noise
-from talkhead.ops.warp import displace, thin_plate_spline_field
 
 _OUTPUTS = {"plain": 3, "residual": 3, "alpha": 4, "flow": 5}  # channels that the U-Net must answer
 _FLOW_UNIT = 2.0  # px at 128 px that an answer of one moves the carrier: the order of what the spline gets wrong

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.ops.warp import spline_displacement
+from talkhead.face.warp import spline_displacement
 
 STIFFNESS = 1e-3
 """That of ``thin_plate_spline_warp``."""

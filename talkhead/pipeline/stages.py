@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, emotion_probabilities
-from talkhead.data.crop import Crop, crop_frames, face_crop, from_crop, paste_crop, to_crop
-from talkhead.data.landmarks import LandmarkDetector
-from talkhead.data.media import VideoWriter, exact_fps, read_audio, read_image
-from talkhead.motion import LandmarkSequence, check_landmarks, motion_gains
+from talkhead.data.tracking import LandmarkDetector
+from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, paste_crop, to_crop
+from talkhead.face.detail import restore_detail
+from talkhead.media.read import VideoWriter, exact_fps, read_audio, read_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet, num_frames_of
-from talkhead.ops.detail import restore_detail
+from talkhead.pipeline.motion import LandmarkSequence, check_landmarks, motion_gains
 
 EMOTION_SECONDS = 60
 """The emotion is judged on at most this much of the recording's beginning, so that a stream can start at once."""

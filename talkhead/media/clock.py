@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.data.writer import MediaWarning
+from talkhead.media.write import MediaWarning
 
 
 def at_constant_rate(

@@ -1,4 +1,4 @@
-"""Write video, sound and pictures (PyAV, that is FFmpeg); the public names are those of ``talkhead.data.media``.
+"""Write video, sound and pictures (PyAV, that is FFmpeg); the public names are those of ``talkhead.media.read``.
 
 Every file is written under a temporary name beside its target and renamed when it is complete.
 """

@@ -30,14 +30,14 @@ from torch import Tensor
 
 from talkhead import __version__
 from talkhead.data.clip import EMOTIONS
-from talkhead.data.landmarks import load_detector, track_landmarks
-from talkhead.data.media import exact_fps, read_audio, read_image, write_audio, write_image
-from talkhead.motion import check_landmarks
+from talkhead.data.tracking import load_detector, track_landmarks
+from talkhead.media.read import exact_fps, read_audio, read_image, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
+from talkhead.pipeline.motion import check_landmarks
 
-BUNDLED = Path(__file__).parent / "assets" / "speaker"
+BUNDLED = Path(__file__).parents[1] / "assets" / "speaker"
 EXTRAS = ("portrait.png", "speech.flac", "README.md")
 
 

@@ -19,15 +19,15 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from talkhead.bundle import EXTRAS, check_emotions, export_pipeline, find_folder, load_parts, new_folder, write_parts
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.data.landmarks import LandmarkDetector, load_detector
-from talkhead.data.writer import VideoWriter
-from talkhead.motion import LandmarkSequence, check_gain
+from talkhead.data.tracking import LandmarkDetector, load_detector
+from talkhead.media.write import VideoWriter
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.stages import (
+from talkhead.pipeline.motion import LandmarkSequence, check_gain
+from talkhead.pipeline.speaker import EXTRAS, check_emotions, find_folder, load_parts, new_folder, write_parts
+from talkhead.pipeline.stages import (
     Portrait,
     Result,
     Stream,
@@ -45,9 +45,7 @@ from talkhead.stages import (
     read_speech,
     scale_motion,
 )
-from talkhead.windows import check_windows, render_windows, set_timesteps
-
-__all__ = ["Portrait", "Result", "Stream", "TalkingHeadPipeline", "demo", "export_pipeline"]
+from talkhead.pipeline.windows import check_windows, render_windows, set_timesteps
 
 DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
 """What a pipeline does where its ``pipeline.json`` does not say otherwise."""

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import MOUTH
-from talkhead.data.landmarks import smooth_landmarks
-from talkhead.data.media import check_writable, exact_fps
+from talkhead.data.tracking import smooth_landmarks
+from talkhead.media.read import check_writable, exact_fps
 
 RIGID = (*range(27, 36), 36, 39, 42, 45)
 """Nose and eye corners: the points that move with the head and hardly with speech."""

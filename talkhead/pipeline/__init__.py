@@ -1,0 +1,7 @@
+"""From one portrait and one recording to a talking-head video: inference only, one way in."""
+
+from talkhead.pipeline.speaker import export_pipeline
+from talkhead.pipeline.stages import Portrait, Result, Stream
+from talkhead.pipeline.talking_head import DEFAULTS, TalkingHeadPipeline, demo, progress_bar
+
+__all__ = ["DEFAULTS", "Portrait", "Result", "Stream", "TalkingHeadPipeline", "demo", "export_pipeline", "progress_bar"]
