@@ -125,14 +125,14 @@ def timed(pipeline: TalkingHeadPipeline, seconds: float, steps: int, repeat: int
 def measure(pipeline: TalkingHeadPipeline, audio: Tensor, steps: int) -> dict[str, float]:
     """Make one video and return the values of ``COLUMNS``."""
     assert pipeline.folder is not None
-    face = torch.tensor(pipeline.info["portrait_landmarks"])
+    face = torch.tensor(pipeline.info["reference_landmarks"])
     with tempfile.TemporaryDirectory() as temporary:
         path, start = Path(temporary) / "out.mp4", time.perf_counter()
         pipeline.generate_file(
             pipeline.folder / "portrait.png",
             audio,
             path,
-            portrait_landmarks=face,
+            reference_landmarks=face,
             num_inference_steps=steps,
             progress=False,
         )

@@ -78,7 +78,7 @@ def main(work: Path, speech: Path, output: Path, results: Path | None) -> None:
             emotion=work / "emotion/checkpoints/last.ckpt",
             video=video,
             portrait=Path(folder) / "portrait.png",
-            portrait_landmarks=torch.as_tensor(landmarks),
+            reference_landmarks=torch.as_tensor(landmarks),
             speech=speech,
             crop_scale=CROP_SCALE,
             num_inference_steps=1,  # measured best: docs/renderer.md

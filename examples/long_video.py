@@ -134,7 +134,7 @@ def speech_work(pipeline: TalkingHeadPipeline, audio: str | None, seconds: float
     return {
         "image": folder / "portrait.png",
         "audio": speech.repeat(-(-samples // len(speech)))[:samples],
-        "portrait_landmarks": torch.tensor(pipeline.info["portrait_landmarks"]),
+        "reference_landmarks": torch.tensor(pipeline.info["reference_landmarks"]),
     }
 
 
@@ -146,7 +146,7 @@ def clip_work(cache: str, name: str, seconds: float) -> dict[str, Any]:
     return {
         "image": clip.frames[0],
         "landmarks": clip.landmarks[order],
-        "portrait_landmarks": clip.landmarks[0],
+        "reference_landmarks": clip.landmarks[0],
         "emotion": "neutral",
         "fps": float(clip.fps),
     }
@@ -218,8 +218,8 @@ def control_frames(
         yield from (truth[index] for index in forth_and_back(len(truth), len(landmarks)).tolist())
         return
     size, scale = pipeline.renderer.config.size, pipeline.info["crop_scale"]
-    portrait = crop_portrait(read_portrait(work["image"]), work["portrait_landmarks"], scale, size)
-    face, source = portrait.face[None].float(), portrait.face_landmarks[None]
+    portrait = crop_portrait(read_portrait(work["image"]), work["reference_landmarks"], scale, size)
+    face, source = portrait.face[None].float(), portrait.reference_landmarks[None]
     for part in landmarks.split(32):
         yield from thin_plate_spline_warp(face, source, part[None])[0].round().clamp(0, 255)
 

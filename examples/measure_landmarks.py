@@ -4,7 +4,7 @@
     python examples/measure_landmarks.py --net LAST.ckpt --root CACHE --split sentence
     python examples/measure_landmarks.py --net LAST.ckpt --root CACHE --silence --length
 
-Whole clips, the first frame is the identity, `size=` of the cache where the portrait is shown. Distances in px256;
+Whole clips, the first frame is the reference, `size=` of the cache where the portrait is shown. Distances in px256;
 `opening`: mean over clips of the correlation of the mouth's opening with the true one; `lag`: that of all clips pooled,
 in frames; `variance`: of the opening over the true one, means over clips; `head`: the same of the nose's place.
 
@@ -66,8 +66,8 @@ def answer(net: LandmarkNet, clips: list[Clip], size: int | None) -> Tensor:
     """Return the net's (N, T, 68, 2) px."""
     made = []
     for clip in clips:
-        audio, identity = clip.audio[None], clip.reference_landmarks[None]
-        made.append(net(audio, identity, NEUTRAL[None], len(clip.landmarks), size=size))
+        audio, reference_landmarks = clip.audio[None], clip.reference_landmarks[None]
+        made.append(net(audio, reference_landmarks, NEUTRAL[None], len(clip.landmarks), size=size))
     return torch.cat(made)
 
 

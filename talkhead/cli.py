@@ -145,7 +145,8 @@ def add_rendering(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--emotion", type=emotion, help="happy, or happy=0.7,sad=0.3; left out: heard in the speech")
     verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
     verb.add_argument("--start-timestep", type=int, help="begin at this diffusion step, not at pure mask noise")
-    verb.add_argument("--emotion-scale", type=float, default=1.0, help="above 1 exaggerates the emotion (%(default)s)")
+    verb.add_argument("--guidance-scale", type=float, default=1.0, help="above 1 exaggerates the emotion (%(default)s)")
+    verb.add_argument("--emotion-scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its old name
     verb.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (%(default)s)")
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
 
@@ -346,7 +347,13 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def arguments_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return a verb's own arguments by name."""
-    return {name: value for name, value in vars(args).items() if name != "run"}
+    options = {name: value for name, value in vars(args).items() if name != "run"}
+    if "emotion_scale" in options:
+        from talkhead.renamed import warn_renamed
+
+        warn_renamed("--emotion-scale", "--guidance-scale")
+        options["guidance_scale"] = options.pop("emotion_scale")
+    return options
 
 
 def face(text: str) -> str | int:

@@ -42,7 +42,7 @@ def folder(pipe, portrait, tmp_path_factory) -> Path:
         video=parts / "video",
         portrait=parts / "face.png",
         speech=parts / "hello.wav",
-        portrait_landmarks=POINTS,
+        reference_landmarks=POINTS,
         window=8,
         overlap=2,
         num_inference_steps=2,
@@ -59,10 +59,20 @@ def test_export_makes_the_same_pipeline(pipe, portrait, folder):
     card = (folder / "README.md").read_text()
     assert "license: CC0-1.0" in card and "A hum." in card
     loaded = TalkingHeadPipeline.from_pretrained(folder)
-    one, two = (p(portrait, speech(0.5), portrait_landmarks=POINTS) for p in (pipe, loaded))
+    one, two = (p(portrait, speech(0.5), reference_landmarks=POINTS) for p in (pipe, loaded))
     # Convolutions round by how the weights lie in memory, which may tip the rounding of a colour.
     assert (one.frames.int() - two.frames.int()).abs().max() <= 1
     assert one.emotion == pytest.approx(two.emotion, abs=1e-6)
+
+
+def test_a_folder_with_the_old_name_of_the_points_is_read(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "old")
+    text = (folder / "pipeline.json").read_text()
+    assert "reference_landmarks" in text
+    (tmp_path / "old" / "pipeline.json").write_text(text.replace("reference_landmarks", "portrait_landmarks"))
+    assert (
+        TalkingHeadPipeline.from_pretrained(tmp_path / "old").info == TalkingHeadPipeline.from_pretrained(folder).info
+    )
 
 
 def test_save_and_load_again(folder, tmp_path):
@@ -127,8 +137,8 @@ def test_examples_run(folder, tmp_path, monkeypatch, name, made):
 def test_a_failed_export_leaves_nothing(folder, tmp_path):
     parts = folder.parent
     arguments = {"landmark": parts / "landmark", "emotion": None, "video": parts / "video"}
-    with pytest.raises(ValueError, match="portrait_landmarks"):
-        export_pipeline(tmp_path / "new", **arguments, portrait_landmarks=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="reference_landmarks"):
+        export_pipeline(tmp_path / "new", **arguments, reference_landmarks=torch.zeros(3, 2))
     with pytest.raises(FileNotFoundError, match="no checkpoint or folder"):
         export_pipeline(tmp_path / "new", **arguments | {"video": parts / "absent.ckpt"})
     (parts / "bad.ckpt").write_bytes(b"bad")
@@ -170,7 +180,7 @@ def test_export_from_checkpoints(pipe, portrait, tmp_path):
         num_inference_steps=2,
     )
     loaded = TalkingHeadPipeline.from_pretrained(speaker)
-    options = {"portrait_landmarks": POINTS, "emotion": "sad"}
+    options = {"reference_landmarks": POINTS, "emotion": "sad"}
     one, two = (p(portrait, speech(0.4), **options).frames.int() for p in (pipe, loaded))
     assert (one - two).abs().max() <= 1  # as above
     assert loaded.emotion_net.trained_on == ("happy", "sad")

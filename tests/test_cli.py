@@ -232,6 +232,10 @@ def test_generate_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().out == "c.mp4\n"
     assert calls["fps"].denominator == 1001
     assert (calls["emotion"], calls["face"], calls["mouth"]) == ("happy", "center", 1.2)
+    assert main(["generate", *arguments, "--guidance-scale", "2"]) == 0 and calls["guidance_scale"] == 2
+    with pytest.warns(FutureWarning, match="--emotion-scale is called --guidance-scale"):
+        assert main(["generate", *arguments, "--emotion-scale", "3"]) == 0
+    assert calls["guidance_scale"] == 3
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_truth_starts_after_the_first_frame_with_a_face() -> None:
     clip.landmarks[:2] = float("nan")  # type: ignore[index]  # a test's own clip
     truth = make_truth(clip, None)
     assert truth.first == 3 and len(truth.frames) == 3 and len(truth.audio) == 3 * 640
-    torch.testing.assert_close(truth.identity, tiny_face(32, 0.2))
+    torch.testing.assert_close(truth.reference_landmarks, tiny_face(32, 0.2))
     with pytest.raises(ValueError, match="at least 2 frames"):
         make_truth(one_clip(2), None)
 

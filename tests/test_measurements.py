@@ -32,7 +32,7 @@ def load(name: str) -> ModuleType:
 def folder(tmp_path_factory) -> Path:
     """A tiny speaker with a portrait and a speech of its own."""
     pipe = tiny_pipeline()
-    pipe.info["portrait_landmarks"] = POINTS.tolist()
+    pipe.info["reference_landmarks"] = POINTS.tolist()
     folder = tmp_path_factory.mktemp("speaker") / "tiny"
     pipe.save_pretrained(folder)
     write_image(folder / "portrait.png", tiny_portrait())
@@ -55,7 +55,7 @@ def test_long_video_measures_what_it_made(folder, tmp_path, monkeypatch, capsys)
     assert 0 < row["imported"] < row["loaded"] <= row["peak"]
     # The seam is that of the frames the pipeline makes.
     pipe = TalkingHeadPipeline.from_pretrained(folder)
-    frames = pipe(folder / "portrait.png", speech(0.5).repeat(4), portrait_landmarks=POINTS).frames
+    frames = pipe(folder / "portrait.png", speech(0.5).repeat(4), reference_landmarks=POINTS).frames
     borders = module.window_borders(50, 8, 2)
     assert row["seam"] == pytest.approx(seam_ratio(frames.permute(0, 3, 1, 2), borders), abs=0.02)
     assert "seam of the longest" in shown and "hardware" in shown and "torch" in shown
@@ -104,7 +104,7 @@ def test_a_stream_reads_ahead_no_further_the_longer_it_is(folder, monkeypatch):
     monkeypatch.setattr(pipe.landmark_net, "stream", counting)
     for seconds in (20, 40):
         made, left, ahead = 0, 0, []
-        for piece in pipe.stream(folder / "portrait.png", speech(seconds), portrait_landmarks=POINTS, emotion="sad"):
+        for piece in pipe.stream(folder / "portrait.png", speech(seconds), reference_landmarks=POINTS, emotion="sad"):
             ahead.append(made - left)
             left += len(piece.frames)
         assert left == 25 * seconds

@@ -17,13 +17,13 @@ def turn(points: torch.Tensor, degrees: float, scale: float, shift: tuple[float,
 
 
 @pytest.fixture
-def identity() -> torch.Tensor:
+def reference_landmarks() -> torch.Tensor:
     return torch.rand(68, 2) * 60 + 30
 
 
 @pytest.fixture
-def sequence(identity: torch.Tensor) -> LandmarkSequence:
-    return LandmarkSequence(identity + torch.randn(7, 68, 2), Fraction(30000, 1001), (128, 96))
+def sequence(reference_landmarks: torch.Tensor) -> LandmarkSequence:
+    return LandmarkSequence(reference_landmarks + torch.randn(7, 68, 2), Fraction(30000, 1001), (128, 96))
 
 
 def test_file_keeps_everything(sequence, tmp_path):
@@ -89,62 +89,64 @@ def test_errors_are_one_sentence(sequence, tmp_path):
         sequence.save(tmp_path / "absent" / "face.npz")
 
 
-def test_similarity_finds_a_known_one(identity):
-    a, b = similarity(identity, turn(identity, 30, 1.5, (4, -7)))
+def test_similarity_finds_a_known_one(reference_landmarks):
+    a, b = similarity(reference_landmarks, turn(reference_landmarks, 30, 1.5, (4, -7)))
     assert abs(complex(a)) == pytest.approx(1.5, rel=1e-4)
     assert math.degrees(torch.angle(a).item()) == pytest.approx(30, abs=1e-2)
     assert complex(b) == pytest.approx(4 - 7j, abs=1e-2)  # float32 px
 
 
-def test_retarget_turns_and_scales_displacements(identity, sequence):
-    face = turn(identity, -20, 2.0, (11, 3))
-    moved = retarget(sequence.landmarks, identity, face)
+def test_retarget_turns_and_scales_displacements(reference_landmarks, sequence):
+    face = turn(reference_landmarks, -20, 2.0, (11, 3))
+    moved = retarget(sequence.landmarks, reference_landmarks, face)
     # The other face is the same face turned: its motion must be the same motion turned.
     assert torch.allclose(moved, turn(sequence.landmarks, -20, 2.0, (11, 3)), atol=1e-3)
-    other = sequence.retarget(face, (256, 256), identity=identity)
+    other = sequence.retarget(face, (256, 256), reference_landmarks=reference_landmarks)
     assert torch.equal(other.landmarks, moved) and other.size == (256, 256) and other.fps == sequence.fps
 
 
-def test_retarget_to_itself_changes_nothing(identity, sequence):
-    assert torch.allclose(retarget(sequence.landmarks, identity, identity), sequence.landmarks, atol=1e-4)
+def test_retarget_to_itself_changes_nothing(reference_landmarks, sequence):
+    assert torch.allclose(
+        retarget(sequence.landmarks, reference_landmarks, reference_landmarks), sequence.landmarks, atol=1e-4
+    )
 
 
-def test_gains_of_one_are_exact(identity, sequence):
-    assert torch.equal(sequence.gain(identity).landmarks, sequence.landmarks)
+def test_gains_of_one_are_exact(reference_landmarks, sequence):
+    assert torch.equal(sequence.gain(reference_landmarks).landmarks, sequence.landmarks)
     # Through the arithmetic: a gain of nearly one changes nearly nothing.
-    near = sequence.gain(identity, mouth=1 + 1e-6).landmarks
+    near = sequence.gain(reference_landmarks, mouth=1 + 1e-6).landmarks
     assert torch.allclose(near, sequence.landmarks, atol=1e-3)
 
 
-def test_pose_gain_halves_a_rotation(identity):
-    centre = identity[[*range(27, 36), 36, 39, 42, 45]].mean(0)
-    turned = (turn(identity - centre, 20, 1.21, (6, 2)) + centre)[None]
-    half = (turn(identity - centre, 10, 1.1, (3, 1)) + centre)[None]
-    assert torch.allclose(motion_gains(turned, identity, pose=0.5), half, atol=1e-3)
-    assert torch.allclose(motion_gains(turned, identity, pose=0), identity[None], atol=1e-3)
+def test_pose_gain_halves_a_rotation(reference_landmarks):
+    centre = reference_landmarks[[*range(27, 36), 36, 39, 42, 45]].mean(0)
+    turned = (turn(reference_landmarks - centre, 20, 1.21, (6, 2)) + centre)[None]
+    half = (turn(reference_landmarks - centre, 10, 1.1, (3, 1)) + centre)[None]
+    assert torch.allclose(motion_gains(turned, reference_landmarks, pose=0.5), half, atol=1e-3)
+    assert torch.allclose(motion_gains(turned, reference_landmarks, pose=0), reference_landmarks[None], atol=1e-3)
 
 
-def test_mouth_gain_moves_the_mouth_alone(identity):
-    moved = identity[None].repeat(2, 1, 1)
+def test_mouth_gain_moves_the_mouth_alone(reference_landmarks):
+    moved = reference_landmarks[None].repeat(2, 1, 1)
     moved[1, 48:68, 1] += 4
-    out = motion_gains(moved, identity, mouth=1.5)
-    assert torch.allclose(out[1, 48:68, 1], identity[48:68, 1] + 6, atol=1e-3)
+    out = motion_gains(moved, reference_landmarks, mouth=1.5)
+    assert torch.allclose(out[1, 48:68, 1], reference_landmarks[48:68, 1] + 6, atol=1e-3)
     assert torch.allclose(out[:, :48], moved[:, :48], atol=1e-3)
-    assert torch.allclose(out[0], identity, atol=1e-3)
+    assert torch.allclose(out[0], reference_landmarks, atol=1e-3)
 
 
-def test_blink_gain_keeps_eyes_open(identity):
-    moved = identity[None].clone()
+def test_blink_gain_keeps_eyes_open(reference_landmarks):
+    moved = reference_landmarks[None].clone()
     lids = [37, 38, 40, 41, 43, 44, 46, 47]
     moved[0, lids, 1] += 3
-    assert torch.allclose(motion_gains(moved, identity, blink=0), identity[None], atol=1e-3)
+    assert torch.allclose(motion_gains(moved, reference_landmarks, blink=0), reference_landmarks[None], atol=1e-3)
 
 
-def test_smoothing_keeps_what_is_smooth(sequence, identity):
-    shaken = sequence.edit(lambda x: identity + torch.randn(50, 68, 2))
+def test_smoothing_keeps_what_is_smooth(sequence, reference_landmarks):
+    shaken = sequence.edit(lambda x: reference_landmarks + torch.randn(50, 68, 2))
     # A parabola through 9 frames passes about half of white noise's amplitude inside, more at the ends.
     assert shaken.smooth(9).landmarks.std(0).mean() < 0.7 * shaken.landmarks.std(0).mean()
-    still = sequence.edit(lambda x: identity.expand(20, 68, 2))
+    still = sequence.edit(lambda x: reference_landmarks.expand(20, 68, 2))
     assert torch.allclose(still.smooth().landmarks, still.landmarks, atol=1e-3)
 
 

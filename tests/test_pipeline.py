@@ -66,18 +66,28 @@ def speech(seconds: float) -> torch.Tensor:
 
 
 def test_result_is_what_the_interface_says(pipe, portrait):
-    result = pipe(portrait, speech(1.0), portrait_landmarks=POINTS)
+    result = pipe(portrait, speech(1.0), reference_landmarks=POINTS)
     assert result.frames.shape == (25, 32, 32, 3) and result.frames.dtype == torch.uint8
     assert result.landmarks.shape == (25, 68, 2) and result.landmarks.dtype == torch.float32
     assert list(result.emotion) == list(EMOTIONS) and sum(result.emotion.values()) == pytest.approx(1, abs=1e-5)
     assert torch.equal(result.audio, speech(1.0)) and result.fps == 25
 
 
+def test_old_names_of_arguments_work_and_warn(pipe, portrait):
+    landmarks = POINTS.expand(3, 68, 2)
+    now = pipe(portrait, landmarks=landmarks, emotion="sad", reference_landmarks=POINTS, guidance_scale=2.0)
+    with pytest.warns(FutureWarning, match="is called") as said:
+        old = pipe(portrait, landmarks=landmarks, emotion="sad", portrait_landmarks=POINTS, emotion_scale=2.0)
+    assert torch.equal(now.frames, old.frames) and len(said) == 2
+    with pytest.raises(TypeError, match="got both"):
+        pipe(portrait, landmarks=landmarks, emotion="sad", emotion_scale=2.0, guidance_scale=2.0)
+
+
 @pytest.mark.parametrize("fps", [25, 29.97])
 @pytest.mark.parametrize("samples", [1, 800, 48160, 48000])
 def test_sound_and_picture_are_equally_long(pipe, portrait, tmp_path, fps, samples):
     sound = speech(samples / 16000)
-    pieces = pipe.stream(portrait, sound, portrait_landmarks=POINTS, emotion="sad", fps=fps, num_inference_steps=1)
+    pieces = pipe.stream(portrait, sound, reference_landmarks=POINTS, emotion="sad", fps=fps, num_inference_steps=1)
     promised, rate = pieces.num_frames, pieces.fps
     count = sum(len(piece.frames) for piece in pieces)
     assert count == promised and rate == (25 if fps == 25 else NTSC)
@@ -86,14 +96,14 @@ def test_sound_and_picture_are_equally_long(pipe, portrait, tmp_path, fps, sampl
 
 def test_file_has_all_frames_the_exact_rate_and_the_sound(pipe, portrait, tmp_path, capfd):
     out = tmp_path / "out.mp4"
-    assert pipe.generate_file(portrait, speech(0.75), out, portrait_landmarks=POINTS, fps=NTSC) == out
+    assert pipe.generate_file(portrait, speech(0.75), out, reference_landmarks=POINTS, fps=NTSC) == out
     info = probe(out)
     assert (info.fps, info.num_frames, info.width, info.height) == (NTSC, 23, 32, 32)  # ceil(0.75 * 29.97)
     assert len(read_audio(out)) / 16000 == pytest.approx(0.75, abs=1 / 29.97)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
     assert "23 frames" in capfd.readouterr().err
     frames, _ = read_video(out)
-    again = pipe(portrait, speech(0.75), portrait_landmarks=POINTS, fps=NTSC)
+    again = pipe(portrait, speech(0.75), reference_landmarks=POINTS, fps=NTSC)
     # H.264 at visually lossless quality, but with halved colour on a noisy picture: coarse agreement shows the order.
     error = (frames.permute(0, 2, 3, 1).float() - again.frames.float()).abs().mean((1, 2, 3))
     assert error.max() < 25
@@ -108,7 +118,7 @@ def test_files_and_arrays_and_tensors_agree(pipe, portrait, tmp_path):
     write_image(tmp_path / "face.png", portrait)
     write_audio(tmp_path / "speech.wav", sound)
     array = portrait.permute(1, 2, 0).numpy()
-    options = {"portrait_landmarks": POINTS, "emotion": "happy"}
+    options = {"reference_landmarks": POINTS, "emotion": "happy"}
     first = pipe(portrait, sound, **options)
     for image in (tmp_path / "face.png", str(tmp_path / "face.png"), array, Image.fromarray(array)):
         assert torch.equal(pipe(image, sound, **options).frames, first.frames)
@@ -119,7 +129,7 @@ def test_files_and_arrays_and_tensors_agree(pipe, portrait, tmp_path):
 
 
 def test_the_seed_decides(pipe, portrait):
-    options = {"portrait_landmarks": POINTS, "emotion": "happy"}
+    options = {"reference_landmarks": POINTS, "emotion": "happy"}
     one = pipe(portrait, speech(0.5), seed=3, **options)
     torch.manual_seed(77)
     same, other = (pipe(portrait, speech(0.5), seed=seed, **options) for seed in (3, 4))
@@ -128,7 +138,7 @@ def test_the_seed_decides(pipe, portrait):
 
 
 def test_stream_is_the_call_in_pieces(pipe, portrait):
-    options = {"portrait_landmarks": POINTS, "emotion": "happy"}
+    options = {"reference_landmarks": POINTS, "emotion": "happy"}
     whole = pipe(portrait, speech(1.41), **options)
     pieces = pipe.stream(portrait, speech(1.41), **options)
     first = next(pieces)
@@ -144,14 +154,14 @@ def test_stream_is_the_call_in_pieces(pipe, portrait):
 
 def test_given_landmarks_are_painted(pipe, portrait):
     moving = POINTS + torch.linspace(0, 3, 12)[:, None, None]
-    result = pipe(portrait, speech(12 / 25), landmarks=moving, portrait_landmarks=POINTS, emotion="sad", frame="full")
+    result = pipe(portrait, speech(12 / 25), landmarks=moving, reference_landmarks=POINTS, emotion="sad", frame="full")
     assert torch.allclose(result.landmarks, moving, atol=1e-3)
-    silent = pipe(portrait, landmarks=moving, portrait_landmarks=POINTS, emotion="sad", frame="full")
+    silent = pipe(portrait, landmarks=moving, reference_landmarks=POINTS, emotion="sad", frame="full")
     assert silent.audio is None and torch.equal(silent.frames, result.frames)
 
 
 def test_a_saved_motion_renders_again(pipe, portrait, tmp_path):
-    options = {"portrait_landmarks": POINTS, "emotion": "sad"}
+    options = {"reference_landmarks": POINTS, "emotion": "sad"}
     first = pipe(portrait, speech(0.5), fps=NTSC, **options)
     first.motion.save(tmp_path / "motion.npz")
     again = pipe(portrait, speech(0.5), landmarks=tmp_path / "motion.npz", **options)
@@ -162,10 +172,10 @@ def test_a_saved_motion_renders_again(pipe, portrait, tmp_path):
 
 
 def test_gains_reach_the_landmarks(pipe, portrait):
-    options = {"portrait_landmarks": POINTS, "emotion": "sad"}
+    options = {"reference_landmarks": POINTS, "emotion": "sad"}
     still = pipe(portrait, speech(0.6), mouth=0, pose=0, blink=0, idle=0, **options)
     face = still.landmarks[0]
-    rest = pipe.stream(portrait, speech(0.6), **options)._portrait.face_landmarks
+    rest = pipe.stream(portrait, speech(0.6), **options)._portrait.reference_landmarks
     parts = [*range(31, 68)]  # brows and upper nose have no gain of their own
     assert torch.allclose(still.landmarks[:, parts[5:]], rest[parts[5:]], atol=2e-2)
     free = pipe(portrait, speech(0.6), **options)
@@ -173,7 +183,7 @@ def test_gains_reach_the_landmarks(pipe, portrait):
 
 
 def test_silence_closes_an_open_mouth(pipe, portrait):
-    result = pipe(portrait, torch.zeros(16000), portrait_landmarks=POINTS, emotion="neutral")
+    result = pipe(portrait, torch.zeros(16000), reference_landmarks=POINTS, emotion="neutral")
     inner = result.landmarks[:, [61, 62, 63]] - result.landmarks[:, [67, 66, 65]]
     face = tiny_face(32)
     size = (face - face.mean(0)).norm(dim=-1).square().mean().sqrt()
@@ -183,7 +193,7 @@ def test_silence_closes_an_open_mouth(pipe, portrait):
 
 
 def test_full_frame_changes_nothing_outside_the_crop(pipe, portrait):
-    options = {"portrait_landmarks": POINTS, "emotion": "happy"}
+    options = {"reference_landmarks": POINTS, "emotion": "happy"}
     result = pipe(portrait, speech(0.3), frame="full", **options)
     assert result.frames.shape == (8, 61, 72, 3)
     crop = pipe.stream(portrait, speech(0.3), **options)._portrait.crop
@@ -203,7 +213,7 @@ def test_full_frame_keeps_the_portraits_own_sharpness(pipe):
     large = tiny_face(200) + 20
     picture = torch.randint(0, 255, (3, 240, 250), dtype=torch.uint8)  # all fine detail
     frames = still(
-        picture, landmarks=large.expand(3, 68, 2), portrait_landmarks=large, emotion="sad", frame="full"
+        picture, landmarks=large.expand(3, 68, 2), reference_landmarks=large, emotion="sad", frame="full"
     ).frames
     # The crop is rounded to 8 bits at 32 px, which the enlargement passes on.
     assert (frames[0].int() - picture.permute(1, 2, 0).int()).abs().max() <= 2
@@ -217,7 +227,7 @@ def test_full_frame_moves_detail_with_the_face(pipe):
     x, y = (round(v) for v in large[33].tolist())  # a one-pixel freckle below the nose
     picture[:, y, x] = 255
     moving = torch.stack([large, large + torch.tensor([6.0, 0.0])])
-    frames = still(picture, landmarks=moving, portrait_landmarks=large, emotion="sad", frame="full").frames
+    frames = still(picture, landmarks=moving, reference_landmarks=large, emotion="sad", frame="full").frames
     seen = [divmod(int(frame[..., 0].argmax()), 250) for frame in frames]
     assert seen[0] == (y, x)
     assert seen[1] == pytest.approx((y, x + 6), abs=1)
@@ -240,7 +250,7 @@ def test_the_detector_is_asked_only_where_needed(pipe, portrait):
     detector = OneFace(POINTS)
     found = pipe(portrait, speech(0.1), detector=detector, face="center", emotion="sad")
     assert detector.asked == ["center"]
-    told = pipe(portrait, speech(0.1), detector=detector, portrait_landmarks=POINTS, emotion="sad")
+    told = pipe(portrait, speech(0.1), detector=detector, reference_landmarks=POINTS, emotion="sad")
     assert detector.asked == ["center"] and torch.equal(found.frames, told.frames)
 
 
@@ -249,18 +259,18 @@ def test_the_detector_is_asked_only_where_needed(pipe, portrait):
     [("happy", "happy"), ({"sad": 0.25, "happy": 0.75}, "happy"), ([0, 0, 0, 0, 0, 0, 0.9, 0.1], "sad")],
 )
 def test_emotion_in_any_form(pipe, portrait, emotion, expected):
-    result = pipe(portrait, speech(0.1), portrait_landmarks=POINTS, emotion=emotion)
+    result = pipe(portrait, speech(0.1), reference_landmarks=POINTS, emotion=emotion)
     assert max(result.emotion, key=result.emotion.get) == expected
 
 
 def test_emotion_is_heard_where_not_given(pipe, portrait):
-    result = pipe(portrait, speech(0.4), portrait_landmarks=POINTS)
+    result = pipe(portrait, speech(0.4), reference_landmarks=POINTS)
     expected = pipe.emotion_net.probabilities(speech(0.4)[None])[0]
     assert list(result.emotion.values()) == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 REFUSED = [
-    ({"detector": OneFace(None), "portrait_landmarks": None}, ValueError, "image: no face"),
+    ({"detector": OneFace(None), "reference_landmarks": None}, ValueError, "image: no face"),
     ({"image": "absent.png"}, FileNotFoundError, "no such file"),
     ({"image": "text.png"}, ValueError, "image: .* cannot be read"),
     ({"image": torch.zeros(3, 8, 8)}, ValueError, r"image must be .* got shape \(3, 8, 8\), torch.float32"),
@@ -287,8 +297,8 @@ REFUSED = [
     ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
     ({"num_inference_steps": 2000}, ValueError, "num_inference_steps must lie in 1..1000"),
     ({"start_timestep": 1000}, ValueError, "start_timestep"),
-    ({"portrait_landmarks": torch.zeros(67, 2)}, ValueError, r"portrait_landmarks must have shape \(68, 2\)"),
-    ({"portrait_landmarks": torch.full((68, 2), math.nan)}, ValueError, "portrait_landmarks must be finite"),
+    ({"reference_landmarks": torch.zeros(67, 2)}, ValueError, r"reference_landmarks must have shape \(68, 2\)"),
+    ({"reference_landmarks": torch.full((68, 2), math.nan)}, ValueError, "reference_landmarks must be finite"),
     ({"landmarks": torch.zeros(5, 67, 2)}, ValueError, r"landmarks must have shape \(T, 68, 2\)"),
     ({"landmarks": POINTS.expand(50, 68, 2)}, ValueError, "equally long within one frame"),
     ({"landmarks": LandmarkSequence(POINTS.expand(5, 68, 2), 25, (99, 99))}, ValueError, "retarget"),
@@ -305,7 +315,7 @@ def test_refused_in_one_sentence_without_half_a_file(pipe, portrait, tmp_path, m
     with wave.open("empty.wav", "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
     (tmp_path / "out").mkdir()
-    arguments = {"image": portrait, "audio": speech(0.2), "portrait_landmarks": POINTS, "emotion": "sad"} | change
+    arguments = {"image": portrait, "audio": speech(0.2), "reference_landmarks": POINTS, "emotion": "sad"} | change
     with pytest.raises(kind, match=words) as caught:
         pipe.stream(**arguments)  # before the first piece is asked for
     assert "\n" not in str(caught.value)
@@ -336,7 +346,7 @@ def test_a_break_in_the_middle_leaves_no_file(pipe, portrait, tmp_path, monkeypa
     monkeypatch.setattr(pipe.renderer, "predict", broken)
     with pytest.raises(KeyboardInterrupt):
         pipe.generate_file(
-            portrait, speech(1.0), tmp_path / "o.mp4", portrait_landmarks=POINTS, emotion="sad", progress=False
+            portrait, speech(1.0), tmp_path / "o.mp4", reference_landmarks=POINTS, emotion="sad", progress=False
         )
     assert not list(tmp_path.iterdir())
 
@@ -344,5 +354,5 @@ def test_a_break_in_the_middle_leaves_no_file(pipe, portrait, tmp_path, monkeypa
 def test_a_pipeline_without_ears_wants_the_emotion(pipe, portrait):
     deaf = TalkingHeadPipeline(pipe.landmark_net, None, pipe.renderer, pipe.scheduler, pipe.info)
     with pytest.raises(ValueError, match="no emotion classifier"):
-        deaf(portrait, speech(0.1), portrait_landmarks=POINTS)
-    assert len(deaf(portrait, speech(0.1), portrait_landmarks=POINTS, emotion="sad").frames) == 3
+        deaf(portrait, speech(0.1), reference_landmarks=POINTS)
+    assert len(deaf(portrait, speech(0.1), reference_landmarks=POINTS, emotion="sad").frames) == 3

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from talkhead.face.warp import thin_plate_spline_warp
-from talkhead.nets.renderer import Renderer, has_fast_bf16, move, to_network
-from talkhead.ops.mask_noise import mask_noise
+from talkhead.nets.renderer import Renderer, has_fast_bf16, move
+from talkhead.ops.mask_noise import mask_noise, to_network
 
 SMALL = {"size": 32, "widths": (8, 16), "patch": 2}
 
@@ -89,7 +89,7 @@ def test_guidance_extrapolates_from_the_classless_prediction(scene):
     happy = torch.eye(8)[4:5]
     given = renderer.predict(condition.noise, 999, condition, happy)
     free = renderer.predict(condition.noise, 999, condition, torch.zeros(1, 8))
-    strong = renderer.predict(condition.noise, 999, condition, happy, emotion_scale=3.0)
+    strong = renderer.predict(condition.noise, 999, condition, happy, guidance_scale=3.0)
     assert (given - free).abs().max() > 1e-3
     torch.testing.assert_close(strong, free + 3 * (given - free), atol=1e-5, rtol=1e-4)
 

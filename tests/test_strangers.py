@@ -87,7 +87,7 @@ def test_strangers_are_painted_no_worse_than_the_warp_paints_them(shared_data, p
 
 def bend(portrait: Portrait, landmarks: Tensor) -> Tensor:
     """Return (T, 3, s, s) uint8: the portrait bent to (T, 68, 2) px landmarks of its crop."""
-    face, source = portrait.face[None].float(), portrait.face_landmarks[None]
+    face, source = portrait.face[None].float(), portrait.reference_landmarks[None]
     return thin_plate_spline_warp(face, source, landmarks[None])[0].round().clamp(0, 255).to(torch.uint8)
 
 
@@ -96,11 +96,11 @@ def test_a_photograph_speaks_and_stays_that_person(pipe, detector):
     picture = read_portrait(data.astronaut())
     points = find_face(picture, detector, "largest")
     speech = read_audio(pipe.folder / "speech.flac")[8000:32000]
-    result = pipe(picture, speech, portrait_landmarks=points, emotion="neutral", mouth=1.5)
+    result = pipe(picture, speech, reference_landmarks=points, emotion="neutral", mouth=1.5)
     frames = result.frames.permute(0, 3, 1, 2)
     size, scale = pipe.renderer.config.size, pipe.info["crop_scale"]
     portrait = crop_portrait(picture, points, scale, size)
-    trained = torch.tensor(pipe.info["portrait_landmarks"])
+    trained = torch.tensor(pipe.info["reference_landmarks"])
     speaker = crop_portrait(read_portrait(pipe.folder / "portrait.png"), trained, scale, size)
     person, other = bend(portrait, result.landmarks), bend(speaker, result.landmarks)
 

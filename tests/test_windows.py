@@ -30,7 +30,7 @@ class Blur:
         carrier = landmarks.double().mean((2, 3))[:, None, :, None, None].expand_as(noise)
         return Condition(noise, carrier, carrier[:, :1])
 
-    def predict(self, sample, timestep, condition, emotion, emotion_scale=1.0):
+    def predict(self, sample, timestep, condition, emotion, guidance_scale=1.0):
         self.calls.append((sample.shape[2], int(timestep)))
         padded = torch.nn.functional.pad(sample, (0, 0, 0, 0, 1, 1), mode="replicate")
         mean = (padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]) / 3
@@ -186,7 +186,7 @@ def test_ancestral_steps_are_repeatable():
 def test_a_partial_start_begins_near_the_carrier():
     landmarks = motion(5)
     renderer = Blur()
-    renderer.predict = lambda sample, timestep, condition, emotion, emotion_scale=1.0: sample
+    renderer.predict = lambda sample, timestep, condition, emotion, guidance_scale=1.0: sample
     out = run(renderer, landmarks, num_inference_steps=1, start_timestep=249)
     condition = Blur().prepare(None, None, landmarks[None])
     assert torch.allclose(out, (0.75 * condition.carrier + 0.25 * condition.noise).transpose(1, 2)[0], atol=1e-6)

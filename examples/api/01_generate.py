@@ -14,7 +14,7 @@ if len(sys.argv) == 4:
     result = pipe(image, audio, frame="full", seed=0)
 else:
     image, audio, output = pipe.folder / "portrait.png", pipe.folder / "speech.flac", "talk.mp4"
-    result = pipe(image, audio, portrait_landmarks=pipe.info["portrait_landmarks"], seed=0)
+    result = pipe(image, audio, reference_landmarks=pipe.info["reference_landmarks"], seed=0)
 
 result.save(output)
 likely = max(result.emotion, key=result.emotion.get)

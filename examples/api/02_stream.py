@@ -11,7 +11,7 @@ pipe = talkhead.TalkingHeadPipeline.from_pretrained("bundled")
 pieces = pipe.stream(
     pipe.folder / "portrait.png",
     pipe.folder / "speech.flac",
-    portrait_landmarks=pipe.info["portrait_landmarks"],
+    reference_landmarks=pipe.info["reference_landmarks"],
     emotion="happy",
 )
 print(f"{pieces.num_frames} frames of {pieces.size[1]} x {pieces.size[0]} px are to come")

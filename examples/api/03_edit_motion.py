@@ -8,7 +8,7 @@ from talkhead.pipeline.motion import LandmarkSequence
 
 pipe = talkhead.TalkingHeadPipeline.from_pretrained("bundled")
 portrait, speech = pipe.folder / "portrait.png", pipe.folder / "speech.flac"
-options = {"portrait_landmarks": pipe.info["portrait_landmarks"], "emotion": "neutral"}
+options = {"reference_landmarks": pipe.info["reference_landmarks"], "emotion": "neutral"}
 
 result = pipe(portrait, speech, **options)
 result.motion.save("motion.npz")

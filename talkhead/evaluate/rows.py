@@ -64,7 +64,7 @@ class Truth:
 
     Attributes:
         reference: (3, H, W) uint8 the first frame that has landmarks: the portrait.
-        identity: (68, 2) px its landmarks.
+        reference_landmarks: (68, 2) px.
         frames: (T, 3, H, W) uint8 the frames after it; only they count.
         landmarks: (T, 68, 2) px of ``frames``, as they stand in the cache.
         audio: (S,) the sound of ``frames``.
@@ -75,7 +75,7 @@ class Truth:
     """
 
     reference: Tensor
-    identity: Tensor
+    reference_landmarks: Tensor
     frames: Tensor
     landmarks: Tensor
     audio: Tensor
@@ -103,7 +103,7 @@ def make_truth(clip: Clip, detector: LandmarkDetector | None) -> Truth:
         raise ValueError(f"a clip must have at least 2 frames after its reference; got {len(frames)}")
     return Truth(
         reference=clip.frames[reference],
-        identity=clip.landmarks[reference],
+        reference_landmarks=clip.landmarks[reference],
         frames=frames,
         landmarks=landmarks,
         audio=clip.audio[round(first * SAMPLE_RATE / float(clip.fps)) :],
@@ -209,7 +209,7 @@ def paint_repeated(truth: Truth) -> Painting:
 def paint_warped(truth: Truth) -> Painting:
     """Return the reference frame bent to the true landmarks by a thin-plate spline."""
     start = time.perf_counter()
-    reference, source = truth.reference[None].float(), truth.identity[None]
+    reference, source = truth.reference[None].float(), truth.reference_landmarks[None]
     warped = [thin_plate_spline_warp(reference, source, part[None])[0] for part in truth.landmarks.split(32)]
     frames = torch.cat(warped).round().clamp(0, 255).to(torch.uint8)
     return Painting(frames, 0.0, time.perf_counter() - start)
@@ -240,7 +240,7 @@ def paint_model(model: Any, truth: Truth, landmarks: Tensor, emotion: Tensor, op
         options: for ``render_windows``: num_inference_steps, seed, window, overlap, start_timestep.
     """
     start = time.perf_counter()
-    portrait = (truth.reference, truth.identity)
+    portrait = (truth.reference, truth.reference_landmarks)
     windows = render_windows(model.renderer, model.scheduler, *portrait, [landmarks], emotion, **options)
     frames = torch.cat([window.cpu() for window in windows])
     return Painting(frames, options["num_inference_steps"], time.perf_counter() - start)
@@ -261,8 +261,8 @@ def window_borders(frames: int, window: int, overlap: int) -> list[int]:
 def move_landmarks(model: Any, truth: Truth, size: float | None = None) -> tuple[Tensor, Tensor, float]:
     """Return the landmarks that the model makes of the sound, the emotion it hears, and the seconds it took.
 
-    The identity is the reference frame's landmarks. The small random head motion that ``generate`` adds is off: it
-    can only be a distance from this recording's own.
+    The face at rest is the reference frame's. The small random head motion that ``generate`` adds is off: it can only
+    be a distance from this recording's own.
 
     Args:
         model: see `ClipScorer`.
@@ -275,10 +275,12 @@ def move_landmarks(model: Any, truth: Truth, size: float | None = None) -> tuple
         (T, 68, 2) px; (8,) probabilities; s.
     """
     clip, net, start = truth.clip, model.landmark_net, time.perf_counter()
-    audio, identity = clip.audio.to(net.device), truth.identity.to(net.device)
+    audio, reference_landmarks = clip.audio.to(net.device), truth.reference_landmarks.to(net.device)
     label = emotion_probabilities(clip.emotion)
     emotion = label if model.emotion_net is None else classify_emotion(model.emotion_net, clip.audio)
-    moved = net.generate(audio, identity, emotion.to(net.device), fps=float(clip.fps), idle=0.0, size=size).cpu()
+    moved = net.generate(
+        audio, reference_landmarks, emotion.to(net.device), fps=float(clip.fps), idle=0.0, size=size
+    ).cpu()
     stop = truth.first + len(truth.frames)
     return moved[truth.first : stop], emotion, time.perf_counter() - start
 
@@ -298,10 +300,10 @@ def mean_motion(clips: Iterable[Clip]) -> tuple[Tensor, Tensor] | None:
     face: Tensor | None = None
     total, count = torch.zeros(0, 68, 2), torch.zeros(0, 1, 1)
     for clip in clips:
-        identity = clip.reference_landmarks
-        assert identity is not None and clip.landmarks is not None
-        face = identity if face is None else face
-        motion = retarget(clip.landmarks, identity, face) - face
+        reference_landmarks = clip.reference_landmarks
+        assert reference_landmarks is not None and clip.landmarks is not None
+        face = reference_landmarks if face is None else face
+        motion = retarget(clip.landmarks, reference_landmarks, face) - face
         seen = motion.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
         pad = (0, 0, 0, 0, 0, max(len(motion) - len(total), 0))
         total, count = torch.nn.functional.pad(total, pad), torch.nn.functional.pad(count, pad)
@@ -313,7 +315,7 @@ def mean_motion(clips: Iterable[Clip]) -> tuple[Tensor, Tensor] | None:
 def apply_mean_motion(motion: Tensor, face: Tensor, truth: Truth) -> Tensor:
     """Return the mean motion on the clip's own face, (T, 68, 2) px; past its end it holds its last frame."""
     index = torch.arange(truth.first, truth.first + len(truth.frames)).clamp_max(len(motion) - 1)
-    return retarget(face + motion[index], face, truth.identity)
+    return retarget(face + motion[index], face, truth.reference_landmarks)
 
 
 @dataclass(frozen=True)
@@ -374,7 +376,7 @@ class ClipScorer:
         return rows
 
     def _landmarks(self, moved: tuple[Tensor, Tensor, float] | None, truth: Truth) -> Scores:
-        still = truth.identity.expand_as(truth.landmarks)
+        still = truth.reference_landmarks.expand_as(truth.landmarks)
         rows = {NO_MOTION: score_landmarks(still, truth)}
         if self.mean is not None:
             rows[MEAN_MOTION] = score_landmarks(apply_mean_motion(*self.mean, truth), truth)

@@ -31,29 +31,29 @@ def to_face(landmarks: Tensor, frame: tuple[Tensor, Tensor]) -> Tensor:
     return (landmarks - centre) @ axes.mT / axes.square().sum((-2, -1), keepdim=True).mul(0.5)
 
 
-def describe_portrait(identity: Tensor, size: float) -> Tensor:
+def describe_portrait(reference_landmarks: Tensor, size: float) -> Tensor:
     """Describe a portrait to the net: the face's shape, and how it stands in the picture.
 
     Args:
-        identity: (B, 68, 2) px.
+        reference_landmarks: (B, 68, 2) px.
         size: width in px of the square picture.
 
     Returns:
         (B, 140): the coordinates q; the face's centre from the picture's middle in face sizes; the face's size over the
         picture's; the sine of the roll.
     """
-    centre, axes = face_frame(identity)
+    centre, axes = face_frame(reference_landmarks)
     face = axes.square().sum((-2, -1)).mul(0.5).sqrt().unsqueeze(-1)
     place = (centre.squeeze(-2) - (size - 1) / 2) / face
-    shape = to_face(identity, (centre, axes)).flatten(1)
+    shape = to_face(reference_landmarks, (centre, axes)).flatten(1)
     return torch.cat([shape, place, face / size, axes[:, 0, 1:] / face], dim=-1)
 
 
-def summarize_portrait(identity: Tensor, size: float) -> Tensor:
+def summarize_portrait(reference_landmarks: Tensor, size: float) -> Tensor:
     """Describe a portrait by a few numbers that two hundred clips can teach what to make of.
 
     Args:
-        identity: (B, 68, 2) px.
+        reference_landmarks: (B, 68, 2) px.
         size: width in px of the square picture.
 
     Returns:
@@ -62,7 +62,7 @@ def summarize_portrait(identity: Tensor, size: float) -> Tensor:
         eyes, the eyes' opening, the nose's tip from the eyes and the chin (which way the face looks), the sum of the
         jaw's two ends, the corners of the mouth above its centre.
     """
-    described = describe_portrait(identity, size)
+    described = describe_portrait(reference_landmarks, size)
     q = described[:, :136].unflatten(1, (68, 2))
     eyes, mouth = q[:, 36:48].mean(1), q[:, 48:68].mean(1)
     lids = q[:, [40, 41, 46, 47], 1].mean(1) - q[:, [37, 38, 43, 44], 1].mean(1)
@@ -75,5 +75,5 @@ def summarize_portrait(identity: Tensor, size: float) -> Tensor:
         q[:, [48, 54], 1].mean(1) - mouth[:, 1],
     ]
     shape = [torch.stack(heights, dim=1), mouth, q[:, 30] - eyes, q[:, 8], q[:, 0] + q[:, 16]]
-    edges = (torch.cat([identity.amin(1), identity.amax(1)], dim=1) + 0.5) / size
+    edges = (torch.cat([reference_landmarks.amin(1), reference_landmarks.amax(1)], dim=1) + 0.5) / size
     return torch.cat([described[:, 136:], edges, *shape], dim=1)

@@ -2,7 +2,7 @@
 
 The regression that drives the landmarks has no reason to be exact where nobody speaks. The gate g_t in [0, 1] measures
 speech from the sound alone, and the lips and the chin are blended between what was predicted (g = 1) and the same
-face with its lips as close as those of the identity at rest (g = 0).
+face with its lips as close as those of the portrait at rest (g = 0).
 """
 
 from __future__ import annotations

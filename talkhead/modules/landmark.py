@@ -20,7 +20,7 @@ def landmark_loss(
     predicted: Tensor,
     target: Tensor,
     *,
-    mouth_weight: float = 1.0,
+    mouth_weight: float = 0.0,
     velocity_weight: float = 0.0,
     opening_weight: float = 0.0,
     distance: str = "squared",
@@ -35,7 +35,7 @@ def landmark_loss(
     Args:
         predicted: (B, T, 68, 2) in face sizes.
         target: (B, T, 68, 2) in face sizes; frames with NaN (no face found) are left out.
-        mouth_weight: weight of points 48-67 relative to the others.
+        mouth_weight: the extra weight of the mouth's points, 1 + mouth_weight beside the others' 1; 0: none.
         velocity_weight: weight of the velocity term.
         opening_weight: weight of the opening term.
         distance: ``squared`` or ``euclidean``.
@@ -46,7 +46,7 @@ def landmark_loss(
     seen = target.isfinite().all(-1).all(-1)
     error = 100 * torch.where(seen[..., None, None], predicted - target, 0.0)
     weight = torch.ones(68, device=error.device)
-    weight[MOUTH] = mouth_weight
+    weight[MOUTH] += mouth_weight
     weight = weight / weight.mean()
     loss = _mean_size(error, weight, seen, distance)
     if velocity_weight:
@@ -69,8 +69,7 @@ def _mean_size(error: Tensor, weight: Tensor, seen: Tensor, distance: str) -> Te
 class LandmarkGenerator(LightningModule):
     """Trains a ``LandmarkNet``: position and velocity losses, logged landmark distances.
 
-    The clip's reference landmarks are the identity. The defaults are the paper's: plain MSE, Adam with 1e-4, no
-    augmentation. Loss units: see ``landmark_loss``.
+    The defaults are the paper's: plain MSE, Adam with 1e-4, no augmentation. Loss units: see ``landmark_loss``.
 
     Args:
         net: the net to train; None builds one with its own defaults.
@@ -94,7 +93,7 @@ class LandmarkGenerator(LightningModule):
         self,
         net: LandmarkNet | None = None,
         learning_rate: float = 1e-4,
-        mouth_weight: float = 1.0,
+        mouth_weight: float = 0.0,
         velocity_weight: float = 0.0,
         opening_weight: float = 0.0,
         distance: str = "squared",
@@ -135,13 +134,15 @@ class LandmarkGenerator(LightningModule):
 
     def forward(self, clip: Clip) -> Tensor:
         """Predict a batch's landmarks, (B, T, 68, 2) px, from its sound, reference landmarks and emotion."""
-        landmarks, identity = _landmarks(clip)
+        landmarks, reference_landmarks = _landmarks(clip)
         size = self.size if self.portrait else None
-        return self.net(clip.audio, identity, emotion_probabilities(clip.emotion), landmarks.shape[1], size=size)
+        return self.net(
+            clip.audio, reference_landmarks, emotion_probabilities(clip.emotion), landmarks.shape[1], size=size
+        )
 
     def training_step(self, clip: Clip, batch_index: int) -> Tensor:
         """Return the loss of one batch of windows."""
-        landmarks, identity = _landmarks(clip)
+        landmarks, reference_landmarks = _landmarks(clip)
         audio = clip.audio
         if self.augment:
             disturbed = torch.rand(len(audio), 1, device=audio.device) < self.augment
@@ -150,12 +151,12 @@ class LandmarkGenerator(LightningModule):
             audio = change_speed(audio, 1 + self.speed * (2 * torch.rand(()).item() - 1))
         shown, known = None, None
         if self.portrait:
-            shown = self.net.describe(identity, self.size)
+            shown = self.net.describe(reference_landmarks, self.size)
             known = torch.rand(len(shown), device=shown.device) < self.portrait
         emotion = emotion_probabilities(clip.emotion)
         # Played faster, the same number of frames holds faster motion: the target stays.
         predicted = self.net.displacements(audio, emotion, landmarks.shape[1], portrait=shown, known=known)
-        loss = self._loss(predicted, landmarks, identity)
+        loss = self._loss(predicted, landmarks, reference_landmarks)
         self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(landmarks))
         return loss
 
@@ -183,20 +184,22 @@ class LandmarkGenerator(LightningModule):
         """Return the paper's optimiser and schedule."""
         return adam_with_cosine(self, self.learning_rate)
 
-    def _loss(self, predicted: Tensor, landmarks: Tensor, identity: Tensor) -> Tensor:
+    def _loss(self, predicted: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
         """Compare (B, T, 68, 2) displacements in face sizes with the truth in px."""
-        centre, axes = face_frame(identity)
+        centre, axes = face_frame(reference_landmarks)
         truth = to_face(landmarks, (centre.unsqueeze(1), axes.unsqueeze(1)))
-        target = truth - to_face(identity, (centre, axes)).unsqueeze(1)
+        target = truth - to_face(reference_landmarks, (centre, axes)).unsqueeze(1)
         return landmark_loss(predicted, target, distance=self.distance, **self.weights)
 
     def _evaluate(self, clip: Clip, part: str) -> None:
-        landmarks, identity = _landmarks(clip)
+        landmarks, reference_landmarks = _landmarks(clip)
         predicted = self(clip)
-        centre, axes = face_frame(identity)
+        centre, axes = face_frame(reference_landmarks)
         frame = (centre.unsqueeze(1), axes.unsqueeze(1))
-        moved = to_face(predicted, frame) - to_face(identity, (centre, axes)).unsqueeze(1)
-        self.log(f"{part}/loss", self._loss(moved, landmarks, identity), prog_bar=True, batch_size=len(landmarks))
+        moved = to_face(predicted, frame) - to_face(reference_landmarks, (centre, axes)).unsqueeze(1)
+        self.log(
+            f"{part}/loss", self._loss(moved, landmarks, reference_landmarks), prog_bar=True, batch_size=len(landmarks)
+        )
         metric: Any
         for metric in self.distances.values():
             metric.update(predicted, landmarks)
@@ -225,7 +228,7 @@ def _variances(pair: Tensor) -> Tensor:
 
 
 def _landmarks(clip: Clip) -> tuple[Tensor, Tensor]:
-    """Return a batch's landmarks (B, T, 68, 2) and identity (B, 68, 2), px."""
+    """Return a batch's landmarks (B, T, 68, 2) and its reference's (B, 68, 2), px."""
     if clip.landmarks is None or clip.reference_landmarks is None:
         raise ValueError(
             "the landmark generator trains on clips with landmarks; got sound alone (data.modality='audio')"

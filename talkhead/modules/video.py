@@ -17,8 +17,8 @@ from talkhead.media.read import write_image
 from talkhead.metrics import psnr, ssim
 from talkhead.modules.optimizers import adam_with_cosine
 from talkhead.modules.picture_augmentation import jitter, mirror, recolour
-from talkhead.nets.renderer import Condition, Renderer, to_network
-from talkhead.ops.mask_noise import landmark_maps
+from talkhead.nets.renderer import Condition, Renderer
+from talkhead.ops.mask_noise import landmark_maps, to_network
 from talkhead.schedulers import MaskNoiseBridgeScheduler, forward_coefficients
 
 _EYES, _OUTER_LIP, _INNER_LIP = 3, 4, 5  # groups of landmark_maps
@@ -44,12 +44,12 @@ class VideoDiffusion(LightningModule):
         last_step_share: share of the training samples put at the last step, where sampling starts (paper: 0).
         own_share: share of the batches whose x_t the renderer itself made by sampling down from the last step; only
             there it meets its own answers, as at inference (paper: 0).
-        mouth_weight: the loss's extra weight at the lips (paper: 0).
+        mouth_weight: the loss's extra weight at the lips, 1 + mouth_weight there and 1 far from them; 0: none (paper).
         eye_weight: the same at the eyes.
         recolour: share of the samples given another palette.
         mirror: share of the samples flipped left to right.
         jitter: share of the samples turned, scaled and shifted.
-        class_dropout: share of the samples that lose their class, for ``emotion_scale`` at inference.
+        class_dropout: share of the samples that lose their class, for ``guidance_scale`` at inference.
         num_inference_steps: network evaluations when validation samples.
         compile: run the U-Net through ``torch.compile``.
         seed: of noise, steps and augmentation.
@@ -164,8 +164,8 @@ class VideoDiffusion(LightningModule):
 
     def _sampled(self, batch: Clip) -> tuple[Tensor, Tensor]:
         """Return the painted frames and the carrier, (B, T, 3, H, W) uint8."""
-        _, landmarks, reference, source = _given(batch)
-        condition = self.renderer.prepare(reference, source, landmarks)
+        _, landmarks, reference, reference_landmarks = _given(batch)
+        condition = self.renderer.prepare(reference, reference_landmarks, landmarks)
         emotion = emotion_probabilities(batch.emotion)
         painted = self.sample(condition, emotion, self.hparams.num_inference_steps)
         return self.renderer.decode(painted), self.renderer.decode(condition.carrier)
@@ -178,9 +178,9 @@ class VideoDiffusion(LightningModule):
 
     def _augmented(self, batch: Clip, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return frames (B, 1 + T, 3, H, W) in [0, 1] and landmarks, the reference in front, augmented alike."""
-        truth, targets, reference, source = _given(batch)
+        truth, targets, reference, reference_landmarks = _given(batch)
         frames = torch.cat([reference[:, None], truth], 1).float() / 255
-        landmarks = torch.cat([source[:, None], targets], 1)
+        landmarks = torch.cat([reference_landmarks[:, None], targets], 1)
         if self.hparams.mirror:
             frames, landmarks = mirror(frames, landmarks, self.hparams.mirror, generator)
         if self.hparams.jitter:

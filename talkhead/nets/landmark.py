@@ -4,7 +4,7 @@
           --- content branch: what is said -----+--- KAN --- bi-directional GRU or LSTM --- attention --- displacements
     emotion, and the portrait where wanted -----+
 
-The identity's landmarks are written in the face's own coordinates, p = c + q M with c their centre and M the size and
+The portrait's landmarks are written in the face's own coordinates, p = c + q M with c their centre and M the size and
 the roll of the face; the net answers displacements d of q, and the result is c + (q + d) M. It therefore turns, scales
 and moves with the face, f(s p R + b) = s f(p) R + b, whatever the picture's size, for whatever face.
 
@@ -146,7 +146,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
     def forward(
         self,
         audio: Tensor,
-        identity: Tensor,
+        reference_landmarks: Tensor,
         emotion: Tensor,
         num_frames: int,
         level: Tensor | None = None,
@@ -156,13 +156,13 @@ class LandmarkNet(ModelMixin, ConfigMixin):
 
         Args:
             audio: (B, S) waveform at 16 kHz in [-1, 1]; it spans the frames exactly.
-            identity: (B, 68, 2) px: the face at rest.
+            reference_landmarks: (B, 68, 2) px: the face at rest.
             emotion: (B, 8) probabilities.
             num_frames: T >= 1.
             level: (B,) speech level of the recording that the stretch is from (``speech_level``); None measures the
                 stretch itself.
-            size: width in px of the square picture that the identity lies in, to let the net look at the portrait of a
-                speaker it was trained on; None makes the motion independent of the face.
+            size: width in px of the square picture that the portrait's landmarks lie in, to let the net look at the
+                portrait of a speaker it was trained on; None makes the motion independent of the face.
 
         Returns:
             (B, T, 68, 2) px.
@@ -170,10 +170,10 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         Raises:
             ValueError: if a shape is not as above.
         """
-        _check_shapes(audio, identity, emotion, num_frames)
-        centre, axes = face_frame(identity)
-        rest = to_face(identity, (centre, axes))
-        portrait = None if size is None else self.describe(identity, size)
+        _check_shapes(audio, reference_landmarks, emotion, num_frames)
+        centre, axes = face_frame(reference_landmarks)
+        rest = to_face(reference_landmarks, (centre, axes))
+        portrait = None if size is None else self.describe(reference_landmarks, size)
         moved = rest.unsqueeze(1) + self.displacements(audio, emotion, num_frames, level, portrait)
         return centre.unsqueeze(1) + moved @ axes.unsqueeze(1)
 
@@ -217,9 +217,9 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             motion = sample_at(motion.mT, frame_centres(steps, num_frames, audio.device)).mT
         return motion.unflatten(-1, (68, 2))
 
-    def describe(self, identity: Tensor, size: float) -> Tensor:
+    def describe(self, reference_landmarks: Tensor, size: float) -> Tensor:
         """Describe (B, 68, 2) px portraits in pictures ``size`` px wide as ``displacements`` takes them: (B, P)."""
-        return VIEWS[self.config.portrait_view][0](identity, size)
+        return VIEWS[self.config.portrait_view][0](reference_landmarks, size)
 
     def _look(self, portrait: Tensor, known: Tensor | None) -> Tensor:
         """Return the standardised (B, P) portraits, zero where the net may not look."""
@@ -241,15 +241,17 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         heard = [narrow(self.drop(x)) for narrow, x in zip(self.narrow, heard, strict=True)]
         return self.fuse(torch.cat([*heard, who.unsqueeze(1).expand(-1, steps, -1)], dim=-1))
 
-    def generate(self, audio: Tensor, identity: Tensor, emotion: Tensor, fps: float = 25.0, **options: Any) -> Tensor:
+    def generate(
+        self, audio: Tensor, reference_landmarks: Tensor, emotion: Tensor, fps: float = 25.0, **options: Any
+    ) -> Tensor:
         """Predict the landmarks of a whole recording: ``stream``, joined. Returns (T, 68, 2) px."""
-        return torch.cat(list(self.stream(audio, identity, emotion, fps, **options)))
+        return torch.cat(list(self.stream(audio, reference_landmarks, emotion, fps, **options)))
 
     @torch.no_grad()
     def stream(
         self,
         audio: Tensor,
-        identity: Tensor,
+        reference_landmarks: Tensor,
         emotion: Tensor,
         fps: float = 25.0,
         *,
@@ -267,7 +269,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
 
         Args:
             audio: (S,) waveform at 16 kHz in [-1, 1], S >= 1.
-            identity: (68, 2) px: the portrait's landmarks.
+            reference_landmarks: (68, 2) px: the portrait's landmarks.
             emotion: (8,) probabilities.
             fps: frames per second wanted.
             window_seconds: frames made at a time.
@@ -283,12 +285,12 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         Raises:
             ValueError: if a shape is wrong, the audio is empty, or fps or a duration is not positive.
         """
-        _check_stream(audio, identity, emotion, fps, window_seconds)
+        _check_stream(audio, reference_landmarks, emotion, fps, window_seconds)
         self.eval()
         total = num_frames_of(len(audio), fps)
         level = speech_level(audio)
         opened = speech_gate(frame_decibels(audio, level, total), fps) if gate else None
-        rest = close_mouth(identity) if gate else identity
+        rest = close_mouth(reference_landmarks) if gate else reference_landmarks
         done = 0
         hear = partial(self._hear, audio, rest, emotion, fps, level, size)
         for part in _cross_faded(hear, total, round(window_seconds * fps), round(context_seconds * fps)):
@@ -302,7 +304,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
     def _hear(
         self,
         audio: Tensor,
-        identity: Tensor,
+        reference_landmarks: Tensor,
         emotion: Tensor,
         fps: float,
         level: Tensor,
@@ -315,7 +317,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         part = audio[first:last]
         # The last frame may outlast the sound.
         part = F.pad(part, (0, last - first - len(part)))
-        return self(part[None], identity[None], emotion[None], high - low, level[None], size)[0]
+        return self(part[None], reference_landmarks[None], emotion[None], high - low, level[None], size)[0]
 
 
 def num_frames_of(samples: int, fps: float) -> int:
@@ -342,26 +344,32 @@ def _check_choices(branches: Sequence[str], fusion: str, recurrent: str, portrai
         raise ValueError(f"habits must be at least 1; got {habits}")
 
 
-def _check_shapes(audio: Tensor, identity: Tensor, emotion: Tensor, num_frames: int) -> None:
+def _check_shapes(audio: Tensor, reference_landmarks: Tensor, emotion: Tensor, num_frames: int) -> None:
     batch = audio.shape[0] if audio.ndim else 0
     if audio.ndim != 2 or audio.shape[1] < 1:
         raise ValueError(f"audio must be (B, S) with S >= 1 samples at 16 kHz; got {tuple(audio.shape)}")
-    if identity.shape != (batch, 68, 2):
-        raise ValueError(f"identity must be ({batch}, 68, 2) landmarks in px; got {tuple(identity.shape)}")
+    if reference_landmarks.shape != (batch, 68, 2):
+        raise ValueError(
+            f"reference_landmarks must be ({batch}, 68, 2) landmarks in px; got {tuple(reference_landmarks.shape)}"
+        )
     if emotion.shape != (batch, len(EMOTIONS)):
         raise ValueError(f"emotion must be ({batch}, {len(EMOTIONS)}) probabilities; got {tuple(emotion.shape)}")
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1; got {num_frames}")
 
 
-def _check_stream(audio: Tensor, identity: Tensor, emotion: Tensor, fps: float, window_seconds: float) -> None:
+def _check_stream(
+    audio: Tensor, reference_landmarks: Tensor, emotion: Tensor, fps: float, window_seconds: float
+) -> None:
     if audio.ndim != 1:
         raise ValueError(f"audio must be one (S,) mono waveform at 16 kHz; got {tuple(audio.shape)}")
     if not fps > 0 or not window_seconds > 0:
         raise ValueError(f"fps and window_seconds must be positive; got {fps} and {window_seconds}")
-    _check_shapes(audio[None], identity[None], emotion[None], 1)
-    if not identity.isfinite().all():
-        raise ValueError("identity must be finite landmarks in px; got NaN, so no face was found in the portrait")
+    _check_shapes(audio[None], reference_landmarks[None], emotion[None], 1)
+    if not reference_landmarks.isfinite().all():
+        raise ValueError(
+            "reference_landmarks must be finite landmarks in px; got NaN, so no face was found in the portrait"
+        )
 
 
 def _cross_faded(make: Callable[[int, int], Tensor], total: int, window: int, context: int) -> Iterator[Tensor]:

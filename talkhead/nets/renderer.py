@@ -14,7 +14,7 @@ from torch import Tensor
 
 from talkhead.face.warp import displace, thin_plate_spline_field
 from talkhead.nets.unet3d import UNet3D
-from talkhead.ops.mask_noise import landmark_maps, mask_noise
+from talkhead.ops.mask_noise import landmark_maps, mask_noise, to_network
 
 _OUTPUTS = {"plain": 3, "residual": 3, "alpha": 4, "flow": 5}  # channels that the U-Net must answer
 _FLOW_UNIT = 2.0  # px at 128 px that an answer of one moves the carrier: the order of what the spline gets wrong
@@ -165,7 +165,7 @@ class Renderer(ModelMixin, ConfigMixin):
         )
         assert isinstance(noise, Tensor)  # no mask was asked for
         frames = landmarks.shape[1]
-        still = to_network(repeat(reference, "b c h w -> b t c h w", t=1)).expand(-1, -1, frames, -1, -1)
+        still = to_network(reference[:, None].float() / 255).expand(-1, -1, frames, -1, -1)
         moved = to_network(carrier) if carrier.ndim == 5 else still
         return Condition(noise, moved, self._channels(noise, moved, still, field, landmarks))
 
@@ -203,7 +203,7 @@ class Renderer(ModelMixin, ConfigMixin):
         timestep: Tensor | int,
         condition: Condition,
         emotion: Tensor,
-        emotion_scale: float = 1.0,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
         """Predict at inference: no gradients, bf16 arithmetic where the device has it, classifier-free guidance.
 
@@ -212,26 +212,26 @@ class Renderer(ModelMixin, ConfigMixin):
             timestep: (B,) or one integer step.
             condition: from ``prepare``.
             emotion: (B, 8) probabilities.
-            emotion_scale: 1 follows the class, more exaggerates it: u + scale (c - u), u the prediction without class.
+            guidance_scale: 1 follows the class, more exaggerates it: u + scale (c - u), u the prediction without class.
         """
         with torch.autocast(sample.device.type, torch.bfloat16, enabled=has_fast_bf16(sample.device)):
             given = self(sample, timestep, condition, emotion)
-            if emotion_scale == 1.0:
+            if guidance_scale == 1.0:
                 return given
             free = self(sample, timestep, condition, torch.zeros_like(emotion))
-        return torch.lerp(free, given, emotion_scale)
+        return torch.lerp(free, given, guidance_scale)
 
     def decode(self, sample: Tensor) -> Tensor:
         """Turn (B, 3, T, H, W) in [-1, 1] into (B, T, 3, H, W) uint8 frames."""
         frames = ((sample.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return rearrange(frames, "b c t h w -> b t c h w")
 
-    def _carrier(self, reference: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _carrier(self, reference: Tensor, reference_landmarks: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the picture (B, 3, H, W) uint8 or the warped video (B, T, 3, H, W) in [0, 1], and the field."""
         frames, size = target.shape[1], (reference.shape[-2], reference.shape[-1])
         if self.config.carrier == "reference" and not self.config.field_channels:
             return reference, reference.new_zeros(())
-        field = thin_plate_spline_field(source, target, size)
+        field = thin_plate_spline_field(reference_landmarks, target, size)
         if self.config.carrier == "reference":
             return reference, field
         pictures = repeat(reference.float() / 255, "b c h w -> (b t) c h w", t=frames)
@@ -267,12 +267,6 @@ def move(video: Tensor, flow: Tensor) -> Tensor:
     pictures = rearrange(video, "b c t h w -> (b t) c h w")
     moved = displace(pictures, rearrange(flow, "b d t h w -> (b t) h w d").to(video))
     return rearrange(moved, "(b t) c h w -> b c t h w", t=video.shape[2])
-
-
-def to_network(frames: Tensor) -> Tensor:
-    """Turn (B, T, C, H, W) frames, uint8 or float in [0, 1], into the network's (B, C, T, H, W) in [-1, 1]."""
-    unit = frames.float() / 255 if frames.dtype == torch.uint8 else frames
-    return rearrange(unit * 2 - 1, "b t c h w -> b c t h w")
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -299,11 +299,19 @@ def _(
     return noised, mask
 
 
-def to_network(video: Tensor, low: float, high: float) -> Tensor:
-    """Return (B, T, C, H, W) frames as (B, C, T, H, W) float32 with 0..1 brought to low..high.
+def to_network(video: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """Bring frames into a network's layout and range.
 
     uint8 is multiplied by the float32 nearest 1/255. Multiplication and addition are rounded separately, as in the
     kernel.
+
+    Args:
+        video: (B, T, C, H, W) uint8, or float in [0, 1].
+        low: what 0 becomes.
+        high: what 1 (or 255) becomes.
+
+    Returns:
+        (B, C, T, H, W) float32, contiguous.
     """
     source = video.transpose(1, 2)
     repeated = source.shape[2] > 1 and source.stride(2) == 0

@@ -21,6 +21,7 @@ from torch import Tensor
 from talkhead.data.clip import MOUTH
 from talkhead.data.tracking import smooth_landmarks
 from talkhead.media.read import check_writable, exact_fps
+from talkhead.renamed import renamed_arguments
 
 RIGID = (*range(27, 36), 36, 39, 42, 45)
 """Nose and eye corners: the points that move with the head and hardly with speech."""
@@ -71,27 +72,33 @@ class LandmarkSequence:
         """Return the sequence with ``change`` applied to its (T, 68, 2) landmarks; T may change."""
         return replace(self, landmarks=change(self.landmarks.clone()))
 
+    @renamed_arguments(identity="reference_landmarks")
     def gain(
-        self, identity: Tensor | None = None, mouth: float = 1.0, pose: float = 1.0, blink: float = 1.0
+        self, reference_landmarks: Tensor | None = None, mouth: float = 1.0, pose: float = 1.0, blink: float = 1.0
     ) -> LandmarkSequence:
-        """Exaggerate or damp the motion; see `motion_gains`. ``identity`` defaults to the first frame."""
-        identity = self.landmarks[0] if identity is None else identity
-        return replace(self, landmarks=motion_gains(self.landmarks, identity, mouth=mouth, pose=pose, blink=blink))
+        """Exaggerate or damp the motion; see `motion_gains`. ``reference_landmarks`` defaults to the first frame."""
+        reference_landmarks = self.landmarks[0] if reference_landmarks is None else reference_landmarks
+        return replace(
+            self, landmarks=motion_gains(self.landmarks, reference_landmarks, mouth=mouth, pose=pose, blink=blink)
+        )
 
     def smooth(self, window: int = 5) -> LandmarkSequence:
         """Return the sequence smoothed over ``window`` (odd) frames; see `smooth_landmarks`."""
         return replace(self, landmarks=smooth_landmarks(self.landmarks, window))
 
-    def retarget(self, face: Tensor, size: tuple[int, int], identity: Tensor | None = None) -> LandmarkSequence:
+    @renamed_arguments(identity="reference_landmarks")
+    def retarget(
+        self, face: Tensor, size: tuple[int, int], reference_landmarks: Tensor | None = None
+    ) -> LandmarkSequence:
         """Return the motion on another face.
 
         Args:
             face: (68, 2) px of a picture of ``size``: the other face at rest.
             size: (height, width) in px of the other picture.
-            identity: (68, 2) px: this face at rest; None takes the first frame.
+            reference_landmarks: (68, 2) px: this face at rest; None takes the first frame.
         """
-        identity = self.landmarks[0] if identity is None else identity
-        return LandmarkSequence(retarget(self.landmarks, identity, face), self.fps, size)
+        reference_landmarks = self.landmarks[0] if reference_landmarks is None else reference_landmarks
+        return LandmarkSequence(retarget(self.landmarks, reference_landmarks, face), self.fps, size)
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file with the landmarks, fps and frame size, whole or not at all.
@@ -182,23 +189,23 @@ def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return a, (w_mean - a[..., None] * z_mean)[..., 0]
 
 
-def retarget(landmarks: Tensor, identity: Tensor, face: Tensor) -> Tensor:
+def retarget(landmarks: Tensor, reference_landmarks: Tensor, face: Tensor) -> Tensor:
     """Carry the displacements of one face over to another, turned and scaled by the faces' similarity.
 
     Args:
         landmarks: (..., T, 68, 2) px: one face moving.
-        identity: (68, 2) px: that face at rest.
+        reference_landmarks: (68, 2) px: that face at rest.
         face: (68, 2) px: the other face at rest.
 
     Returns:
         (..., T, 68, 2) px: the other face moving.
     """
-    a, _ = similarity(identity, face)
-    return face + _real(a * _complex(landmarks - identity))
+    a, _ = similarity(reference_landmarks, face)
+    return face + _real(a * _complex(landmarks - reference_landmarks))
 
 
 def motion_gains(
-    landmarks: Tensor, identity: Tensor, *, mouth: float = 1.0, pose: float = 1.0, blink: float = 1.0
+    landmarks: Tensor, reference_landmarks: Tensor, *, mouth: float = 1.0, pose: float = 1.0, blink: float = 1.0
 ) -> Tensor:
     """Scale what the mouth, the head and the eyelids do, relative to the face at rest.
 
@@ -207,7 +214,7 @@ def motion_gains(
 
     Args:
         landmarks: (T, 68, 2) px.
-        identity: (68, 2) px: the face at rest.
+        reference_landmarks: (68, 2) px: the face at rest.
         mouth: gain of lips and lower jaw; 0 keeps them at rest, 1 changes nothing.
         pose: gain of the head's rotation, scale and shift.
         blink: gain of the eyelids.
@@ -223,8 +230,8 @@ def motion_gains(
     if mouth == pose == blink == 1:
         return landmarks
     rigid = list(RIGID)
-    centre = _complex(identity)[rigid].mean()
-    z = _complex(identity) - centre
+    centre = _complex(reference_landmarks)[rigid].mean()
+    z = _complex(reference_landmarks) - centre
     w = _complex(landmarks) - centre
     a, shift = similarity(_real(z[rigid]), _real(w[:, rigid]))
     expression = (w - shift[:, None]) / a[:, None] - z

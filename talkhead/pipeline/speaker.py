@@ -1,6 +1,6 @@
 """A pipeline as a folder: find, load, save, export.
 
-pipeline.json      version, fps, size, crop_scale, window, overlap, num_inference_steps, portrait_landmarks
+pipeline.json      version, fps, size, crop_scale, window, overlap, num_inference_steps, reference_landmarks
 landmark/          LandmarkNet          (config.json, safetensors)
 emotion/           ConformerClassifier  (may be absent: the emotion is then always given)
 renderer/          Renderer
@@ -36,6 +36,7 @@ from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.motion import check_landmarks
+from talkhead.renamed import renamed_arguments
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "speaker"
 EXTRAS = ("portrait.png", "speech.flac", "README.md")
@@ -86,6 +87,8 @@ def load_parts(folder: Path) -> tuple[LandmarkNet, ConformerClassifier | None, R
     """
     try:
         info = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
+        if "portrait_landmarks" in info:  # their name in folders written before 0.1.0
+            info["reference_landmarks"] = info.pop("portrait_landmarks")
         landmark = LandmarkNet.from_pretrained(folder / "landmark")
         emotion = ConformerClassifier.from_pretrained(folder / "emotion") if (folder / "emotion").is_dir() else None
         renderer = Renderer.from_pretrained(folder / "renderer")
@@ -144,6 +147,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         raise
 
 
+@renamed_arguments(portrait_landmarks="reference_landmarks")
 def export_pipeline(
     output: str | Path,
     *,
@@ -152,7 +156,7 @@ def export_pipeline(
     video: str | Path,
     portrait: str | Path | None = None,
     speech: str | Path | None = None,
-    portrait_landmarks: Tensor | None = None,
+    reference_landmarks: Tensor | None = None,
     detector: str = "auto",
     fps: float | Fraction = 25,
     crop_scale: float = 1.5,
@@ -173,7 +177,7 @@ def export_pipeline(
         video: checkpoint of `VideoDiffusion`, or a folder with ``renderer/`` and ``scheduler/``.
         portrait: a picture of the speaker, for the demo.
         speech: a recording, for the demo.
-        portrait_landmarks: (68, 2) px of the portrait; None: detected.
+        reference_landmarks: (68, 2) px of the portrait; None: detected.
         detector: see `load_detector`.
         fps: frames per second that the parts were trained at.
         crop_scale: size of the face crop relative to the landmarks' box, as in `preprocess`.
@@ -198,10 +202,10 @@ def export_pipeline(
     info |= {"overlap": overlap, "num_inference_steps": num_inference_steps}
     sound = None if speech is None else read_audio(speech)
     picture = None if portrait is None else read_image(portrait)
-    if picture is not None and portrait_landmarks is None:
-        portrait_landmarks = track_landmarks([picture], load_detector(detector))[0][0]
-    if portrait_landmarks is not None:
-        info["portrait_landmarks"] = check_landmarks(portrait_landmarks[None], "portrait_landmarks")[0].tolist()
+    if picture is not None and reference_landmarks is None:
+        reference_landmarks = track_landmarks([picture], load_detector(detector))[0][0]
+    if reference_landmarks is not None:
+        info["reference_landmarks"] = check_landmarks(reference_landmarks[None], "reference_landmarks")[0].tolist()
     with new_folder(output) as folder:
         write_parts(folder, *parts, info)
         if picture is not None:

@@ -34,14 +34,14 @@ class Portrait:
         landmarks: (68, 2) px of ``picture``.
         crop: the square of ``picture`` that is painted.
         face: (3, s, s) uint8 RGB, the crop at the renderer's size.
-        face_landmarks: (68, 2) px of ``face``.
+        reference_landmarks: (68, 2) px of ``face``.
     """
 
     picture: Tensor
     landmarks: Tensor
     crop: Crop
     face: Tensor
-    face_landmarks: Tensor
+    reference_landmarks: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
@@ -192,7 +192,7 @@ def find_face(picture: Tensor, detector: LandmarkDetector, face: str | int) -> T
         which = "" if face == "largest" else f" ({face!r})"
         raise ValueError(
             f"image: no face{which} was found by the detector {detector.name}; "
-            "give a picture with a face seen from the front, or portrait_landmarks"
+            "give a picture with a face seen from the front, or reference_landmarks"
         )
     return found.landmarks
 
@@ -211,8 +211,8 @@ def crop_portrait(picture: Tensor, landmarks: Tensor, scale: float, size: int) -
     """
     landmarks = torch.as_tensor(landmarks)
     if landmarks.shape != (68, 2):
-        raise ValueError(f"portrait_landmarks must have shape (68, 2), (x, y) in px; got {tuple(landmarks.shape)}")
-    landmarks = check_landmarks(landmarks[None], "portrait_landmarks")[0].cpu()
+        raise ValueError(f"reference_landmarks must have shape (68, 2), (x, y) in px; got {tuple(landmarks.shape)}")
+    landmarks = check_landmarks(landmarks[None], "reference_landmarks")[0].cpu()
     crop = face_crop(landmarks, scale)
     return Portrait(picture, landmarks, crop, crop_frames(picture, crop, size), to_crop(landmarks, crop, size))
 
@@ -351,14 +351,14 @@ def move_landmarks(
     Silence closes the mouth. The net turns and scales with the face it is given, so the motion is this portrait's.
     """
     assert speech is not None
-    sound, identity, feeling = (tensor.to(net.device) for tensor in (speech, portrait.face_landmarks, emotion))
-    for part in net.stream(sound, identity, feeling, float(fps), idle=idle, seed=seed):
+    sound, face, feeling = (tensor.to(net.device) for tensor in (speech, portrait.reference_landmarks, emotion))
+    for part in net.stream(sound, face, feeling, float(fps), idle=idle, seed=seed):
         yield part.cpu()
 
 
 def scale_motion(landmarks: Iterator[Tensor], portrait: Portrait, **gains: float) -> Iterator[Tensor]:
     """Apply `motion_gains` relative to the portrait's face."""
-    return (motion_gains(part, portrait.face_landmarks, **gains) for part in landmarks)
+    return (motion_gains(part, portrait.reference_landmarks, **gains) for part in landmarks)
 
 
 def place_frames(painted: Tensor, landmarks: Tensor, portrait: Portrait, frame: str) -> Tensor:
@@ -375,6 +375,6 @@ def place_frames(painted: Tensor, landmarks: Tensor, portrait: Portrait, frame: 
         side = round(portrait.crop.side)
         if side > painted.shape[-1]:
             square = crop_frames(portrait.picture, portrait.crop, side)
-            painted = restore_detail(painted, landmarks, square, portrait.face_landmarks)
+            painted = restore_detail(painted, landmarks, square, portrait.reference_landmarks)
         painted = paste_crop(portrait.picture, painted, portrait.crop)
     return painted.permute(0, 2, 3, 1).contiguous()

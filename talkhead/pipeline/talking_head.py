@@ -46,6 +46,7 @@ from talkhead.pipeline.stages import (
     scale_motion,
 )
 from talkhead.pipeline.windows import check_windows, render_windows, set_timesteps
+from talkhead.renamed import renamed_arguments
 
 DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
 """What a pipeline does where its ``pipeline.json`` does not say otherwise."""
@@ -59,7 +60,7 @@ class TalkingHeadPipeline:
         emotion_net: speech to emotion probabilities; None where the emotion is always given.
         renderer: landmarks to frames.
         scheduler: the diffusion process' steps.
-        info: what ``pipeline.json`` says: fps, crop_scale, window, overlap, num_inference_steps, portrait_landmarks.
+        info: what ``pipeline.json`` says: fps, crop_scale, window, overlap, num_inference_steps, reference_landmarks.
         folder: where the pipeline was loaded from, or None.
     """
 
@@ -152,6 +153,7 @@ class TalkingHeadPipeline:
                     advance()
         return Path(output)
 
+    @renamed_arguments(portrait_landmarks="reference_landmarks", emotion_scale="guidance_scale")
     def stream(
         self,
         image: Any,
@@ -159,7 +161,7 @@ class TalkingHeadPipeline:
         *,
         emotion: str | Mapping[str, float] | Tensor | list[float] | None = None,
         landmarks: Tensor | LandmarkSequence | str | Path | None = None,
-        portrait_landmarks: Tensor | None = None,
+        reference_landmarks: Tensor | None = None,
         num_inference_steps: int | None = None,
         seed: int = 0,
         fps: float | Fraction | None = None,
@@ -171,7 +173,7 @@ class TalkingHeadPipeline:
         pose: float = 1.0,
         blink: float = 1.0,
         idle: float = 1.0,
-        emotion_scale: float = 1.0,
+        guidance_scale: float = 1.0,
         window: int | None = None,
         overlap: int | None = None,
         start_timestep: int | None = None,
@@ -188,7 +190,7 @@ class TalkingHeadPipeline:
             emotion: a name of `EMOTIONS`, 8 probabilities, or a mapping name -> probability; None: classify the speech.
             landmarks: (T, 68, 2) px of the portrait's picture, or a `LandmarkSequence` or its .npz file: skip the
                 generator. The sound must be as long, within one frame.
-            portrait_landmarks: (68, 2) px of the portrait's picture: skip the detector.
+            reference_landmarks: (68, 2) px of the portrait's picture: skip the detector.
             num_inference_steps: network evaluations per frame; None: the pipeline's own number.
             seed: of the noise and of the small motions that speech does not tell.
             fps: frames per second; None: those of the landmark sequence, else the pipeline's (25).
@@ -201,7 +203,7 @@ class TalkingHeadPipeline:
             pose: gain of the head's motion.
             blink: gain of the eyelids' motion.
             idle: gain of the small head motions and blinks that are added to the generated landmarks; 0: none.
-            emotion_scale: 1 follows the emotion, more exaggerates it at twice the cost.
+            guidance_scale: 1 follows the emotion, more exaggerates it at twice the cost.
             window: frames painted together; None: the pipeline's.
             overlap: frames shared by neighbouring windows; None: the pipeline's.
             start_timestep: how noisy the process' start is; None: the noise end.
@@ -216,7 +218,7 @@ class TalkingHeadPipeline:
         if frame not in ("crop", "full"):
             raise ValueError(f"frame must be 'crop' or 'full'; got {frame!r}")
         options = self._window_options(window, overlap, num_inference_steps, start_timestep)
-        options |= {"seed": seed, "emotion_scale": emotion_scale}
+        options |= {"seed": seed, "guidance_scale": guidance_scale}
         for name, gain in {"mouth": mouth, "pose": pose, "blink": blink, "idle": idle}.items():
             check_gain(name, gain)
         feeling = None if emotion is None else named_emotion(emotion)
@@ -224,9 +226,9 @@ class TalkingHeadPipeline:
         rate = choose_fps(fps, given, self.info["fps"])
         speech = read_speech(audio, sample_rate, optional=given is not None)
         picture = read_portrait(image)
-        if portrait_landmarks is None:
-            portrait_landmarks = find_face(picture, self._detector(detector), face)
-        portrait = crop_portrait(picture, portrait_landmarks, self.info["crop_scale"], self.renderer.config.size)
+        if reference_landmarks is None:
+            reference_landmarks = find_face(picture, self._detector(detector), face)
+        portrait = crop_portrait(picture, reference_landmarks, self.info["crop_scale"], self.renderer.config.size)
         num_frames = count_frames(given, speech, portrait, rate)
         feeling = classify_emotion(self.emotion_net, speech) if feeling is None else feeling
         if given is None:
@@ -274,8 +276,8 @@ def paint(
             waiting = torch.cat((waiting, part))
             yield part
 
-    face, face_landmarks = portrait.face, portrait.face_landmarks
-    for frames in render_windows(renderer, scheduler, face, face_landmarks, passing(), emotion, **options):
+    face, reference_landmarks = portrait.face, portrait.reference_landmarks
+    for frames in render_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
         yield frames, waiting[: len(frames)]
         waiting = waiting[len(frames) :]
 
@@ -322,8 +324,8 @@ def demo(
     speaker = TalkingHeadPipeline.from_pretrained(pipeline, device)
     assert speaker.folder is not None
     portrait, speech = speaker.folder / "portrait.png", speaker.folder / "speech.flac"
-    if not (portrait.is_file() and speech.is_file() and "portrait_landmarks" in speaker.info):
+    if not (portrait.is_file() and speech.is_file() and "reference_landmarks" in speaker.info):
         raise ValueError(f"pipeline: '{pipeline}' has no portrait and speech of its own; export it with both")
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    options.setdefault("portrait_landmarks", torch.tensor(speaker.info["portrait_landmarks"]))
+    options.setdefault("reference_landmarks", torch.tensor(speaker.info["reference_landmarks"]))
     return speaker.generate_file(portrait, speech, output, progress=progress, **options)

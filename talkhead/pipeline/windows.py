@@ -96,7 +96,7 @@ def render_windows(
     window: int = 16,
     overlap: int = 4,
     start_timestep: int | None = None,
-    emotion_scale: float = 1.0,
+    guidance_scale: float = 1.0,
 ) -> Iterator[Tensor]:
     """Paint a face along a stream of landmarks, in memory that does not grow with its length.
 
@@ -112,7 +112,7 @@ def render_windows(
         window: frames painted together.
         overlap: frames that neighbouring windows share, at most half a window.
         start_timestep: how noisy the start is, the rest of it being the carrier; None starts at the noise end.
-        emotion_scale: 1 follows the emotion, more exaggerates it at twice the cost (classifier-free guidance).
+        guidance_scale: 1 follows the emotion, more exaggerates it at twice the cost (classifier-free guidance).
 
     Yields:
         (t, 3, H, W) uint8 finished frames, in order.
@@ -123,7 +123,7 @@ def render_windows(
     check_windows(window, overlap, num_inference_steps)
     scheduler = copy.deepcopy(scheduler)
     set_timesteps(scheduler, num_inference_steps, start_timestep, renderer.device)
-    painter = _Painter(renderer, scheduler, emotion, overlap, seed, start_timestep is not None, emotion_scale)
+    painter = _Painter(renderer, scheduler, emotion, overlap, seed, start_timestep is not None, guidance_scale)
     portrait = (reference[None].to(renderer.device), reference_landmarks[None].to(renderer.device))
     start = 0
     for segment, last in cut_segments(landmarks, window - overlap, overlap):
@@ -171,10 +171,10 @@ class _Painter:
         overlap: int,
         seed: int,
         partial: bool,
-        emotion_scale: float,
+        guidance_scale: float,
     ) -> None:
         self.renderer, self.scheduler = renderer, scheduler
-        self.emotion, self.emotion_scale = emotion[None].to(renderer.device), emotion_scale
+        self.emotion, self.guidance_scale = emotion[None].to(renderer.device), guidance_scale
         self.overlap, self.ramp = overlap, crossfade(overlap).to(renderer.device)[:, None, None]
         self.seed, self.partial = seed, partial
         self.timesteps: list[int] = scheduler.timesteps.tolist()
@@ -218,7 +218,7 @@ class _Painter:
         segment, length = self.segments[place], self.segments[place].x.shape[2]
         window = _window(segment, self.segments[place + 1], self.overlap) if follows and self.overlap else segment
         timestep = self.timesteps[level]
-        predicted = self.renderer.predict(window.x, timestep, window.condition, self.emotion, self.emotion_scale)
+        predicted = self.renderer.predict(window.x, timestep, window.condition, self.emotion, self.guidance_scale)
         own = predicted[:, :, :length]
         if segment.head is not None:
             blended = torch.lerp(segment.head, own[:, :, : self.overlap], self.ramp.to(own.dtype))
