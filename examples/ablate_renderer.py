@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from rich.progress import track
 from safetensors.torch import load_file, save
 
-from talkhead.data.cache import manifest_lines, write_whole
+from talkhead.data.cache import manifest_lines
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import read_manifest
@@ -46,6 +46,7 @@ from talkhead.evaluate.rows import (
     paint_warped,
     score_pictures,
 )
+from talkhead.media.files import write_whole
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.renderer import Renderer
 from talkhead.schedulers import MaskNoiseBridgeScheduler

@@ -31,9 +31,8 @@ from talkhead.data.clip import emotion_probabilities
 from talkhead.evaluate.bench import read_clip
 from talkhead.evaluate.report import Scores, Table, average, environment
 from talkhead.evaluate.rows import PICTURE_COLUMNS, Model, Truth, make_truth, paint_model, paint_warped, score_pictures
-from talkhead.media.write import check_writable
+from talkhead.media.files import check_writable, write_whole
 from talkhead.pipeline import DEFAULTS, TalkingHeadPipeline
-from talkhead.pipeline.motion import write_whole
 from talkhead.pipeline.speaker import load_video
 
 COLUMNS = {key: PICTURE_COLUMNS[key] for key in ("psnr", "ssim", "mouth_psnr", "sharpness", "calls", "fps")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from talkhead.data.dataset import num_samples
 from talkhead.data.index import Source
 from talkhead.data.tracking import LandmarkDetector, MissingFaceError, load_detector, track_landmarks
 from talkhead.face.crop import crop_frames, face_crop, to_crop
+from talkhead.media.files import write_whole
 from talkhead.media.read import MediaInfo, MediaWarning, iter_frames, probe, read_audio
 
 Entry = dict[str, Any]
@@ -235,7 +235,7 @@ def clip_path(job: Job, name: str) -> Path:
 
 
 def _save(job: Job, name: str, tensors: dict[str, Tensor]) -> None:
-    write_whole(clip_path(job, name), save({k: v.contiguous() for k, v in tensors.items()}))
+    write_to_cache(clip_path(job, name), save({k: v.contiguous() for k, v in tensors.items()}))
 
 
 def manifest_lines(entries: Iterable[Entry]) -> bytes:
@@ -243,17 +243,11 @@ def manifest_lines(entries: Iterable[Entry]) -> bytes:
     return "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries).encode()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_to_cache(path: Path, content: bytes) -> None:
+    """Write a file of the cache whole or not at all."""
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _Unwritable(
             f"output: cannot write {str(path)!r} ({error.strerror or error}); make room or choose another folder"
         ) from error

@@ -32,13 +32,14 @@ from talkhead.data.cache import (
     new_entry,
     place_of,
     process_source,
-    write_whole,
+    write_to_cache,
 )
 from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.dataset import read_manifest
 from talkhead.data.index import Layout, Source, View, list_sources
 from talkhead.data.tracking import LandmarkDetector
 from talkhead.data.workers import map_sources
+from talkhead.media.files import sweep
 from talkhead.media.read import write_image
 
 
@@ -167,7 +168,7 @@ def _make_folder(output: Path) -> None:
 def _finish(output: Path, entries: list[Entry]) -> list[Entry]:
     """Write the sorted manifest and the contact sheet."""
     entries = sorted(entries, key=lambda e: e["name"])
-    write_whole(output / "manifest.jsonl", manifest_lines(entries))
+    write_to_cache(output / "manifest.jsonl", manifest_lines(entries))
     if (sheet := contact_sheet(output, entries)) is not None:
         write_image(output / "contact_sheet.png", sheet)
     return entries
@@ -194,7 +195,7 @@ def _settle(output: Path, settings: Entry, detector: str | LandmarkDetector, nee
                     "use the same settings to continue it, or choose a new folder"
                 )
     if recorded != settings:
-        write_whole(path, (json.dumps(settings, indent=2) + "\n").encode())
+        write_to_cache(path, (json.dumps(settings, indent=2) + "\n").encode())
     return detector
 
 
@@ -211,8 +212,8 @@ def _versions(detector: str) -> dict[str, str]:
 
 def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]:
     """Return the entries that an earlier run finished, and the sources still to do; leave a clean manifest."""
-    for scrap in [*job.output.glob(".*.tmp*"), *(job.output / "clips").glob(".*.tmp")]:
-        scrap.unlink(missing_ok=True)
+    sweep(job.output)
+    sweep(job.output / "clips")
     manifest = job.output / "manifest.jsonl"
     by_source: dict[str, dict[str, Entry]] = {}
     for entry in read_manifest(job.output) if manifest.exists() else []:
@@ -231,7 +232,7 @@ def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]
         kept += [
             e for e in done if e["status"] == "ok" and e["name"] not in names and clip_path(job, e["name"]).is_file()
         ]
-    write_whole(manifest, manifest_lines(sorted(kept, key=lambda e: e["name"])))
+    write_to_cache(manifest, manifest_lines(sorted(kept, key=lambda e: e["name"])))
     return kept, todo
 
 

@@ -31,8 +31,8 @@ from talkhead.evaluate.rows import (
     paint_warped,
     score_pictures,
 )
+from talkhead.media.files import write_whole
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.pipeline.motion import write_whole
 from talkhead.schedulers import even_timesteps
 
 Spacing = Literal["leading", "trailing"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from talkhead.pipeline.motion import write_whole
+from talkhead.media.files import write_whole
 
 Scores = dict[str, dict[str, float]]
 """Row name -> column key -> value; NaN where a value has no meaning."""
@@ -91,8 +91,8 @@ class Report:
             OSError: if the folder refuses files.
         """
         text = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
-        write_whole(folder / f"{stem}.json", lambda file: file.write(text.encode()))
-        write_whole(folder / f"{stem}.md", lambda file: file.write(self.markdown().encode()))
+        write_whole(folder / f"{stem}.json", text.encode())
+        write_whole(folder / f"{stem}.md", self.markdown().encode())
 
     def print(self) -> None:
         """Show the tables and the protocol on the screen."""

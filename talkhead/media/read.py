@@ -27,7 +27,8 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.media.clock import at_constant_rate, resampled
-from talkhead.media.write import MediaWarning, VideoWriter, check_writable, exact_fps, write_audio, write_image
+from talkhead.media.files import check_writable
+from talkhead.media.write import MediaWarning, VideoWriter, exact_fps, write_audio, write_image
 
 __all__ = [
     "MediaInfo",

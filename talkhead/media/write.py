@@ -5,12 +5,12 @@ Every file is written under a temporary name beside its target and renamed when 
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.media.files import check_writable, replacing, write_whole
 
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Sample rates that AAC can carry (ISO/IEC 14496-3, table 1.18)."""
@@ -52,8 +53,7 @@ def write_image(path: str | Path, image: Tensor) -> None:
     encoder.time_base = Fraction(1, 25)
     if name == "mjpeg":
         encoder.qmin = encoder.qmax = 2
-    with _replacing(path) as temporary:
-        temporary.write_bytes(b"".join(bytes(p) for p in [*encoder.encode(frame), *encoder.encode(None)]))
+    write_whole(path, b"".join(bytes(p) for p in [*encoder.encode(frame), *encoder.encode(None)]))
 
 
 def write_audio(path: str | Path, audio: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
@@ -76,7 +76,7 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int = SAMPLE_RATE)
         raise ValueError(f"path must end in .wav or .flac; got {str(path)!r}")
     _check_sound(audio)
     check_writable(path)
-    with _replacing(path) as temporary, av.open(str(temporary), "w") as container:
+    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
         stream: Any = container.add_stream(codecs[path.suffix.lower()], rate=sample_rate, layout="mono", format="s16")
         for frame in [_sound_frame(audio, 0, sample_rate), None]:
             container.mux(stream.encode(frame))
@@ -147,8 +147,10 @@ class VideoWriter:
         """Open the temporary file."""
         import av
 
-        self._temporary = _temporary(self.path)
-        self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(self.path))
+            self._container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            self._whole = stack.pop_all()
         self._video: Any = self._container.add_stream("libx264", rate=self.fps, options=self._options)
         height, width = (side + side % 2 for side in self.size)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
@@ -188,26 +190,26 @@ class VideoWriter:
         self.frames_written += 1
         self._encode_sound(until=round(self.frames_written / self.fps * self._sample_rate))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Finish the file and give it its name, or delete it after an error."""
-        try:
-            if kind is None:
-                self._finish()
-        except BaseException:
-            kind = BaseException
-            raise
-        finally:
+        if error is not None:
+            self._abandon()
+            self._whole.__exit__(kind, error, trace)
+            return
+        with self._whole:
             try:
-                self._container.close()
-            except Exception:
-                # After an error the container may be unable to write its end; that error is the one to show.
-                if kind is None:
-                    self._temporary.unlink(missing_ok=True)
-                    raise
-            if kind is None:
-                os.replace(self._temporary, self.path)
-            else:
-                self._temporary.unlink(missing_ok=True)
+                self._finish()
+            except BaseException:
+                self._abandon()
+                raise
+            self._container.close()
+
+    def _abandon(self) -> None:
+        """Close after an error: the container may be unable to write its end, and the error is the one to show."""
+        with suppress(Exception):
+            self._container.close()
 
     def _finish(self) -> None:
         if not self.frames_written:
@@ -251,41 +253,6 @@ def exact_fps(fps: Fraction | float) -> Fraction:
         return Fraction(fps)
     broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
     return broadcast if abs(fps - broadcast) < 1e-3 else Fraction(fps).limit_denominator(1001)
-
-
-def check_writable(path: str | Path) -> None:
-    """Raise if a file cannot be written at ``path``; leaves nothing behind. Call it before long work.
-
-    Raises:
-        OSError: if the folder is missing or refuses files, or ``path`` is a folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"output {str(path)!r} is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"output {str(path)!r} cannot be written: its folder does not exist; make it first")
-    temporary = _temporary(path)
-    try:
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        reason = error.strerror or error
-        raise type(error)(f"output {str(path)!r} cannot be written ({reason}); choose another folder") from None
-    temporary.unlink()
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; rename on success, delete on any error."""
-    temporary = _temporary(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _interleaved(image: Tensor) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities import dim_zero_cat
 
 from talkhead.data.clip import Clip
+from talkhead.media.files import write_whole
 from talkhead.modules.calibration import expected_calibration_error, fit_temperature
 from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.modules.optimizers import adam_with_cosine
@@ -278,6 +278,5 @@ def save_confusion(confusion: Tensor, emotions: Sequence[str], path: Path) -> No
         path: the PNG to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial.png")
-    plot_confusion(confusion, emotions).savefig(temporary, dpi=120)
-    os.replace(temporary, path)
+    figure = plot_confusion(confusion, emotions)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))

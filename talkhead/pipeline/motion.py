@@ -7,7 +7,6 @@ A 2-D point (x, y) is written as the complex number x + iy, so that a similarity
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +19,8 @@ from torch import Tensor
 
 from talkhead.data.clip import MOUTH
 from talkhead.data.tracking import smooth_landmarks
-from talkhead.media.read import check_writable, exact_fps
+from talkhead.media.files import check_writable, write_whole
+from talkhead.media.read import exact_fps
 from talkhead.renamed import renamed_arguments
 
 RIGID = (*range(27, 36), 36, 39, 42, 45)
@@ -110,6 +110,7 @@ class LandmarkSequence:
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"path: a landmark sequence is an .npz file; got '{path}'")
+        check_writable(path)
         landmarks, fps = self.landmarks.cpu().numpy(), np.array([self.fps.numerator, self.fps.denominator])
         write_whole(
             path, lambda file: np.savez_compressed(file, landmarks=landmarks, fps=fps, size=np.array(self.size))
@@ -143,9 +144,10 @@ class LandmarkSequence:
         Raises:
             OSError: if the file cannot be written.
         """
+        check_writable(path)
         figure = _draw(self)
         kind = Path(path).suffix.lstrip(".") or "png"
-        write_whole(Path(path), lambda file: figure.savefig(file, format=kind, dpi=120))
+        write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=120))
 
 
 def check_landmarks(landmarks: Tensor, name: str = "landmarks") -> Tensor:
@@ -238,18 +240,6 @@ def motion_gains(
     turned = torch.polar(a.abs() ** pose, a.angle() * pose)
     w = turned[:, None] * (z + expression * _gain_per_point(mouth, blink).to(z.device)) + pose * shift[:, None]
     return _real(w + centre)
-
-
-def write_whole(path: Path, write: Callable) -> None:
-    """Call ``write(file)`` on a temporary binary file beside ``path``, then rename it: whole or not at all."""
-    check_writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _complex(points: Tensor) -> Tensor:

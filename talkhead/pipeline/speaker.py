@@ -14,13 +14,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pickle
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,7 @@ from torch import Tensor
 from talkhead import __version__
 from talkhead.data.clip import EMOTIONS
 from talkhead.data.tracking import load_detector, track_landmarks
+from talkhead.media.files import new_folder
 from talkhead.media.read import exact_fps, read_audio, read_image, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
@@ -128,23 +125,6 @@ def write_parts(
             part.save_pretrained(folder / name)
     facts = {**info, "talkhead": __version__, "size": renderer.config["size"]}
     (folder / "pipeline.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes ``folder`` when all has gone well, and vanishes when not."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"output: '{folder}' exists and is not an empty folder; choose another or delete it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 @renamed_arguments(portrait_landmarks="reference_landmarks")

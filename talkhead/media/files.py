@@ -1,0 +1,110 @@
+"""The one way to write a file: under a temporary name beside it, renamed when it is complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` for a file that becomes ``path`` when all has gone well, and goes when not.
+
+    What was at ``path`` stays whole until the very end; readers, other threads and other processes see the old file
+    or the new one, never a part. The name is hidden, has ``path``'s suffix, and belongs to this call alone. The
+    content is on the disk before the name changes, so that a crash of the machine leaves no empty file either.
+
+    Args:
+        path: the file to be.
+
+    Yields:
+        The temporary path; nothing is there yet.
+
+    Raises:
+        OSError: if the file cannot be renamed.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
+    """Write a file whole or not at all; see `replacing`.
+
+    Args:
+        path: the file to write; its folder exists.
+        content: the bytes, or a function that writes them to the binary file that it is given.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise if a file cannot be written at ``path``; leaves nothing behind. Call it before long work.
+
+    Raises:
+        OSError: if the folder is missing or refuses files, or ``path`` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"output {str(path)!r} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"output {str(path)!r} cannot be written: its folder does not exist; make it first")
+    temporary = _temporary(path)
+    try:
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(f"output {str(path)!r} cannot be written ({reason}); choose another folder") from None
+    temporary.unlink()
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``folder`` when all has gone well, and vanishes when not.
+
+    Raises:
+        FileExistsError: if there is something at ``folder``.
+        OSError: if it cannot be made.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"output: '{folder}' exists and is not an empty folder; choose another or delete it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sweep(folder: str | Path) -> None:
+    """Delete the temporary files that killed processes left in ``folder``; none may be writing there."""
+    for scrap in Path(folder).glob(".*.tmp*"):
+        scrap.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name that no other call gets: two threads of one process may write the same file."""
+    return path.with_name(f".{path.stem[:40]}.{os.getpid()}-{secrets.token_hex(6)}.tmp{path.suffix}")

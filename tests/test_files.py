@@ -1,0 +1,77 @@
+"""A file is there whole or not at all, whoever else writes it at the same time."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from talkhead.media.files import new_folder, replacing, sweep, write_whole
+
+
+def test_bytes_and_functions_are_written(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a", b"one")
+    write_whole(tmp_path / "b", lambda file: file.write(b"two"))
+    assert (tmp_path / "a").read_bytes() == b"one" and (tmp_path / "b").read_bytes() == b"two"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+
+    def fail(file: object) -> None:
+        assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
+        raise error
+
+    with pytest.raises(error):
+        write_whole(path, fail)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    contents = [bytes([k]) * 100_000 for k in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_whole(path, content), contents * 4))
+    assert path.read_bytes() in contents and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("fsync"))
+    monkeypatch.setattr(os, "replace", lambda source, target: calls.append(Path(source).read_text()))
+    write_whole(tmp_path / "a", b"content")
+    assert calls == ["fsync", "content"]
+
+
+def test_names_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 120 + ".json")  # 245 of 255 bytes
+    with replacing(path) as temporary:
+        assert temporary.suffix == ".json" and temporary.name.startswith(".")
+        temporary.write_text("x")
+    assert path.read_text() == "x"
+
+
+def test_sweep_takes_what_killed_processes_left(tmp_path: Path) -> None:
+    kept = tmp_path / "a.safetensors"
+    write_whole(kept, b"")
+    with pytest.raises(OSError), replacing(tmp_path / "b.json") as temporary:
+        temporary.write_text("half")
+        left = temporary.rename(tmp_path / ".b.1-0.tmp.json")  # as if the process were gone before it could tidy up
+    assert left.exists()
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("x")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "x"]
+    with pytest.raises(FileExistsError, match="not an empty folder"), new_folder(tmp_path / "a"):
+        pass
