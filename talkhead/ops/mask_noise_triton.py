@@ -30,6 +30,9 @@ PER_255 = tl.constexpr(1 / 255)
 BLOCK = (16, 64)
 """Rows and columns of a tile: 64 float32 are two full 128-byte lines."""
 
+WARPS = 4
+"""Warps that share a tile."""
+
 _arriving: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
 
@@ -146,7 +149,9 @@ def _paint(
         tl.store(place + CHANNEL * stride, _narrow(value, place.dtype.element_ty, INTERPRETED), mask=inside)
 
 
-@triton.jit
+# Counts need no special code of their own: a height of 1 would even become a constant without a type. Strides and the
+# width do: with a stride of 1 and whole lines of 16 a thread moves 16 bytes at once.
+@triton.jit(do_not_specialize=["frames", "height", "count", "half", "limit"])
 def mask_noise_kernel(
     video, video_b, video_t, video_c, video_h, video_w,
     clean, clean_b, clean_t, clean_c, clean_h, clean_w,
@@ -216,6 +221,7 @@ def mask_noise_fused(
     dtype: torch.dtype,
     return_mask: bool,
     block: tuple[int, int] = BLOCK,
+    num_warps: int = WARPS,
 ) -> tuple[Tensor, Tensor]:
     """Launch the kernel; arguments as the custom operator's, checked there.
 
@@ -236,6 +242,7 @@ def mask_noise_fused(
         dtype: type of the result.
         return_mask: whether the mask is written.
         block: rows and columns of a tile, powers of two; the result does not depend on it.
+        num_warps: warps of 32 threads that share a tile; the result does not depend on it.
 
     Returns:
         (B, C, T, H, W) frames and the (B, T, H, W) bool mask (empty where it was not asked for).
@@ -261,6 +268,7 @@ def mask_noise_fused(
             num_frames, height, width, landmarks.shape[2], half, limit, high - low, low,
             CHANNELS=channels, SUM=summed, BLEND=clean is not None, MASK=return_mask,
             INTERPRETED=not video.is_cuda, BLOCK_Y=block[0], BLOCK_X=block[1], enable_fp_fusion=False,
+            num_warps=num_warps,
         )  # fmt: skip
     _warn(missing)
     return out, mask
