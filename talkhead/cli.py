@@ -120,11 +120,17 @@ def add_generate(verbs: Any) -> None:
     )
     verb.add_argument("--image", required=True, help="the portrait: any picture with a face in it")
     verb.add_argument("--audio", help="the speech: any sound or video file; may be left out with --landmarks")
-    verb.add_argument("--output", required=True, help="the video, an .mp4")
+    verb.add_argument(
+        "--output", required=True, help="the video: .mp4, .mov, .webm or .gif, or pictures: frames/%%05d.png"
+    )
     verb.add_argument("--landmarks", help="an .npz of landmarks to paint instead of those heard in the speech")
     verb.add_argument("--fps", type=Fraction, help="frames per second, such as 25 or 30000/1001 (the speaker's)")
     verb.add_argument(
         "--frame", choices=["crop", "full"], default="crop", help="the face, or all of IMAGE (%(default)s)"
+    )
+    verb.add_argument("--size", type=int, metavar="PX", help="side of the crop (the portrait's own, at most 512)")
+    verb.add_argument(
+        "--transparent", action="store_true", help="keep IMAGE's opacity; for .webm and pictures as OUTPUT"
     )
     verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds the face (%(default)s)")
     verb.add_argument(

@@ -111,7 +111,8 @@ def test_imports_point_back_along_the_data(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "homes"), [("triton", {"ops.mask_noise_triton"}), ("av", {"media.read", "media.write"})]
+    ("package", "homes"),
+    [("triton", {"ops.mask_noise_triton"}), ("av", {"media.read", "media.write", "media.formats"})],
 )
 def test_a_package_has_its_home(package: str, homes: set[str]) -> None:
     for path in sources():

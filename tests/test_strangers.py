@@ -96,7 +96,9 @@ def test_a_photograph_speaks_and_stays_that_person(pipe, detector):
     picture = read_portrait(data.astronaut())
     points = find_face(picture, detector, "largest")
     speech = read_audio(pipe.folder / "speech.flac")[8000:32000]
-    result = pipe(picture, speech, reference_landmarks=points, emotion="neutral", mouth=1.5)
+    result = pipe(
+        picture, speech, reference_landmarks=points, emotion="neutral", mouth=1.5, size=pipe.renderer.config.size
+    )
     frames = result.frames.permute(0, 3, 1, 2)
     size, scale = pipe.renderer.config.size, pipe.info["crop_scale"]
     portrait = crop_portrait(picture, points, scale, size)

@@ -6,47 +6,73 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.face.warp import spline_displacement
+from talkhead.face.warp import displace, spline_displacement
 
 STIFFNESS = 1e-3
 """That of ``thin_plate_spline_warp``."""
 
 
-def restore_detail(painted: Tensor, landmarks: Tensor, square: Tensor, square_landmarks: Tensor) -> Tensor:
+class DetailRestorer:
     """Enlarge painted frames to the portrait's resolution with the portrait's own fine detail.
 
-    With W the portrait bent to a frame's landmarks at full resolution, D shrinking to the painted size and U enlarging,
-    the result is W + U(painted - D(W)): what the renderer has changed, on skin and hair as sharp as they were.
+    With V the spline's displacement to a frame's landmarks, W the portrait bent by it at full resolution, w the same of
+    the small portrait and U enlarging, the result is W + U(painted - w): what the renderer has changed, on skin and
+    hair as sharp as they were. Where the renderer copies, the result is the bent portrait itself.
+
+    A square that stays in its picture must not move at its border: there V and the change fade to nothing, so that hair
+    and shoulders are stretched across the border. Blending two pictures there would show them twice.
 
     Args:
-        painted: (T, 3, s, s) uint8.
-        landmarks: (T, 68, 2) px of ``painted``.
-        square: (3, S, S) uint8 the portrait, S > s.
-        square_landmarks: (68, 2) the portrait's landmarks, in px of ``painted``.
-
-    Returns:
-        (T, 3, S, S) uint8.
+        square: (3, S, S) uint8 RGB, or (4, S, S) with the opacity: the portrait.
+        face: (3, s, s) uint8 the portrait as the renderer saw it.
+        landmarks: (68, 2) the portrait's landmarks, px of ``face``.
+        border: share of the side over which the motion fades; 0: not at all.
     """
-    large = square[None].float()
-    sharp = [
-        _add_change(frame[None].float(), _bend(large, square_landmarks[None], points[None], painted.shape[-1]))
-        for frame, points in zip(painted, landmarks, strict=True)  # one by one: full-size floats are large
-    ]
-    return torch.cat(sharp).round().clamp(0, 255).to(torch.uint8)
+
+    def __init__(self, square: Tensor, face: Tensor, landmarks: Tensor, border: float = 0.0) -> None:
+        self.side, self.size = square.shape[-1], face.shape[-1]
+        self.opaque = len(square) == 3
+        large = square[None].float()
+        # Colours that are weighted by their opacity can be moved; those under no opacity mean nothing.
+        self._square = large if self.opaque else torch.cat((large[:, :3] * (large[:, 3:] / 255), large[:, 3:]), 1)
+        self._face, self._landmarks = face[None].float(), landmarks[None]
+        self._weight = fading(self.size, border)
+        centres = (torch.arange(self.side) + 0.5) / self.side * 2 - 1
+        self._still = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)[None]
+
+    @torch.inference_mode()
+    def __call__(self, painted: Tensor, landmarks: Tensor) -> Tensor:
+        """Enlarge (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks to (t, 3 or 4, S, S) uint8."""
+        source = self._landmarks.expand(len(landmarks), -1, -1)
+        shift = spline_displacement(source, landmarks, (self.size, self.size), STIFFNESS)
+        change = painted.float() - displace(self._face.expand(len(painted), -1, -1, -1), shift)
+        shift = (shift * self._weight[..., None]).permute(0, 3, 1, 2)
+        # One by one: full-size floats are large.
+        sharp = [self._add(*one) for one in zip(shift.split(1), (change * self._weight).split(1), strict=True)]
+        return torch.cat(sharp)
+
+    def _add(self, shift: Tensor, change: Tensor) -> Tensor:
+        side = (self.side, self.side)
+        moved = F.interpolate(shift, side, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        grid = moved.mul_(2 / self.size).add_(self._still)
+        bent = F.grid_sample(self._square, grid, padding_mode="border", align_corners=False)
+        grown = F.interpolate(change, side, mode="bicubic", align_corners=False)
+        if self.opaque:
+            return bent.add_(grown).round_().clamp_(0, 255).to(torch.uint8)
+        opacity = bent[:, 3:]
+        colours = bent[:, :3] / (opacity / 255).clamp_min(1e-4) + grown
+        return torch.cat((colours, opacity), 1).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _bend(square: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
-    """Warp (1, 3, S, S) to landmarks in px of a smaller ``size``; the spline is smooth enough to be computed there."""
-    side = square.shape[-1]
-    shift = spline_displacement(source, target, (size, size), STIFFNESS).permute(0, 3, 1, 2)
-    shift = F.interpolate(shift, (side, side), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
-    centres = (torch.arange(side) + 0.5) / side * 2 - 1
-    still = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)
-    return F.grid_sample(square, still + shift * (2 / size), padding_mode="border", align_corners=False)
+def fading(side: int, border: float) -> Tensor:
+    """Return (side, side) weights: 1 inside, falling along a smooth step to 0 at the border's outermost pixels.
 
-
-def _add_change(painted: Tensor, warped: Tensor) -> Tensor:
-    """Return W + U(painted - D(W))."""
-    size, side = painted.shape[-1], warped.shape[-1]
-    change = painted - F.interpolate(warped, (size, size), mode="bilinear", antialias=True)
-    return warped + F.interpolate(change, (side, side), mode="bicubic", align_corners=False)
+    Args:
+        side: px.
+        border: share of the side over which they fall; 0: all weights are 1.
+    """
+    position = torch.arange(side, dtype=torch.float32)
+    distance = torch.minimum(position, side - 1 - position)
+    ramp = (distance / (border * side)).clamp(max=1) if border else torch.ones(side)
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    return ramp[:, None] * ramp

@@ -90,6 +90,14 @@ class VideoWriter:
     only: an odd width or height is made even by repeating the last column or row. All frames and all sound given are
     written; where their lengths differ by more than one frame a ``MediaWarning`` says so.
 
+    Other containers are written by classes that differ in the attributes below.
+
+    Attributes:
+        suffixes: endings that the target may have.
+        container: FFmpeg's name of the format.
+        codec, pix_fmt, source: of the picture: the encoder, what it is given, and the layout of the frames appended.
+        sound: the sound's encoder, and the rate it insists on (None: any that AAC carries).
+
     Example:
         >>> import tempfile, torch
         >>> from pathlib import Path
@@ -100,6 +108,11 @@ class VideoWriter:
         >>> video.frames_written, path.exists()
         (5, True)
     """
+
+    suffixes: tuple[str, ...] = (".mp4", ".m4v", ".mov")
+    container = "mp4"
+    codec, pix_fmt, source = "libx264", "yuv420p", "rgb24"
+    sound: tuple[str, int | None] = ("aac", None)
 
     def __init__(
         self,
@@ -127,8 +140,8 @@ class VideoWriter:
             OSError: if the target cannot be written.
         """
         self.path = Path(path)
-        if self.path.suffix.lower() not in (".mp4", ".m4v", ".mov"):
-            raise ValueError(f"path must end in .mp4, .m4v or .mov; got {str(path)!r}")
+        if self.path.suffix.lower() not in self.suffixes:
+            raise ValueError(f"path must end in {' or '.join(self.suffixes)}; got {str(path)!r}")
         self.fps, self.size = exact_fps(fps), (int(size[0]), int(size[1]))
         if min(self.size) < 1:
             raise ValueError(f"size must be (height, width) in px, both at least 1; got {tuple(size)}")
@@ -147,20 +160,22 @@ class VideoWriter:
         """Open the temporary file."""
         import av
 
+        options = {"movflags": "+faststart"} if self.container == "mp4" else {}
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
-            self._container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container = av.open(str(temporary), "w", format=self.container, options=options)
             self._whole = stack.pop_all()
-        self._video: Any = self._container.add_stream("libx264", rate=self.fps, options=self._options)
+        self._video: Any = self._container.add_stream(self.codec, rate=self.fps, options=self._options)
         height, width = (side + side % 2 for side in self.size)
-        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+        self._video.width, self._video.height, self._video.pix_fmt = width, height, self.pix_fmt
         context = self._video.codec_context
         # 1 is BT.709 in all three tables of ITU-T H.273; untagged video is shown with another matrix on each player.
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
         self._audio: Any = None
         if self._sound is not None:
-            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout="mono")
+            encoder, rate = self.sound
+            self._audio = self._container.add_stream(encoder, rate=rate or self._sample_rate, layout="mono")
         return self
 
     def append(self, frame: Tensor) -> None:
@@ -172,23 +187,26 @@ class VideoWriter:
         Raises:
             ValueError: if its shape or type is another.
         """
-        import av
-        from av.video.reformatter import Interpolation as Flags
-
-        picture = _interleaved(frame)
+        picture = _interleaved(frame) if self.source == "rgb24" else frame.cpu().numpy()
         if picture.shape[:2] != self.size:
             raise ValueError(
                 f"frame must be {self.size} px (height, width) as the writer's size; got {picture.shape[:2]}"
             )
         odd = [(0, side % 2) for side in self.size]
-        picture = np.ascontiguousarray(np.pad(picture, [*odd, (0, 0)], mode="edge"))
-        shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        exact = Flags.BICUBIC | Flags.ACCURATE_RND
-        shown = shown.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", interpolation=exact)
+        shown = self._for_encoder(np.ascontiguousarray(np.pad(picture, [*odd, (0, 0)], mode="edge")))
         shown.pts, shown.time_base = self.frames_written, 1 / self.fps
         self._container.mux(self._video.encode(shown))
         self.frames_written += 1
         self._encode_sound(until=round(self.frames_written / self.fps * self._sample_rate))
+
+    def _for_encoder(self, picture: np.ndarray) -> Any:
+        """Return an (H, W, C) picture as the encoder takes it."""
+        import av
+        from av.video.reformatter import Interpolation as Flags
+
+        shown = av.VideoFrame.from_ndarray(picture, format=self.source)
+        exact = Flags.BICUBIC | Flags.ACCURATE_RND
+        return shown.reformat(format=self.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG", interpolation=exact)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,12 +14,15 @@ from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, emotion_probabilities
 from talkhead.data.tracking import LandmarkDetector
-from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, paste_crop, to_crop
-from talkhead.face.detail import restore_detail
-from talkhead.media.read import VideoWriter, exact_fps, read_audio, read_image
+from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, to_crop
+from talkhead.media.formats import open_writer
+from talkhead.media.read import exact_fps, read_audio, read_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet, num_frames_of
 from talkhead.pipeline.motion import LandmarkSequence, check_landmarks, motion_gains
+
+if TYPE_CHECKING:
+    from talkhead.pipeline.placing import FramePlacer
 
 EMOTION_SECONDS = 60
 """The emotion is judged on at most this much of the recording's beginning, so that a stream can start at once."""
@@ -62,7 +65,7 @@ class Result:
     """A talking-head video, or (from `TalkingHeadPipeline.stream`) a piece of one.
 
     Attributes:
-        frames: (T, H, W, 3) uint8 RGB.
+        frames: (T, H, W, 3) uint8 RGB, or (T, H, W, 4) with the opacity where it was asked for.
         landmarks: (T, 68, 2) float32 px of ``frames``.
         emotion: the probability of each emotion's name.
         audio: (S,) float32 the speech at 16 kHz, or None.
@@ -80,14 +83,14 @@ class Result:
     start: int = 0
 
     def save(self, path: str | Path) -> None:
-        """Write an MP4 (H.264, AAC) with the speech as its sound, whole or not at all.
+        """Write the video with the speech as its sound, whole or not at all; see `open_writer` for the formats.
 
         Raises:
-            ValueError: if the name does not end in .mp4, .m4v or .mov.
+            ValueError: if the name's ending is none of them, or the format has no opacity and the frames have.
             OSError: if the file cannot be written.
         """
-        height, width = self.frames.shape[1:3]
-        with VideoWriter(path, self.fps, (height, width), self.audio) as video:
+        height, width, channels = self.frames.shape[1:]
+        with open_writer(path, self.fps, (height, width), self.audio, alpha=channels == 4) as video:
             for frame in self.frames:
                 video.append(frame)
 
@@ -111,12 +114,12 @@ class Stream(Iterator[Result]):
         emotion: Tensor,
         fps: Fraction,
         num_frames: int,
-        frame: Literal["crop", "full"],
+        placer: FramePlacer,
     ) -> None:
-        self._painted, self._portrait, self._frame = painted, portrait, frame
+        self._painted, self._portrait, self._placer = painted, portrait, placer
         self.audio, self.fps, self.num_frames = audio, fps, num_frames
         self.emotion = dict(zip(EMOTIONS, emotion.tolist(), strict=True))
-        self.size = portrait.size if frame == "full" else (portrait.face.shape[1], portrait.face.shape[2])
+        self.size = placer.size
         self._done = 0
 
     def __next__(self) -> Result:
@@ -125,8 +128,8 @@ class Stream(Iterator[Result]):
         start, self._done = self._done, self._done + len(painted)
         in_picture = self._portrait.to_picture(landmarks)
         return Result(
-            frames=place_frames(painted, landmarks, self._portrait, self._frame),
-            landmarks=in_picture if self._frame == "full" else landmarks,
+            frames=self._placer(painted, landmarks),
+            landmarks=self._placer.to_frame(landmarks),
             emotion=self.emotion,
             audio=self._sound(start, self._done),
             fps=self.fps,
@@ -359,22 +362,3 @@ def move_landmarks(
 def scale_motion(landmarks: Iterator[Tensor], portrait: Portrait, **gains: float) -> Iterator[Tensor]:
     """Apply `motion_gains` relative to the portrait's face."""
     return (motion_gains(part, portrait.reference_landmarks, **gains) for part in landmarks)
-
-
-def place_frames(painted: Tensor, landmarks: Tensor, portrait: Portrait, frame: str) -> Tensor:
-    """Return (t, H, W, 3) uint8 frames: the painted squares themselves, or the picture with them blended in.
-
-    Args:
-        painted: (t, 3, s, s) uint8.
-        landmarks: (t, 68, 2) px of ``painted``.
-        portrait: what they were painted from.
-        frame: "crop" or "full".
-    """
-    painted = painted.cpu()
-    if frame == "full":
-        side = round(portrait.crop.side)
-        if side > painted.shape[-1]:
-            square = crop_frames(portrait.picture, portrait.crop, side)
-            painted = restore_detail(painted, landmarks, square, portrait.reference_landmarks)
-        painted = paste_crop(portrait.picture, painted, portrait.crop)
-    return painted.permute(0, 2, 3, 1).contiguous()

@@ -3,7 +3,7 @@
 The data's way, each step a function below:
 
     read_portrait -> find_face -> crop_portrait ----+
-    read_speech -> classify_emotion ----------------+-> move_landmarks -> render_windows -> place_frames -> Result
+    read_speech -> classify_emotion ----------------+-> move_landmarks -> render_windows -> FramePlacer -> Result
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.tracking import LandmarkDetector, load_detector
-from talkhead.media.write import VideoWriter
+from talkhead.media.formats import open_writer
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.motion import LandmarkSequence, check_gain
+from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
 from talkhead.pipeline.speaker import EXTRAS, check_emotions, find_folder, load_parts, new_folder, write_parts
 from talkhead.pipeline.stages import (
     Portrait,
@@ -130,7 +131,8 @@ class TalkingHeadPipeline:
         Args:
             image: see `stream`.
             audio: see `stream`.
-            output: an .mp4, .m4v or .mov file; it appears when it is complete, or not at all.
+            output: an .mp4, .m4v, .mov, .webm or .gif file, or pictures (``frames/%05d.png``); it appears when it is
+                complete, or not at all.
             progress: show a bar on stderr.
             options: see `stream`.
 
@@ -141,10 +143,11 @@ class TalkingHeadPipeline:
             ValueError, FileNotFoundError: as `stream`.
             OSError: if ``output`` cannot be written; this is found out before the work begins.
         """
-        VideoWriter(output, fps=25, size=(2, 2))  # opens nothing, and refuses what it could not write
+        alpha = bool(options.get("transparent"))
+        open_writer(output, fps=25, size=(2, 2), alpha=alpha)  # opens nothing, and refuses what it could not write
         pieces = self.stream(image, audio, **options)
         with (
-            VideoWriter(output, pieces.fps, pieces.size, pieces.audio) as video,
+            open_writer(output, pieces.fps, pieces.size, pieces.audio, alpha=alpha) as video,
             progress_bar(pieces.num_frames, progress) as advance,
         ):
             for piece in pieces:
@@ -167,6 +170,8 @@ class TalkingHeadPipeline:
         fps: float | Fraction | None = None,
         sample_rate: int = SAMPLE_RATE,
         frame: Literal["crop", "full"] = "crop",
+        size: int | None = None,
+        transparent: bool = False,
         detector: str | LandmarkDetector = "auto",
         face: str | int = "largest",
         mouth: float = 1.0,
@@ -195,8 +200,9 @@ class TalkingHeadPipeline:
             seed: of the noise and of the small motions that speech does not tell.
             fps: frames per second; None: those of the landmark sequence, else the pipeline's (25).
             sample_rate: of ``audio`` where that is not a file.
-            frame: "crop": the square around the face at the renderer's size; "full": the portrait's whole picture, with
-                the painted square blended in.
+            frame: "crop": the square around the face; "full": the portrait's whole picture, with the face moving in it.
+            size: px, side of the crop; None: as large as the portrait has it, from the renderer's size up to 512.
+            transparent: keep the opacity of the portrait's picture in the frames, which then have four channels.
             detector: "auto", "face-alignment", "dlib" or a `LandmarkDetector`.
             face: which face of several: "largest", "center" or an index from the left.
             mouth: gain of the mouth's motion; 1 changes nothing. See `motion_gains`.
@@ -215,8 +221,7 @@ class TalkingHeadPipeline:
             FileNotFoundError: if a file does not exist.
             ValueError: if an argument is out of range, a file cannot be read, or no face is found.
         """
-        if frame not in ("crop", "full"):
-            raise ValueError(f"frame must be 'crop' or 'full'; got {frame!r}")
+        check_output(frame, size)
         options = self._window_options(window, overlap, num_inference_steps, start_timestep)
         options |= {"seed": seed, "guidance_scale": guidance_scale}
         for name, gain in {"mouth": mouth, "pose": pose, "blink": blink, "idle": idle}.items():
@@ -226,6 +231,7 @@ class TalkingHeadPipeline:
         rate = choose_fps(fps, given, self.info["fps"])
         speech = read_speech(audio, sample_rate, optional=given is not None)
         picture = read_portrait(image)
+        alpha = read_alpha(image) if transparent else None
         if reference_landmarks is None:
             reference_landmarks = find_face(picture, self._detector(detector), face)
         portrait = crop_portrait(picture, reference_landmarks, self.info["crop_scale"], self.renderer.config.size)
@@ -237,7 +243,8 @@ class TalkingHeadPipeline:
             moved = place_landmarks(given, portrait)
         moved = scale_motion(moved, portrait, mouth=mouth, pose=pose, blink=blink)
         painted = paint(self.renderer, self.scheduler, portrait, moved, feeling, options)
-        return Stream(painted, portrait, speech, feeling, rate, num_frames, frame)
+        placer = FramePlacer(portrait, frame, size, alpha)
+        return Stream(painted, portrait, speech, feeling, rate, num_frames, placer)
 
     def _window_options(
         self, window: int | None, overlap: int | None, steps: int | None, start_timestep: int | None

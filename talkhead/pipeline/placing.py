@@ -1,0 +1,127 @@
+"""Where painted squares are shown: as a picture of their own, as large as the portrait allows, or in the portrait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talkhead.face.crop import crop_frames
+from talkhead.face.detail import DetailRestorer
+from talkhead.pipeline.stages import Portrait
+
+LARGEST = 512
+"""px, side of the crop where no size is asked for and the portrait has more: what browsers and phones show well."""
+BORDER = 0.15
+"""Share of the square's side over which the motion fades where the square stays in its picture."""
+
+
+class FramePlacer:
+    """Turn painted squares into frames.
+
+    Attributes:
+        size: (height, width) of the frames in px.
+
+    Args:
+        portrait: what the squares were painted from.
+        frame: "crop": the square alone; "full": the whole picture with the square in it.
+        size: side of the crop in px; None: as the portrait has it, from the renderer's size to ``LARGEST``.
+        alpha: (H, W) uint8 opacity of the portrait's picture: frames then have four channels.
+
+    Raises:
+        ValueError: if ``frame`` or ``size`` is out of range, or ``size`` is given for a whole picture.
+    """
+
+    def __init__(
+        self,
+        portrait: Portrait,
+        frame: Literal["crop", "full"] = "crop",
+        size: int | None = None,
+        alpha: Tensor | None = None,
+    ) -> None:
+        check_output(frame, size)
+        self._portrait, self._full = portrait, frame == "full"
+        picture = portrait.picture if alpha is None else torch.cat((portrait.picture, alpha[None]))
+        self._painted_size = portrait.face.shape[-1]
+        self._side = round(portrait.crop.side) if self._full else size or fitting_size(portrait)
+        self.size = portrait.size if self._full else (self._side, self._side)
+        self._restore: DetailRestorer | None = None
+        self._picture = picture.permute(1, 2, 0).contiguous()
+        if self._full or alpha is not None or self._side > self._painted_size:
+            square = torch.cat([crop_frames(part, portrait.crop, self._side) for part in _threes(picture)])
+            square = square[: len(picture)]
+            border = BORDER if self._full else 0.0
+            self._restore = DetailRestorer(square, portrait.face, portrait.reference_landmarks, border)
+
+    def __call__(self, painted: Tensor, landmarks: Tensor) -> Tensor:
+        """Return (t, H, W, 3 or 4) uint8 frames of (t, 3, s, s) uint8 squares with their (t, 68, 2) px landmarks."""
+        painted, landmarks = painted.cpu(), landmarks.cpu()
+        if self._restore is not None:
+            painted = self._restore(painted, landmarks)
+        elif self._side < self._painted_size:
+            whole = type(self._portrait.crop)(0.0, 0.0, float(self._painted_size))
+            painted = crop_frames(painted, whole, self._side)
+        if not self._full:
+            return painted.permute(0, 2, 3, 1).contiguous()
+        return self._in_picture(painted.permute(0, 2, 3, 1))
+
+    def to_frame(self, landmarks: Tensor) -> Tensor:
+        """Turn (..., 68, 2) px of the painted square into px of the frames."""
+        if self._full:
+            return self._portrait.to_picture(landmarks)
+        return (landmarks + 0.5) * (self._side / self._painted_size) - 0.5
+
+    def _in_picture(self, squares: Tensor) -> Tensor:
+        x, y, side = (round(value) for value in (self._portrait.crop.x, self._portrait.crop.y, self._side))
+        height, width = self.size
+        frames = self._picture.expand(len(squares), -1, -1, -1).clone()
+        left, right, top, bottom = max(x, 0), min(x + side, width), max(y, 0), min(y + side, height)
+        if left < right and top < bottom:
+            frames[:, top:bottom, left:right] = squares[:, top - y : bottom - y, left - x : right - x]
+        return frames
+
+
+def fitting_size(portrait: Portrait) -> int:
+    """Return the side in px at which the crop is shown where none is asked for: even, as H.264 wants it."""
+    side = min(max(round(portrait.crop.side), portrait.face.shape[-1]), max(LARGEST, portrait.face.shape[-1]))
+    return side - side % 2
+
+
+def check_output(frame: str, size: int | None) -> None:
+    """Raise a ValueError where frame or size is out of range."""
+    if frame not in ("crop", "full"):
+        raise ValueError(f"frame must be 'crop' or 'full'; got {frame!r}")
+    if size is not None and frame == "full":
+        raise ValueError("size is for frame='crop'; with frame='full' the frames are as large as the portrait")
+    if size is not None and (size != int(size) or not 16 <= size <= 4096):
+        raise ValueError(f"size must be a whole number of px in 16..4096; got {size}")
+
+
+def read_alpha(image: Any) -> Tensor:
+    """Return the (H, W) uint8 opacity of a picture, upright as `read_portrait` returns its colours.
+
+    Args:
+        image: a file or a PIL image.
+
+    Raises:
+        ValueError: if the picture has no opacity, or there is none to ask for.
+    """
+    from PIL import Image, ImageOps
+
+    if not isinstance(image, str | Path) and not hasattr(image, "convert"):
+        raise ValueError("transparent needs a file or a PIL image with an alpha channel; an array's opacity is unknown")
+    if isinstance(image, str | Path):
+        with Image.open(image) as picture:
+            return read_alpha(picture)
+    if not image.has_transparency_data:
+        raise ValueError("transparent needs a picture with an alpha channel, such as a PNG or WebP; this one has none")
+    alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    return torch.from_numpy(np.array(alpha))
+
+
+def _threes(picture: Tensor) -> list[Tensor]:
+    """Split (3 or 4, H, W) into pictures of three channels, which is what is cropped; the opacity three times."""
+    return [picture[:3]] if len(picture) == 3 else [picture[:3], picture[3:].expand(3, -1, -1)]
