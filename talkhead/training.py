@@ -6,8 +6,6 @@ Lightning is imported when one of them runs, so that ``talkhead --help`` answers
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +73,6 @@ def training_cli() -> Callable[[list[str]], Any]:
 
     model: dict[str, Any] = {}
     always = LambdaCallback(
-        on_train_batch_start=seed_batch,
         on_save_checkpoint=lambda trainer, module, checkpoint: describe_model(checkpoint, model),
     )
 
@@ -94,18 +91,6 @@ def training_cli() -> Callable[[list[str]], Any]:
         )
 
     return run
-
-
-def seed_batch(trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-    """Start every training step from a random state of its own, so that a resumed run draws what an unbroken one draws.
-
-    The state belongs to the run's seed, the epoch, the batch and the process.
-    """
-    import torch
-
-    key = (int(os.environ.get("PL_GLOBAL_SEED", "0")), trainer.current_epoch, batch_idx, trainer.global_rank)
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 def describe_model(checkpoint: dict[str, Any], model: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def model(scheduler: Any = None, landmarks: bool = True) -> Any:
     return SimpleNamespace(
         renderer=Renderer(size=32, widths=(8, 16), patch=2).eval(),
         scheduler=scheduler or MaskNoiseBridgeScheduler(),
-        landmark_net=LandmarkNet(width=16, heads=2, layers=1).eval() if landmarks else None,
+        landmark_net=LandmarkNet(width=16, heads=2, layers=1, portrait_view="summary").eval() if landmarks else None,
         emotion_net=None,
         info={"window": 8, "overlap": 2, "num_inference_steps": 4},
     )

@@ -113,7 +113,7 @@ def test_summary_of_a_portrait() -> None:
 
 
 def test_nothing_but_the_pace_tells_the_habits_apart() -> None:
-    net = make_net(habits=2)
+    net = make_net(portrait_view="points", habits=2)
     net.standardize.weight.fill_(1.0)
     net.standardize.square.fill_(1.0)
     net.progress.weight.data.zero_()
@@ -330,7 +330,7 @@ def batch() -> Clip:
 @pytest.mark.parametrize("portrait", [0.0, 0.5])
 def test_training_learns_to_open_the_mouth_with_the_sound(portrait: float) -> None:
     module = LandmarkGenerator(
-        LandmarkNet(width=32, heads=2, layers=1, dropout=0.0, spec_augment=False),
+        LandmarkNet(width=32, heads=2, layers=1, dropout=0.0, spec_augment=False, portrait_view="points"),
         velocity_weight=0.5,
         portrait=portrait,
     )
@@ -356,7 +356,8 @@ def test_training_learns_to_open_the_mouth_with_the_sound(portrait: float) -> No
 def test_module_fits_validates_and_logs(tmp_path) -> None:
     from lightning import Trainer
 
-    module = LandmarkGenerator(LandmarkNet(width=32, heads=2), augment=0.5, speed=0.1, portrait=0.5, size=64)
+    net = LandmarkNet(width=32, heads=2, portrait_view="summary")
+    module = LandmarkGenerator(net, augment=0.5, speed=0.1, portrait=0.5, size=64)
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",

@@ -30,8 +30,8 @@ def batch_of(count: int = 4, frames: int = 3, size: int = 16) -> Clip:
 
 
 def one_step(module: VideoDiffusion, batch: Clip) -> torch.Tensor:
-    frames, landmarks = module._augmented(batch, module._generator())
-    return module.loss(frames, landmarks, torch.eye(8)[batch.emotion], module._generator())
+    frames, landmarks = module._augmented(batch, module._generator(0))
+    return module.loss(frames, landmarks, torch.eye(8)[batch.emotion], module._generator(0))
 
 
 def learn(module: VideoDiffusion, steps: int, seed: int = 0) -> list[float]:
@@ -67,12 +67,13 @@ def test_the_class_shows_in_the_output_whatever_the_landmarks():
     assert levels == sorted(levels) and levels[0] + 10 < levels[2] < levels[4] - 10
 
 
-def test_the_draws_belong_to_seed_and_step():
+def test_the_draws_belong_to_the_seed(monkeypatch):
     module = VideoDiffusion(Renderer(**SMALL), recolour=0.5, mirror=0.5, jitter=0.5, mouth_weight=2.0)
     batch = batch_of()
-    assert one_step(module, batch).item() == one_step(module, batch).item()
-    other = VideoDiffusion(module.renderer, recolour=0.5, mirror=0.5, jitter=0.5, mouth_weight=2.0, seed=1)
-    assert one_step(module, batch).item() != one_step(other, batch).item()
+    first = one_step(module, batch).item()
+    assert one_step(module, batch).item() == first
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    assert one_step(module, batch).item() != first
 
 
 def test_the_loss_by_hand():
@@ -115,7 +116,7 @@ def test_the_fused_forward_step_is_the_schedulers(carrier, scheduler):
     renderer = Renderer(**SMALL, carrier=carrier)
     module = VideoDiffusion(renderer, scheduler)
     batch, t, seeds = batch_of(), torch.tensor([0, 250, 700, 999]), torch.arange(4)
-    frames, landmarks = module._augmented(batch, module._generator())
+    frames, landmarks = module._augmented(batch, module._generator(0))
     sample, target, _ = module._noised(frames, landmarks, seeds, t)
     noise = renderer.prepare(batch.reference, batch.reference_landmarks, batch.landmarks, seed=seeds).noise
     torch.testing.assert_close(sample, scheduler.add_noise(target, noise, t), atol=2e-6, rtol=0)  # float32 rounding
@@ -131,7 +132,7 @@ def test_its_own_answers_stand_on_the_bridge():
     """Untrained, the renderer answers with the carrier c: one or two steps on, x_s = (1 - s) c + s n."""
     module = VideoDiffusion(Renderer(**SMALL), own_share=1.0)
     batch, seeds = batch_of(), torch.arange(4)
-    frames, landmarks = module._augmented(batch, module._generator())
+    frames, landmarks = module._augmented(batch, module._generator(0))
     places = (batch.reference, batch.reference_landmarks, batch.landmarks)
     condition = module.renderer.prepare(*places, seed=seeds)
     depths = set()

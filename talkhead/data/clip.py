@@ -54,6 +54,10 @@ class Clip:
         """Return the record in page-locked memory; data loaders call it before a copy to a GPU."""
         return self._each(Tensor.pin_memory)
 
+    def first(self, count: int) -> Clip:
+        """Return the batch's first ``count`` clips."""
+        return self._each(lambda tensor: tensor[:count])
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Clip:
         """Return the record with ``change`` applied to every tensor it has."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}

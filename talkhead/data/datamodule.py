@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from talkhead.data.clip import Clip
 from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_manifest
+from talkhead.data.draws import run_seed
 
 Split = Literal["clip", "sentence", "identity"]
 Part = Literal["train", "val", "test"]
@@ -117,7 +118,8 @@ class MEADDataModule(LightningDataModule):
         split: by ``clip``, ``sentence`` or ``identity``; see ``split_names``.
         test_fraction: of the clips, sentences or speakers.
         val_fraction: likewise.
-        seed: of split, order and windows.
+        split_seed: of the split alone. Order and windows belong to the run's seed (``run_seed``), so that a second run
+            on the same split is one with another ``seed_everything``.
         fold: which test part of a cross-validation.
         num_workers: processes that read.
         audio_seconds: length of the stretches in modality ``audio``.
@@ -138,7 +140,7 @@ class MEADDataModule(LightningDataModule):
         split: Split = "clip",
         test_fraction: float = 0.1,
         val_fraction: float = 0.05,
-        seed: int = 0,
+        split_seed: int = 0,
         fold: int = 0,
         num_workers: int = 0,
         audio_seconds: float = 4.0,
@@ -162,12 +164,11 @@ class MEADDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_frames = num_frames
         self.modality: Modality = modality
-        self.seed = seed
         self.num_workers = num_workers
         self.audio_seconds = audio_seconds
         self.samples_per_clip = samples_per_clip
         self.reference: Reference = reference
-        self._split = (split, test_fraction, val_fraction, seed, fold)
+        self._split = (split, test_fraction, val_fraction, split_seed, fold)
 
     @cached_property
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -228,7 +229,7 @@ class MEADDataModule(LightningDataModule):
             num_frames,
             self.audio_seconds if random else None,
             random,
-            self.seed,
+            run_seed(),
             modality=self.modality,
             samples_per_clip=self.samples_per_clip,
             reference=self.reference,
@@ -241,7 +242,7 @@ class MEADDataModule(LightningDataModule):
             raise ValueError(
                 f"data.num_frames: no training clip of {self.root!r} has {self.num_frames} frames; lower it"
             )
-        return self._loader(dataset, sampler=EpochSampler(dataset, self.seed))
+        return self._loader(dataset, sampler=EpochSampler(dataset, run_seed()))
 
     def val_dataloader(self) -> DataLoader[Clip] | list[Any]:
         """Return batches of each validation clip's middle window, in order of name; nothing if there are none."""

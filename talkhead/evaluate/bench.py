@@ -90,7 +90,7 @@ class Bench:
         """Return what is printed with the tables."""
         size, hyper = self.pipeline.renderer.config.size, dict(self.data.hparams)
         cut = "whole" if self.num_frames is None else f"their first {self.num_frames} frames"
-        split = f"part {self.part!r} of the split by {hyper['split']}, seed {hyper['seed']}, fold {hyper['fold']}"
+        split = f"part {self.part!r} of the split by {hyper['split']}, seed {hyper['split_seed']}, fold {hyper['fold']}"
         share = f"test {hyper['test_fraction']:g}, val {hyper['val_fraction']:g}"
         return {
             "model": f"{self.label}, weights {fingerprint(self.pipeline.renderer, self.pipeline.landmark_net)}",

@@ -382,7 +382,8 @@ class ClipScorer:
             rows[MEAN_MOTION] = score_landmarks(apply_mean_motion(*self.mean, truth), truth)
         if moved is not None:
             rows[GENERATOR] = score_landmarks(moved[0], truth)
-            placed = move_landmarks(self.model, truth, size=truth.frames.shape[-1])[0]
-            rows[PLACED_GENERATOR] = score_landmarks(placed, truth)
+            if self.model.landmark_net.config.portrait_view != "none":
+                placed = move_landmarks(self.model, truth, size=truth.frames.shape[-1])[0]
+                rows[PLACED_GENERATOR] = score_landmarks(placed, truth)
         rows[TRUTH] = {"sync": metrics.audio_mouth_sync(truth.landmarks, truth.audio).value}
         return rows

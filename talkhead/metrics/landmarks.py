@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from talkhead.data.clip import MOUTH
 from talkhead.metrics.average import MeanMetric, reduced
@@ -359,3 +360,41 @@ class OpeningCorrelation(MeanMetric):
         """Return every clip's correlation; the arguments are (B, T, 68, 2) or (T, 68, 2) px."""
         pairs = zip(pred.reshape(-1, *pred.shape[-3:]), target.reshape(-1, *target.shape[-3:]), strict=True)
         return torch.tensor([opening_correlation(p, q, max_lag=0).value for p, q in pairs])
+
+
+class OpeningVarianceRatio(Metric):
+    """:func:`opening_variance_ratio` of many clips: the sum of the predicted variances over that of the true ones.
+
+    So a clip counts as much as its true mouth moves, and one that rests costs nothing.
+
+    Example:
+        >>> target = torch.zeros(2, 20, 68, 2)
+        >>> target[:, :, 65:68, 1] = torch.sin(torch.arange(20.0))[:, None] + 2
+        >>> metric = OpeningVarianceRatio()
+        >>> metric.update(target * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1), target)
+        >>> round(metric.compute().item(), 4)  # the mean of a quarter and one
+        0.625
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    variances: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("variances", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Add clips of (..., T, 68, 2) px; frames without a face are left out."""
+        pair = torch.stack([mouth_opening(pred.detach()), mouth_opening(target)]).double()
+        seen = pair.isfinite().all(0)
+        known = pair.where(seen, 0.0)
+        count = seen.sum(-1).clamp_min(1)
+        mean = known.sum(-1, keepdim=True) / count.unsqueeze(-1)
+        variance = ((known - mean) * seen).square().sum(-1) / count
+        self.variances = self.variances + variance.flatten(1).sum(-1)
+
+    def compute(self) -> Tensor:
+        """Return the ratio so far; NaN where no true mouth has moved."""
+        predicted, true = self.variances.unbind()
+        return torch.where(true > 1e-10, predicted / true, torch.nan)

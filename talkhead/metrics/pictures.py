@@ -10,6 +10,7 @@ from torch import Tensor
 
 from talkhead.data.clip import MOUTH
 from talkhead.metrics.average import MeanMetric, reduced
+from talkhead.ops.precision import full_precision
 
 Box = tuple[int, int, int, int]
 
@@ -80,8 +81,11 @@ def ssim(
         raise ValueError(f"SSIM needs pictures of at least 11x11 px; got {pred.shape[-1]}x{pred.shape[-2]}")
     *lead, channels, height, width = pred.shape
     pairs = zip(pred.reshape(-1, channels, height, width), target.reshape(-1, channels, height, width), strict=True)
-    rows, columns = _window_matrix(height, pred.device), _window_matrix(width, pred.device).T
-    values = torch.stack([_ssim_frame(p.float(), q.float(), rows, columns) for p, q in pairs])
+    # On GPUs float32 products may be rounded to TF32, and variances are small differences of large squares.
+    dtype = torch.float64 if pred.is_cuda else torch.float32
+    rows, columns = _window_matrix(height, pred.device).to(dtype), _window_matrix(width, pred.device).to(dtype).T
+    with full_precision(pred):
+        values = torch.stack([_ssim_frame(p.to(dtype), q.to(dtype), rows, columns).float() for p, q in pairs])
     return reduced(values.reshape(lead), reduce)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -18,7 +17,7 @@ from talkhead.data.clip import Clip
 from talkhead.media.files import write_whole
 from talkhead.modules.calibration import expected_calibration_error, fit_temperature
 from talkhead.modules.frame_augmentation import FrameAugmentation
-from talkhead.modules.optimizers import adam_with_cosine
+from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.conformer import ConformerClassifier
 
 if TYPE_CHECKING:
@@ -26,15 +25,28 @@ if TYPE_CHECKING:
 
 
 class Verdicts(Metric):
-    """Collects logits and true classes over an epoch (and over processes)."""
+    """Collects logits and true classes over an epoch (and over processes).
 
+    Args:
+        classes: E.
+    """
+
+    full_state_update = False
     logits: list[Tensor]
     target: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
+        self.classes = classes
         self.add_state("logits", default=[], dist_reduce_fx="cat")
         self.add_state("target", default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, with nothing of the right shape: a process that saw no clip is asked for its own, too."""
+        super().reset()
+        self.logits.append(torch.zeros(0, self.classes, device=self.device))
+        self.target.append(torch.zeros(0, dtype=torch.int64, device=self.device))
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add (B, E) logits and (B,) classes."""
@@ -46,7 +58,7 @@ class Verdicts(Metric):
         return dim_zero_cat(self.logits), dim_zero_cat(self.target)
 
 
-class EmotionClassifier(LightningModule):
+class EmotionClassifier(TrainingModule):
     """Trains a ``ConformerClassifier`` on any sound with an emotion label.
 
     Which emotions there are, and how rare each is, is read from the training data when fitting starts: the loss is
@@ -93,23 +105,19 @@ class EmotionClassifier(LightningModule):
         if pretrained and augmentation:
             raise ValueError("augmentation changes log-mel frames; leave it out with a pretrained encoder")
         self.augmentation = None if pretrained else augmentation or FrameAugmentation()
-        self.learning_rate, self.mixup = learning_rate, mixup
-        self.label_smoothing, self.class_weighting = label_smoothing, class_weighting
         self.emotions: list[str] = list(self.net.config["emotions"])
         self.register_buffer("class_weights", torch.ones(len(self.emotions)))
-        self.val_verdicts, self.test_verdicts = Verdicts(), Verdicts()
+        self.watch(*({"verdicts": Verdicts(len(self.emotions))} for _ in range(2)))
 
     def forward(self, audio: Tensor, samples: Tensor | None = None) -> Tensor:
         """Return (B, E) calibrated probabilities of (B, S) waveforms of which (B,) ``samples`` are valid."""
         return self.net.probabilities(audio, samples)
 
-    def configure_optimizers(self) -> Any:
-        """Return Adam with cosine annealing."""
-        return adam_with_cosine(self, self.learning_rate)
-
     def on_train_start(self) -> None:
         """Read from the training data which emotions occur and how often."""
         counts = count_emotions(self.trainer.train_dataloader or [], self.emotions)
+        if self.trainer.world_size > 1:  # without a manifest each process has counted its own share
+            counts = self.trainer.strategy.reduce(counts.to(self.device), reduce_op="sum").cpu()  # type: ignore[union-attr]
         present = [name for name, count in zip(self.emotions, counts.tolist(), strict=True) if count]
         if self.net.config["trained_on"] is None:
             self.net.set_trained_on(present)
@@ -118,7 +126,7 @@ class EmotionClassifier(LightningModule):
                 f"net.trained_on must name every emotion of the training data; it lacks {', '.join(unknown)}: "
                 "add them, or leave trained_on out to have it read from the data"
             )
-        if self.class_weighting:
+        if self.hparams["class_weighting"]:
             weights = counts.sum() / (counts.clamp(min=1) * len(present))
             self.class_weights.copy_(weights * (counts > 0))
 
@@ -133,18 +141,16 @@ class EmotionClassifier(LightningModule):
             frames, lengths = self.augmentation(frames, lengths)
         target = F.one_hot(emotion, len(self.emotions)).float()
         weight = self.class_weights[emotion]
-        if self.mixup:
+        if self.hparams["mixup"]:
             frames, lengths, target = self._mix(frames, lengths, target)
         logits = self.net.classify(frames, lengths)
         loss = (weight * self._cross_entropy(logits, target)).mean()
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target))
-        accuracy = (logits.argmax(-1) == target.argmax(-1)).float().mean()
-        self.log("train/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=len(target))
+        self.log_loss(loss, len(target), accuracy=(logits.argmax(-1) == target.argmax(-1)).float().mean())
         return loss
 
     def _mix(self, frames: Tensor, lengths: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Blend each recording with another one; its own share is at least a half, so its weight stays right."""
-        share = torch.distributions.Beta(self.mixup, self.mixup).sample((len(frames),)).to(frames)
+        share = torch.distributions.Beta(self.hparams["mixup"], self.hparams["mixup"]).sample((len(frames),)).to(frames)
         share = torch.maximum(share, 1 - share)
         other = torch.randperm(len(frames), device=frames.device)
         frames = torch.lerp(frames[other], frames, share[:, None, None])
@@ -152,35 +158,17 @@ class EmotionClassifier(LightningModule):
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         """(B, E) logits and probabilities -> (B,) smoothed cross-entropy over the emotions of the training data."""
-        seen = self.net.seen
-        target = target[:, seen] * (1 - self.label_smoothing) + self.label_smoothing / seen.sum()
+        seen, smoothing = self.net.seen, self.hparams["label_smoothing"]
+        target = target[:, seen] * (1 - smoothing) + smoothing / seen.sum()
         return -(target * logits[:, seen].log_softmax(-1)).sum(-1)
 
-    def validation_step(self, batch: Clip, batch_idx: int) -> None:
-        """Collect the logits of a validation batch."""
-        self.val_verdicts.update(self.net(batch.audio, batch.samples), batch.emotion)
+    def measure(self, batch: Clip, stage: Stage, first: bool) -> None:
+        """Collect the logits of a batch."""
+        self.meters[stage]["verdicts"].update(self.net(batch.audio, batch.samples), batch.emotion)  # type: ignore[index]
 
-    def on_validation_epoch_end(self) -> None:
-        """Log how good the validation was, then fit the temperature to it."""
-        logits, target = self._conclude("val", self.val_verdicts)
-        if not self.trainer.sanity_checking:
-            self.net.temperature.copy_(fit_temperature(logits, target))
-            self.log("val/temperature", self.net.temperature)
-
-    def test_step(self, batch: Clip, batch_idx: int) -> None:
-        """Collect the logits of a test batch."""
-        self.test_verdicts.update(self.net(batch.audio, batch.samples), batch.emotion)
-
-    def on_test_epoch_end(self) -> None:
-        """Log how good the test was."""
-        self._conclude("test", self.test_verdicts)
-
-    def predict_step(self, batch: Clip, batch_idx: int) -> Tensor:
-        """Return (B, E) calibrated probabilities."""
-        return self(batch.audio, batch.samples)
-
-    def _conclude(self, stage: str, verdicts: Verdicts) -> tuple[Tensor, Tensor]:
-        """Log a stage's figures and draw its confusion matrix."""
+    def conclude(self, stage: Stage) -> None:
+        """Log a stage's figures, draw its confusion matrix, and fit the temperature to the validation."""
+        verdicts: Any = self.meters[stage]["verdicts"]  # type: ignore[index]
         logits, target = verdicts.compute()
         target = target.reshape(-1)  # torchmetrics makes a scalar of a single recording's
         verdicts.reset()
@@ -194,10 +182,19 @@ class EmotionClassifier(LightningModule):
             "uar": average_recall(confusion),
             "ece": expected_calibration_error(probabilities, target),
         }
-        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
-        if self.trainer.log_dir and self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            save_confusion(confusion, self.emotions, Path(self.trainer.log_dir) / f"confusion_matrix_{stage}.png")
-        return logits, target
+        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, sync_dist=True)
+        folder = self.log_folder()
+        if self.trainer.sanity_checking:
+            return
+        if folder:
+            save_confusion(confusion, self.emotions, folder / f"confusion_matrix_{stage}.png")
+        if stage == "val":
+            self.net.temperature.copy_(fit_temperature(logits, target))
+            self.log("val/temperature", self.net.temperature, sync_dist=True)
+
+    def predict_step(self, batch: Clip, batch_idx: int) -> Tensor:
+        """Return (B, E) calibrated probabilities."""
+        return self(batch.audio, batch.samples)
 
 
 def average_recall(confusion: Tensor) -> Tensor:

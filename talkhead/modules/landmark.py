@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
+from torchmetrics import MeanMetric, Metric
 
 from talkhead.data.clip import MOUTH, Clip, emotion_probabilities
 from talkhead.face.frame import face_frame, to_face
-from talkhead.metrics import LandmarkDistance, OpeningCorrelation, mouth_opening
-from talkhead.modules.optimizers import adam_with_cosine
+from talkhead.metrics import LandmarkDistance, OpeningCorrelation, OpeningVarianceRatio
 from talkhead.modules.speech_augmentation import augment_speech, change_speed
+from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.landmark import LandmarkNet
 
 
@@ -66,9 +66,11 @@ def _mean_size(error: Tensor, weight: Tensor, seen: Tensor, distance: str) -> Te
     return ((size * weight).mean(-1) * seen).sum() / seen.sum().clamp_min(1)
 
 
-class LandmarkGenerator(LightningModule):
+class LandmarkGenerator(TrainingModule):
     """Trains a ``LandmarkNet``: position and velocity losses, logged landmark distances.
 
+    Validation and test measure the net as the pipeline uses it, blind to the portrait. Where it may look at portraits
+    in training, ``M-LD_shown`` and the like are measured as well: what it knows of the speakers it was trained on.
     The defaults are the paper's: plain MSE, Adam with 1e-4, no augmentation. Loss units: see ``landmark_loss``.
 
     Args:
@@ -80,14 +82,17 @@ class LandmarkGenerator(LightningModule):
         distance: ``squared`` or ``euclidean``; see ``landmark_loss``.
         augment: share of the training clips whose sound is disturbed with noise, reverberation, channel and gain.
         speed: largest relative change of speed in training, 0 for none; sound and motion change together.
-        portrait: probability that the net may look at a training clip's portrait (see ``nets/landmark.py``); validation
-            and test then show it. 0 never does: the motion is independent of the face.
+        portrait: probability that the net may look at a training clip's portrait (see ``nets/landmark.py``). 0 never
+            does: the motion is independent of the face, and layers that look are left as they are.
         size: width in px of the square frame that the landmarks belong to; the logged distances are in px of a 256-px
             frame.
 
     Raises:
-        ValueError: if ``distance`` is unknown or a weight is negative.
+        ValueError: if ``distance`` is unknown, a weight is negative, or the net was built without a view of portraits
+            that it is to look at.
     """
+
+    progress_bar = ("loss", "M-LD")
 
     def __init__(
         self,
@@ -113,118 +118,87 @@ class LandmarkGenerator(LightningModule):
             raise ValueError("weights must be >= 0 and speed in [0, 0.5)")
         self.save_hyperparameters(ignore=["net"])
         self.net = LandmarkNet() if net is None else net
-        self.learning_rate = learning_rate
-        self.weights = {
-            "mouth_weight": mouth_weight,
-            "velocity_weight": velocity_weight,
-            "opening_weight": opening_weight,
-        }
-        self.distance, self.augment, self.speed = distance, augment, speed
-        self.portrait, self.size = portrait, size
-        self.distances = torch.nn.ModuleDict(
-            {
-                "M-LD": LandmarkDistance("mouth", "none", "px256", size),
-                "F-LD": LandmarkDistance("face", "none", "px256", size),
-                "M-LD_centred": LandmarkDistance("mouth", "mean", "px256", size),
-                "F-LD_centred": LandmarkDistance("face", "mean", "px256", size),
-            }
-        )
-        self.correlation = OpeningCorrelation()
-        self.openings: list[Tensor] = []
+        if portrait and self.net.config.portrait_view == "none":
+            raise ValueError(f"portrait={portrait} needs a net that can look: build it with portrait_view='summary'")
+        if not portrait:
+            self.net.stop_looking()
+        self.watch(self._meters(), self._meters())
 
-    def forward(self, clip: Clip) -> Tensor:
-        """Predict a batch's landmarks, (B, T, 68, 2) px, from its sound, reference landmarks and emotion."""
+    def _meters(self) -> dict[str, Metric]:
+        """Return what a stage of validation or test measures."""
+        size, shown = self.hparams["size"], _distances(self.hparams["size"]) if self.hparams["portrait"] else {}
+        return {"loss": MeanMetric(), **_distances(size), **{f"{name}_shown": m for name, m in shown.items()}}
+
+    def forward(self, clip: Clip, shown: bool = False) -> Tensor:
+        """Predict a batch's landmarks, (B, T, 68, 2) px, from its sound, its portrait's landmarks and its emotion.
+
+        Args:
+            clip: the batch.
+            shown: let the net look at the portrait.
+        """
         landmarks, reference_landmarks = _landmarks(clip)
-        size = self.size if self.portrait else None
-        return self.net(
-            clip.audio, reference_landmarks, emotion_probabilities(clip.emotion), landmarks.shape[1], size=size
-        )
+        emotion, size = emotion_probabilities(clip.emotion), self.hparams["size"] if shown else None
+        return self.net(clip.audio, reference_landmarks, emotion, landmarks.shape[1], size=size)
 
-    def training_step(self, clip: Clip, batch_index: int) -> Tensor:
+    def training_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Return the loss of one batch of windows."""
         landmarks, reference_landmarks = _landmarks(clip)
-        audio = clip.audio
-        if self.augment:
-            disturbed = torch.rand(len(audio), 1, device=audio.device) < self.augment
+        audio, augment, speed = clip.audio, self.hparams["augment"], self.hparams["speed"]
+        if augment:
+            disturbed = torch.rand(len(audio), 1, device=audio.device) < augment
             audio = torch.where(disturbed, augment_speech(audio), audio)
-        if self.speed:
-            audio = change_speed(audio, 1 + self.speed * (2 * torch.rand(()).item() - 1))
+        if speed:
+            audio = change_speed(audio, 1 + speed * (2 * torch.rand(()).item() - 1))
         shown, known = None, None
-        if self.portrait:
-            shown = self.net.describe(reference_landmarks, self.size)
-            known = torch.rand(len(shown), device=shown.device) < self.portrait
+        if self.hparams["portrait"]:
+            shown = self.net.describe(reference_landmarks, self.hparams["size"])
+            known = torch.rand(len(shown), device=shown.device) < self.hparams["portrait"]
         emotion = emotion_probabilities(clip.emotion)
         # Played faster, the same number of frames holds faster motion: the target stays.
         predicted = self.net.displacements(audio, emotion, landmarks.shape[1], portrait=shown, known=known)
         loss = self._loss(predicted, landmarks, reference_landmarks)
-        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(landmarks))
+        self.log_loss(loss, len(landmarks))
         return loss
 
-    def validation_step(self, clip: Clip, batch_index: int) -> None:
-        """Log the loss and update the metrics."""
-        self._evaluate(clip, "val")
+    def measure(self, batch: Clip, stage: Stage, first: bool) -> None:
+        """Compare a batch's landmarks with the truth: blind, and shown the portraits where the net learns to look."""
+        landmarks, reference_landmarks = _landmarks(batch)
+        predicted = self(batch)
+        pair = {"blind": (predicted, landmarks)}
+        if self.hparams["portrait"]:
+            pair["shown"] = (self(batch, shown=True), landmarks)
+        frame = face_frame(reference_landmarks)
+        moved = to_face(predicted, (frame[0].unsqueeze(1), frame[1].unsqueeze(1)))
+        moved = moved - to_face(reference_landmarks, frame).unsqueeze(1)
+        metric: Any
+        for name, metric in self.meters[stage].items():  # type: ignore[union-attr,operator]
+            if name == "loss":
+                metric.update(self._loss(moved, landmarks, reference_landmarks), len(landmarks))
+            else:
+                metric.update(*pair["shown" if name.endswith("_shown") else "blind"])
 
-    def test_step(self, clip: Clip, batch_index: int) -> None:
-        """Log the loss and update the metrics."""
-        self._evaluate(clip, "test")
-
-    def predict_step(self, clip: Clip, batch_index: int) -> Tensor:
+    def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Return (B, T, 68, 2) px."""
         return self(clip)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation part."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test part."""
-        self._log_metrics("test")
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Return the paper's optimiser and schedule."""
-        return adam_with_cosine(self, self.learning_rate)
 
     def _loss(self, predicted: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
         """Compare (B, T, 68, 2) displacements in face sizes with the truth in px."""
         centre, axes = face_frame(reference_landmarks)
         truth = to_face(landmarks, (centre.unsqueeze(1), axes.unsqueeze(1)))
         target = truth - to_face(reference_landmarks, (centre, axes)).unsqueeze(1)
-        return landmark_loss(predicted, target, distance=self.distance, **self.weights)
-
-    def _evaluate(self, clip: Clip, part: str) -> None:
-        landmarks, reference_landmarks = _landmarks(clip)
-        predicted = self(clip)
-        centre, axes = face_frame(reference_landmarks)
-        frame = (centre.unsqueeze(1), axes.unsqueeze(1))
-        moved = to_face(predicted, frame) - to_face(reference_landmarks, (centre, axes)).unsqueeze(1)
-        self.log(
-            f"{part}/loss", self._loss(moved, landmarks, reference_landmarks), prog_bar=True, batch_size=len(landmarks)
-        )
-        metric: Any
-        for metric in self.distances.values():
-            metric.update(predicted, landmarks)
-        self.correlation.update(predicted, landmarks)
-        pair = torch.stack([mouth_opening(predicted), mouth_opening(landmarks)])
-        self.openings.append(_variances(pair))
-
-    def _log_metrics(self, part: str) -> None:
-        metric: Any
-        for name, metric in (*self.distances.items(), ("opening_correlation", self.correlation)):
-            self.log(f"{part}/{name}", metric.compute(), prog_bar=name == "M-LD")
-            metric.reset()
-        if self.openings:
-            predicted, true = torch.stack(self.openings).nansum(0)
-            self.log(f"{part}/opening_variance_ratio", predicted / true.clamp_min(1e-12))
-            self.openings.clear()
+        weights = {name: self.hparams[name] for name in ("mouth_weight", "velocity_weight", "opening_weight")}
+        return landmark_loss(predicted, target, distance=self.hparams["distance"], **weights)
 
 
-def _variances(pair: Tensor) -> Tensor:
-    """Return the two sums over clips of the variance over time of (2, B, T) openings, where both are known."""
-    seen = pair.isfinite().all(0)
-    known = pair.where(seen, 0.0)
-    count = seen.sum(-1).clamp_min(1)
-    mean = known.sum(-1) / count
-    return (((known - mean.unsqueeze(-1)) * seen).square().sum(-1) / count).sum(-1)
+def _distances(size: int) -> dict[str, Metric]:
+    return {
+        "M-LD": LandmarkDistance("mouth", "none", "px256", size),
+        "F-LD": LandmarkDistance("face", "none", "px256", size),
+        "M-LD_centred": LandmarkDistance("mouth", "mean", "px256", size),
+        "F-LD_centred": LandmarkDistance("face", "mean", "px256", size),
+        "opening_correlation": OpeningCorrelation(),
+        "opening_variance_ratio": OpeningVarianceRatio(),
+    }
 
 
 def _landmarks(clip: Clip) -> tuple[Tensor, Tensor]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
 
 def adam_with_cosine(module: LightningModule, learning_rate: float) -> dict[str, Any]:
     """Return Adam with cosine annealing over the run (paper, Sec. 4: T_max = the number of epochs).
 
     The rate at epoch n is lr (1 + cos(pi n / T_max)) / 2, and stays at 0 after T_max. A run limited by steps instead of
-    epochs anneals over those steps. A run resumed with another length follows the new one.
+    epochs anneals over those steps, one limited by ``max_time`` alone over that time. A run resumed with another length
+    follows the new one.
 
     Args:
         module: the module to train; its trainer tells how long the run is.
@@ -21,15 +24,36 @@ def adam_with_cosine(module: LightningModule, learning_rate: float) -> dict[str,
 
     Returns:
         What ``configure_optimizers`` returns.
+
+    Raises:
+        ValueError: if nothing limits the run.
     """
     optimizer = torch.optim.Adam((p for p in module.parameters() if p.requires_grad), lr=learning_rate)
-    trainer = module.trainer
-    by_epoch = trainer.max_steps <= 0
-    length = (trainer.max_epochs or 1) if by_epoch else trainer.max_steps
-    length = max(length, 1)
+    share, interval = _share_of_the_run(module.trainer)
     # Not CosineAnnealingLR: it brings the old T_max back from a checkpoint, and rises again after it.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * min(n / length, 1))) / 2)
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": schedule, "interval": "epoch" if by_epoch else "step"},
-    }
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * min(share(n), 1))) / 2)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+
+
+def _share_of_the_run(trainer: Trainer) -> tuple[Callable[[int], float], str]:
+    """Return what tells the share of the run that is done after n epochs or steps, and which of the two n counts."""
+    steps, epochs = trainer.max_steps, trainer.max_epochs
+    if steps >= 0:
+        return lambda n: n / max(steps, 1), "step"
+    if epochs is not None and epochs >= 0:
+        return lambda n: n / max(epochs, 1), "epoch"
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    if not timers or timers[0].time_remaining() is None:
+        raise ValueError(
+            "the learning rate is annealed over the run, and nothing limits this one: "
+            "set trainer.max_epochs, trainer.max_steps or trainer.max_time"
+        )
+
+    def share(n: int) -> float:
+        if not n:
+            return 0.0
+        done, left = timers[0].time_elapsed(), timers[0].time_remaining()
+        # The processes' clocks differ, and their weights must not.
+        return trainer.strategy.broadcast(done / (done + left))  # type: ignore[operator]
+
+    return share, "step"

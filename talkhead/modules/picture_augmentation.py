@@ -1,4 +1,4 @@
-"""Augmentation of a clip's pictures and landmarks together: colour, mirror, similarity."""
+"""Augmentation of a clip's pictures and landmarks together: colour, mirror, similarity. Float32 under any autocast."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from talkhead.face.frame import turn
+from talkhead.ops.precision import full_precision
 
 
 def _mirror_order() -> list[int]:
@@ -47,7 +50,8 @@ def recolour(frames: Tensor, share: float, generator: torch.Generator) -> Tensor
     chosen = draw(batch, 1, 1) < share
     mix = torch.where(chosen, mix * gain, torch.eye(3).to(frames))
     offset = torch.where(chosen, offset, 0.0)
-    mixed = torch.einsum("bij,btjhw->btihw", mix, frames) + offset[:, None, :, :, None]
+    with full_precision(frames):
+        mixed = torch.einsum("bij,btjhw->btihw", mix, frames) + offset[:, None, :, :, None]
     return mixed.clamp(0, 1)
 
 
@@ -82,15 +86,14 @@ def jitter(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
     draws = (2 * torch.rand(batch, 4, generator=generator) - 1).to(frames)
     draws = draws * (torch.rand(batch, 1, generator=generator) < share).to(frames)
     angle, scale = draws[:, 0] * math.radians(15), torch.exp(draws[:, 1] * math.log(1.25))
-    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(batch, 2, 2)
+    rotation = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], -1).view(batch, 1, 2, 2)
     centre = frames.new_tensor([(width - 1) / 2, (height - 1) / 2])
     shift = draws[:, 2:] * 0.08 * frames.new_tensor([width, height])
-    forward = scale[:, None, None] * turn
-    moved = (landmarks - centre) @ forward[:, None].mT + (centre + shift)[:, None, None]
-    backward = torch.linalg.inv(forward)
+    scale = scale[:, None, None, None]
+    moved = turn(landmarks - centre, scale * rotation) + (centre + shift)[:, None, None]
     ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pixels = torch.stack([xs, ys], -1).to(frames) - centre - shift[:, None, None]
-    grid = pixels @ backward[:, None].mT + centre
+    grid = turn(pixels, rotation.mT / scale) + centre
     grid = (grid + 0.5) / frames.new_tensor([width, height]) * 2 - 1
     sampled = F.grid_sample(frames.flatten(1, 2), grid, padding_mode="reflection", align_corners=False)
     return sampled.view(batch, count, -1, height, width), moved

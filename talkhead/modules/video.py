@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import SchedulerMixin
 from einops import rearrange
-from lightning import LightningModule
 from torch import Tensor
+from torchmetrics import Metric
 
 from talkhead.data.clip import Clip, emotion_probabilities
+from talkhead.data.draws import draw_seed
 from talkhead.media.read import write_image
-from talkhead.metrics import psnr, ssim
-from talkhead.modules.optimizers import adam_with_cosine
+from talkhead.metrics import FramePSNR, FrameSSIM
 from talkhead.modules.picture_augmentation import jitter, mirror, recolour
+from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.renderer import Condition, Renderer
 from talkhead.ops.mask_noise import landmark_maps, to_network
 from talkhead.schedulers import MaskNoiseBridgeScheduler, forward_coefficients
@@ -25,7 +25,7 @@ _EYES, _OUTER_LIP, _INNER_LIP = 3, 4, 5  # groups of landmark_maps
 _WEIGHT_SIGMA = 1 / 32  # of the frame's side: how far around the points the loss is raised
 
 
-class VideoDiffusion(LightningModule):
+class VideoDiffusion(TrainingModule):
     r"""Class-conditioned video diffusion from mask noise to frames (paper, Sec. 3).
 
     A step t is drawn, the true frames x_0 are mixed with the mask-noised carrier n by the scheduler, and the renderer
@@ -34,7 +34,7 @@ class VideoDiffusion(LightningModule):
     .. math:: \mathrm{mean}_p\; w_p \, (\hat y_p - y_p)^2
 
     with y what the scheduler's ``prediction_type`` names and w_p = 1 but around mouth and eyes. All random draws of a
-    training step come from a generator keyed by (seed, step), so a resumed run repeats an unbroken one.
+    training batch come from one generator (``draw_seed``), so a resumed run repeats an unbroken one.
 
     Args:
         renderer: network and conditioning; default ``Renderer()``.
@@ -52,8 +52,9 @@ class VideoDiffusion(LightningModule):
         class_dropout: share of the samples that lose their class, for ``guidance_scale`` at inference.
         num_inference_steps: network evaluations when validation samples.
         compile: run the U-Net through ``torch.compile``.
-        seed: of noise, steps and augmentation.
     """
+
+    progress_bar = ("psnr",)
 
     def __init__(
         self,
@@ -70,7 +71,6 @@ class VideoDiffusion(LightningModule):
         class_dropout: float = 0.1,
         num_inference_steps: int = 4,
         compile: bool = False,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["renderer", "scheduler"])
@@ -88,15 +88,17 @@ class VideoDiffusion(LightningModule):
             )
         if compile:
             self.renderer.unet.compile()
+        self.watch(_meters(), _meters())
+        self._rows: tuple[Tensor, ...] = ()
 
     def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
         """Return the loss of one batch of windows."""
-        generator = self._generator()
+        generator = self._generator(batch_idx)
         frames, landmarks = self._augmented(batch, generator)
         emotion = emotion_probabilities(batch.emotion)
         kept = torch.rand(len(emotion), 1, generator=generator) >= self.hparams.class_dropout
         loss = self.loss(frames, landmarks, emotion * kept.to(emotion), generator)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(emotion))
+        self.log_loss(loss, len(emotion))
         return loss
 
     def loss(self, frames: Tensor, landmarks: Tensor, emotion: Tensor, generator: torch.Generator) -> Tensor:
@@ -123,25 +125,28 @@ class VideoDiffusion(LightningModule):
         error = F.mse_loss(predicted.float(), target, reduction="none")
         return (error * self._weight(landmarks[:, 1:])).mean()
 
-    def validation_step(self, batch: Clip, batch_idx: int) -> None:
-        """Sample a batch as inference would, and log PSNR and SSIM beside the carrier's."""
+    def measure(self, batch: Clip, stage: Stage, first: bool) -> None:
+        """Sample a batch as inference would, and compare it and the carrier with the truth."""
         truth = _given(batch)[0]
         painted, carrier = self._sampled(batch)
-        self.log("val/psnr", psnr(painted, truth), prog_bar=True, batch_size=len(truth))
-        self.log("val/ssim", ssim(painted, truth), batch_size=len(truth))
-        self.log("val/psnr_carrier", psnr(carrier, truth), batch_size=len(truth))
-        if batch_idx == 0:
-            self._write_grid(truth[0], painted[0], carrier[0])
+        for name, frames in {"psnr": painted, "ssim": painted, "psnr_carrier": carrier}.items():
+            self.meters[stage][name].update(frames, truth)  # type: ignore[index]
+        if first:
+            self._rows = (truth[0], painted[0], carrier[0])
 
-    test_step = validation_step
+    def conclude(self, stage: Stage) -> None:
+        """Log PSNR and SSIM beside the carrier's, and write a few frames beside the log."""
+        super().conclude(stage)
+        folder = self.log_folder()
+        if folder and self._rows:
+            path = folder / "pictures" / f"{stage}_step_{self.global_step:07d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, picture_grid(*self._rows))
+        self._rows = ()
 
     def predict_step(self, batch: Clip, batch_idx: int) -> Tensor:
         """Return the painted frames, (B, T, 3, H, W) uint8."""
         return self._sampled(batch)[0]
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam and cosine annealing, as in the paper."""
-        return adam_with_cosine(self, self.hparams.learning_rate)
 
     @torch.no_grad()
     def sample(self, condition: Condition, emotion: Tensor, num_inference_steps: int) -> Tensor:
@@ -170,11 +175,9 @@ class VideoDiffusion(LightningModule):
         painted = self.sample(condition, emotion, self.hparams.num_inference_steps)
         return self.renderer.decode(painted), self.renderer.decode(condition.carrier)
 
-    def _generator(self) -> torch.Generator:
-        """A generator keyed by seed, step and process."""
-        generator = torch.Generator()
-        key = (self.hparams.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank
-        return generator.manual_seed(key % 2**63)
+    def _generator(self, batch_idx: int) -> torch.Generator:
+        """The source of one batch's draws; on the CPU, so that every device draws the same."""
+        return torch.Generator().manual_seed(draw_seed(self.current_epoch, batch_idx, self.global_rank))
 
     def _augmented(self, batch: Clip, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return frames (B, 1 + T, 3, H, W) in [0, 1] and landmarks, the reference in front, augmented alike."""
@@ -238,16 +241,16 @@ class VideoDiffusion(LightningModule):
         weight = 1 + self.hparams.mouth_weight * mouth + self.hparams.eye_weight * maps[:, _EYES]
         return weight[:, None]
 
-    def _write_grid(self, *rows: Tensor) -> None:
-        """Write truth, painted and carrier, up to 8 frames each, beside the log."""
-        if not (self.trainer.is_global_zero and self.trainer.log_dir):
-            return
-        pick = torch.linspace(0, len(rows[0]) - 1, min(8, len(rows[0]))).long()
-        grid = torch.stack([row[pick].cpu() for row in rows])
-        folder = Path(self.trainer.log_dir) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step_{self.global_step:07d}.png"
-        write_image(path, rearrange(grid, "r t c h w -> c (r h) (t w)"))
+
+def picture_grid(*videos: Tensor) -> Tensor:
+    """Return up to 8 frames of each (T, 3, H, W) video side by side, the videos below each other: (3, R H, 8 W)."""
+    pick = torch.linspace(0, len(videos[0]) - 1, min(8, len(videos[0]))).long()
+    return rearrange(torch.stack([video[pick].cpu() for video in videos]), "r t c h w -> c (r h) (t w)")
+
+
+def _meters() -> dict[str, Metric]:
+    """Return what a stage of validation or test measures."""
+    return {"psnr": FramePSNR(), "ssim": FrameSSIM(), "psnr_carrier": FramePSNR()}
 
 
 def _places(frames: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,7 +28,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
-from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face
+from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face, turn
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
 from talkhead.nets.attention import RelativeAttention, Standardize
@@ -46,7 +46,7 @@ from talkhead.nets.kan import KANLayer
 BRANCHES = ("raw", "content")
 
 VIEWS = {"points": (describe_portrait, 140), "summary": (summarize_portrait, 22)}
-"""How a portrait is described to the net, and by how many numbers."""
+"""How a portrait is described to a net that may look at it, and by how many numbers."""
 
 
 class LandmarkNet(ModelMixin, ConfigMixin):
@@ -67,7 +67,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         dropout: probability in all parts.
         spec_augment: hide random bands and stretches of the log-mel spectrogram in training.
         portrait_noise: standard deviation, in training, of the noise on the standardised portrait.
-        portrait_view: ``points``, all coordinates, or ``summary``, the few numbers of ``summarize_portrait``.
+        portrait_view: ``none``, the net never looks at the portrait; ``points``, all coordinates; or ``summary``, the
+            few numbers of ``summarize_portrait``.
         habits: ways back from the portrait to the habitual pose, each at its own pace.
         rate: frames per second at which the net itself thinks; results are interpolated to the frames asked for.
         freeze_encoder: keep a pretrained encoder as it is.
@@ -93,7 +94,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         dropout: float = 0.2,
         spec_augment: bool = True,
         portrait_noise: float = 0.2,
-        portrait_view: str = "points",
+        portrait_view: str = "none",
         habits: int = 1,
         rate: float = 25.0,
         freeze_encoder: bool = True,
@@ -117,12 +118,13 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         self.narrow = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width // 2), nn.LayerNorm(width // 2)) for _ in branches
         )
-        numbers = VIEWS[portrait_view][1]
-        self.standardize = Standardize(numbers)
-        self.portrait = nn.Linear(numbers, 32, bias=False)
-        self.habit = nn.Linear(numbers, habits * 136, bias=False)
-        nn.init.zeros_(self.habit.weight)
-        self.progress = nn.Linear(width, habits)
+        if portrait_view != "none":
+            numbers = VIEWS[portrait_view][1]
+            self.standardize = Standardize(numbers)
+            self.portrait = nn.Linear(numbers, 32, bias=False)
+            self.habit = nn.Linear(numbers, habits * 136, bias=False)
+            nn.init.zeros_(self.habit.weight)
+            self.progress = nn.Linear(width, habits)
         self.emotion = nn.Linear(len(EMOTIONS), 32)
         nn.init.zeros_(self.emotion.weight)
         nn.init.zeros_(self.emotion.bias)
@@ -175,7 +177,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         rest = to_face(reference_landmarks, (centre, axes))
         portrait = None if size is None else self.describe(reference_landmarks, size)
         moved = rest.unsqueeze(1) + self.displacements(audio, emotion, num_frames, level, portrait)
-        return centre.unsqueeze(1) + moved @ axes.unsqueeze(1)
+        return centre.unsqueeze(1) + turn(moved, axes.unsqueeze(1))
 
     def displacements(
         self,
@@ -219,7 +221,15 @@ class LandmarkNet(ModelMixin, ConfigMixin):
 
     def describe(self, reference_landmarks: Tensor, size: float) -> Tensor:
         """Describe (B, 68, 2) px portraits in pictures ``size`` px wide as ``displacements`` takes them: (B, P)."""
+        if self.config.portrait_view == "none":
+            raise ValueError("this net was built without a view of portraits; leave size out, or train another one")
         return VIEWS[self.config.portrait_view][0](reference_landmarks, size)
+
+    def stop_looking(self) -> None:
+        """Keep the layers that look at the portrait as they are: no training reaches what is never used."""
+        if self.config.portrait_view != "none":
+            for layer in (self.portrait, self.habit, self.progress):
+                layer.requires_grad_(False)
 
     def _look(self, portrait: Tensor, known: Tensor | None) -> Tensor:
         """Return the standardised (B, P) portraits, zero where the net may not look."""
@@ -338,8 +348,8 @@ def _check_choices(branches: Sequence[str], fusion: str, recurrent: str, portrai
         raise ValueError(f"fusion must be 'kan' or 'concat'; got {fusion!r}")
     if recurrent not in ("gru", "lstm"):
         raise ValueError(f"recurrent must be 'gru' or 'lstm'; got {recurrent!r}")
-    if portrait_view not in VIEWS:
-        raise ValueError(f"portrait_view must be 'points' or 'summary'; got {portrait_view!r}")
+    if portrait_view not in ("none", *VIEWS):
+        raise ValueError(f"portrait_view must be 'none', 'points' or 'summary'; got {portrait_view!r}")
     if habits < 1:
         raise ValueError(f"habits must be at least 1; got {habits}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 import torchaudio
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.nets.pitch import Pitchgram
+from talkhead.ops.precision import full_precision
 
 MEL_BINS = 80
 HOP = 160
@@ -89,11 +90,6 @@ class LogMel(nn.Module):
         both = nn.functional.pad(torch.cat([frames, valid], dim=2), (0, 0, 0, -frames.shape[1] % self.average))
         total = both.unflatten(1, (-1, self.average)).sum(2)
         return total[..., :-1] / total[..., -1:].clamp(min=1), -(-lengths // self.average)
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Switch automatic mixed precision off where ``x`` lies; the meta device does not know it."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

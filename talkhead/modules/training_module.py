@@ -1,0 +1,129 @@
+"""What the trainings of the three networks share: draws, stages, metrics, logging, optimiser."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import nn
+from torch.utils.data import DistributedSampler
+from torchmetrics import Metric
+
+from talkhead.data.clip import Clip
+from talkhead.data.draws import draw_seed
+from talkhead.modules.optimizers import adam_with_cosine
+
+Stage = Literal["val", "test"]
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
+
+class TrainingModule(LightningModule):
+    """A LightningModule whose every number is the same on one process and on many.
+
+    A subclass keeps its arguments with ``save_hyperparameters`` and reads them from ``hparams``, gives the metrics of a
+    stage to ``watch``, and defines ``training_step``, ``measure`` and ``predict_step``.
+
+    * Before each training batch PyTorch's generators are seeded by (seed, epoch, batch, process).
+    * Validation and test update the stage's own metrics; they are logged as ``val/...`` and ``test/...`` at its end,
+      over all processes. The clips with which Lightning fills processes up to equal numbers do not count.
+    * Adam with cosine annealing, ``hparams.learning_rate`` at the start.
+    """
+
+    meters: nn.ModuleDict
+    progress_bar: tuple[str, ...] = ()
+
+    def watch(self, val: Mapping[str, Metric], test: Mapping[str, Metric]) -> None:
+        """Register the metrics of the two stages by the names they are logged by."""
+        self.meters = nn.ModuleDict({"val": nn.ModuleDict(val), "test": nn.ModuleDict(test)})
+
+    @abstractmethod
+    def measure(self, batch: Clip, stage: Stage, first: bool) -> None:
+        """Update ``meters[stage]`` with one batch; ``first`` of this process.
+
+        Nothing in here may wait for another process: not all have equally many batches.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Refuse a precision in which coordinates would not be float32."""
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision must be one of {', '.join(PRECISIONS)}, which keep weights and landmarks float32; "
+                f"got {self.trainer.precision!r}"
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Start the batch from a random state of its own."""
+        torch.manual_seed(draw_seed(self.current_epoch, batch_idx, self.global_rank))
+
+    def validation_step(self, batch: Clip, batch_idx: int) -> None:
+        """Measure one batch of the validation."""
+        self._measure(batch, batch_idx, "val", self.trainer.val_dataloaders)
+
+    def test_step(self, batch: Clip, batch_idx: int) -> None:
+        """Measure one batch of the test."""
+        self._measure(batch, batch_idx, "test", self.trainer.test_dataloaders)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation's metrics."""
+        self.conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test's metrics."""
+        self.conclude("test")
+
+    def conclude(self, stage: Stage) -> None:
+        """Log the metrics of a stage, the same numbers in every process, and start them anew."""
+        metric: Any
+        for name, metric in self.meters[stage].items():  # type: ignore[union-attr,operator]
+            # Already of all processes; sync_dist lets Lightning know.
+            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name in self.progress_bar, sync_dist=True)
+            metric.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the paper's optimiser and schedule."""
+        return adam_with_cosine(self, self.hparams["learning_rate"])
+
+    def log_loss(self, loss: torch.Tensor, clips: int, **also: torch.Tensor) -> None:
+        """Log the training loss of a batch, and other means over its clips, over all processes."""
+        for name, value in {"loss": loss, **also}.items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=clips, sync_dist=True)
+
+    def log_folder(self) -> Path | None:
+        """Return where pictures beside the log go: None but in the first process.
+
+        The folder's name is told by the first process to the others, which wait for it: all must ask, or none.
+        """
+        folder = self.trainer.log_dir
+        return Path(folder) if folder and self.trainer.is_global_zero else None
+
+    def _measure(self, batch: Clip, batch_idx: int, stage: Stage, loader: Any) -> None:
+        own = without_repeats(batch, batch_idx, loader)
+        if own is not None:
+            self.measure(own, stage, batch_idx == 0)
+
+
+def without_repeats(batch: Clip, batch_idx: int, loader: Any) -> Clip | None:
+    """Return a batch without the clips that its sampler repeats so that all processes have equally many.
+
+    A ``DistributedSampler`` in order gives process r of R the clips r, r + R, ... and starts over at the end.
+
+    Args:
+        batch: of this process.
+        batch_idx: which of its batches.
+        loader: what the batch is from; any other than a ``DataLoader`` with such a sampler repeats nothing.
+
+    Returns:
+        The first clips of the batch; None where none is left.
+    """
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
+        return batch
+    own = len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))  # type: ignore[arg-type]
+    left = own - batch_idx * loader.batch_size
+    if left <= 0:
+        return None
+    return batch if left >= len(batch.emotion) else batch.first(left)
