@@ -22,7 +22,7 @@ import copy
 import inspect
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -240,10 +240,5 @@ class _Painter:
 
 def _window(segment: _Segment, following: _Segment, overlap: int) -> _Segment:
     """Return the segment with the first ``overlap`` frames of the one that follows."""
-
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat((a, b[:, :, :overlap]), dim=2)
-
-    pairs = ((getattr(segment.condition, f.name), getattr(following.condition, f.name)) for f in fields(Condition))
-    condition = Condition(*(join(mine, its) for mine, its in pairs))
-    return _Segment(segment.start, join(segment.x, following.x), condition)
+    condition = segment.condition.join(following.condition.frames(0, overlap))
+    return _Segment(segment.start, torch.cat((segment.x, following.x[:, :, :overlap]), 2), condition)
