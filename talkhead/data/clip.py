@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from talkhead.face.points import MOUTH as MOUTH
+
 EMOTIONS = ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")
 """MEAD's eight emotion labels in alphabetical order; an emotion's index is its place here."""
-
-MOUTH = slice(48, 68)
-"""The mouth's 20 points (outer and inner lip) among the 68 landmarks."""
 
 SAMPLE_RATE = 16_000
 """Audio samples per second, everywhere inside the library."""

@@ -12,6 +12,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from talkhead.face.points import PARTS
+
 UNIT = 256
 """Landmarks are multiples of 1/256 px."""
 
@@ -32,9 +34,6 @@ WEIGHT_BITS = 22
 
 SATURATION = 2**30
 """Sums of Gaussians stop here in the kernel, so that no number of landmarks overflows int32."""
-
-REGIONS = ((0, 17), (17, 27), (27, 36), (36, 48), (48, 60), (60, 68))
-"""Jaw, brows, nose, eyes, outer lip, inner lip: first and one past the last of the 68 landmarks."""
 
 _CHUNK = 30_000
 """Pixels worked on at a time: they stay in the cache, and are too few (32768) for PyTorch to share every small step
@@ -236,12 +235,12 @@ def landmark_maps(
     # A pixel outside the frame is moved onto the border with the value 0, which changes no maximum.
     value = torch.exp((pixels - points[..., None]).square() / (-2 * sigma**2)) * inside
     columns, rows = pixels.long().clamp(min=0).minimum(limit - 1).unbind(-2)
-    region = torch.cat([torch.full((last - first,), i) for i, (first, last) in enumerate(REGIONS)])
+    region = torch.cat([torch.full((part.stop - part.start,), i) for i, part in enumerate(PARTS)])
     sample = torch.arange(batch, device=points.device)[:, None, None]
     frame = torch.arange(num_frames, device=points.device)[:, None]
-    plane = (sample * len(REGIONS) + region.to(points.device)) * num_frames + frame  # (B, T, 68)
+    plane = (sample * len(PARTS) + region.to(points.device)) * num_frames + frame  # (B, T, 68)
     index = ((plane[..., None] * height + rows) * width)[..., None] + columns[..., None, :]
     values = value[..., 1, :, None] * value[..., 0, None, :]
-    maps = torch.zeros(batch * len(REGIONS) * num_frames * height * width, device=points.device)
+    maps = torch.zeros(batch * len(PARTS) * num_frames * height * width, device=points.device)
     maps.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
-    return maps.view(batch, len(REGIONS), num_frames, height, width).to(dtype)
+    return maps.view(batch, len(PARTS), num_frames, height, width).to(dtype)
