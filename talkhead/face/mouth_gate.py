@@ -88,16 +88,16 @@ def close_mouth(landmarks: Tensor, closed: float = 0.035) -> Tensor:
     across = eye_line(landmarks)
     down = quarter_turn(across / across.norm(dim=-1, keepdim=True).clamp_min(1e-6))
     touching = closed * face_size(landmarks).unsqueeze(-1)
-    gaps = (_between_lips(landmarks) * down.unsqueeze(-2)).sum(-1)
-    return _bring_together(landmarks, (gaps - touching).clamp_min(0).unsqueeze(-1) * down.unsqueeze(-2))
+    gaps = (gaps_between_lips(landmarks) * down.unsqueeze(-2)).sum(-1)
+    return bring_together(landmarks, (gaps - touching).clamp_min(0).unsqueeze(-1) * down.unsqueeze(-2))
 
 
-def _between_lips(landmarks: Tensor) -> Tensor:
+def gaps_between_lips(landmarks: Tensor) -> Tensor:
     """Return the (..., 3, 2) vectors from the upper inner lip's points to the lower's."""
     return landmarks[..., LOWER_INNER_LIP, :] - landmarks[..., UPPER_INNER_LIP, :]
 
 
-def _bring_together(landmarks: Tensor, surplus: Tensor) -> Tensor:
+def bring_together(landmarks: Tensor, surplus: Tensor) -> Tensor:
     """Take (..., 3, 2) px out of the gaps between the lips: a third above, two thirds below, and the chin with it."""
     moved = landmarks.clone()
     pairs = zip(OUTER_LIP_PAIRS, INNER_LIP_PAIRS, strict=True)
@@ -128,5 +128,5 @@ def relax_mouth(landmarks: Tensor, rest: Tensor, gate: Tensor) -> Tensor:
         (T, 68, 2) px.
     """
     pose = fit_similarity(rest[NOSE_AND_EYES].expand(len(landmarks), -1, -1), landmarks[:, NOSE_AND_EYES])
-    surplus = _between_lips(landmarks) - pose.turn(_between_lips(rest))
-    return torch.lerp(_bring_together(landmarks, surplus), landmarks, gate.view(-1, 1, 1).to(landmarks))
+    surplus = gaps_between_lips(landmarks) - pose.turn(gaps_between_lips(rest))
+    return torch.lerp(bring_together(landmarks, surplus), landmarks, gate.view(-1, 1, 1).to(landmarks))
