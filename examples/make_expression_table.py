@@ -3,9 +3,9 @@
     python examples/make_expression_table.py ../shared/data/ict_face/ict_landmarks68.npz
 
 The .npz holds `neutral` (68, 3), `expression` (57, 68, 3) and `expression_names`, read off the vertex files of
-https://github.com/USC-ICT/ICT-FaceKit (MIT). Two things are done to them: shapes that move none of the 68 points by more
-than a hundredth of the distance between the eyes, or that only follow a glance, are left out; and the whole is made
-exactly symmetric, by the mean of each shape and the mirror image of its other side.
+https://github.com/USC-ICT/ICT-FaceKit (MIT). Two things are done to them: shapes that move none of the 68 points by
+more than a hundredth of the distance between the eyes, or that only follow a glance, are left out; and the whole is
+made exactly symmetric, by the mean of each shape and the mirror image of its other side.
 """
 
 import argparse

@@ -15,7 +15,6 @@ Last, brows come no nearer to the eyes than half of the portrait's own distance:
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from talkhead.face.frame import face_size

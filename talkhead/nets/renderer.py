@@ -103,6 +103,8 @@ class Renderer(ModelMixin, ConfigMixin):
         sigma, kernel_size, threshold, overlap: the mask's, see ``mask_noise``; the first two in px at 128 px, scaled
             with ``size``, the threshold against it so that the discs scale too.
         map_sigma: standard deviation of the soft maps, px at 128 px.
+        trained_on: emotions that the training data had, filled in when training begins; None: not known, taken for
+            neutral alone. A pipeline never gives a renderer the embedding of another.
 
     Example:
         >>> renderer = Renderer(size=16, widths=(8, 16), patch=2)
@@ -139,6 +141,7 @@ class Renderer(ModelMixin, ConfigMixin):
         threshold: float = 0.01,
         overlap: Literal["max", "sum"] = "max",
         map_sigma: float = 2.0,
+        trained_on: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if carrier not in ("reference", "warped") or output not in _OUTPUTS:

@@ -106,7 +106,7 @@ def render_windows(
         reference: (3, H, W) uint8 the portrait, of the renderer's size.
         reference_landmarks: (68, 2) px of the portrait.
         landmarks: chunks (t, 68, 2) px of the portrait, in order, of any t.
-        emotion: (8,) probabilities.
+        emotion: (8,) probabilities, or (T, 8), one for each frame: a window is told the mean over its own.
         num_inference_steps: network evaluations per frame (frames in an overlap take two of each).
         seed: of the noise.
         window: frames painted together.
@@ -174,7 +174,7 @@ class _Painter:
         guidance_scale: float,
     ) -> None:
         self.renderer, self.scheduler = renderer, scheduler
-        self.emotion, self.guidance_scale = emotion[None].to(renderer.device), guidance_scale
+        self.emotion, self.guidance_scale = emotion.to(renderer.device), guidance_scale
         self.overlap, self.ramp = overlap, crossfade(overlap).to(renderer.device)[:, None, None]
         self.seed, self.partial = seed, partial
         self.timesteps: list[int] = scheduler.timesteps.tolist()
@@ -218,7 +218,8 @@ class _Painter:
         segment, length = self.segments[place], self.segments[place].x.shape[2]
         window = _window(segment, self.segments[place + 1], self.overlap) if follows and self.overlap else segment
         timestep = self.timesteps[level]
-        predicted = self.renderer.predict(window.x, timestep, window.condition, self.emotion, self.guidance_scale)
+        emotion = self._told(segment.start, window.x.shape[2])
+        predicted = self.renderer.predict(window.x, timestep, window.condition, emotion, self.guidance_scale)
         own = predicted[:, :, :length]
         if segment.head is not None:
             blended = torch.lerp(segment.head, own[:, :, : self.overlap], self.ramp.to(own.dtype))
@@ -228,6 +229,10 @@ class _Painter:
         segment.x = self._step(own, timestep, segment, level)
         self.levels[place] += 1
         return True
+
+    def _told(self, start: int, length: int) -> Tensor:
+        """Return the (1, 8) emotion of ``length`` frames from ``start`` on."""
+        return self.emotion[None] if self.emotion.ndim == 1 else self.emotion[start : start + length].mean(0)[None]
 
     def _step(self, predicted: Tensor, timestep: int, segment: _Segment, level: int) -> Tensor:
         """Step one segment; a scheduler that draws noise gets a generator keyed by seed, frame and level."""
