@@ -8,7 +8,6 @@ import torch
 from talkhead.face.expression import (
     EMOTION_ACTIONS,
     FACS,
-    MIRROR,
     action_shapes,
     average_face,
     camera,
@@ -16,6 +15,7 @@ from talkhead.face.expression import (
 )
 from talkhead.face.expressive_motion import expressive_motion
 from talkhead.face.mouth_gate import gaps_between_lips
+from talkhead.face.points import MIRROR
 
 
 def seen(points, yaw=0.0, pitch=0.0, roll=0.0, scale=10.0, shift=(64.0, 64.0)):

@@ -55,7 +55,7 @@ def expressive_motion(landmarks: Tensor, portrait: Tensor, offsets: Tensor, open
 
 def lips_apart(landmarks: Tensor) -> Tensor:
     """Return k, (T, 1, 1) in [0, 1]: 0 where the lips of (T, 68, 2) px touch, 1 where they are clearly apart."""
-    gap = gaps_between_lips(landmarks).norm(dim=-1).mean(-1) / face_size(landmarks).squeeze(-1)
+    gap = gaps_between_lips(landmarks).norm(dim=-1).mean(-1) / face_size(landmarks)
     return ((gap - TOUCHING) / (APART - TOUCHING)).clamp(0, 1)[:, None, None]
 
 
