@@ -31,17 +31,18 @@ from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face, turn
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
-from talkhead.nets.attention import RelativeAttention, Standardize
+from talkhead.nets.attention import RelativeAttention
 from talkhead.nets.audio import (
     LogMelEncoder,
     RawBranch,
-    SpeechEncoder,
     frame_centres,
     frame_decibels,
     sample_at,
     speech_level,
 )
 from talkhead.nets.kan import KANLayer
+from talkhead.nets.speech_encoder import SpeechEncoder
+from talkhead.nets.standardisation import Standardisation, rename_sums
 
 BRANCHES = ("raw", "content")
 
@@ -122,7 +123,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         )
         if portrait_view != "none":
             numbers = VIEWS[portrait_view][1]
-            self.standardize = Standardize(numbers)
+            self.standardize = Standardisation(numbers, limit=4.0, eps=1e-8)
             self.portrait = nn.Linear(numbers, 32, bias=False)
             self.habit = nn.Linear(numbers, habits * 136, bias=False)
             nn.init.zeros_(self.habit.weight)
@@ -180,6 +181,11 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         portrait = None if size is None else self.describe(reference_landmarks, size)
         moved = rest.unsqueeze(1) + self.displacements(audio, emotion, num_frames, level, portrait)
         return centre.unsqueeze(1) + turn(moved, axes.unsqueeze(1))
+
+    def _fix_state_dict_keys_on_load(self, state_dict: Any) -> None:
+        """Let ``from_pretrained`` read the statistics as they were called before 0.1.0."""
+        super()._fix_state_dict_keys_on_load(state_dict)
+        rename_sums(state_dict, "standardize.")
 
     def displacements(
         self,

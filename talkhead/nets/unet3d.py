@@ -15,6 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from talkhead.nets.attention import relative_attention
+
 _GROUPS = 8
 
 
@@ -244,8 +246,6 @@ class TemporalAttention(nn.Module):
 
     def __init__(self, width: int, heads: int = 4, reach: int = 32) -> None:
         super().__init__()
-        self.heads = heads
-        self.reach = reach
         self.norm = nn.GroupNorm(_GROUPS, width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -257,11 +257,6 @@ class TemporalAttention(nn.Module):
         """Attend along T of (B T, C, H, W) features and add the result."""
         height, width = x.shape[-2:]
         tokens = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames)
-        query, key, value = rearrange(self.qkv(tokens), "n t (three k d) -> three n k t d", three=3, k=self.heads)
-        place = torch.arange(frames, device=x.device)
-        offset = (place[:, None] - place).clamp(-self.reach, self.reach) + self.reach
-        bias = self.bias[:, offset].to(query.dtype)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
-        mixed = self.out(rearrange(mixed, "n k t d -> n t (k d)"))
+        mixed = self.out(relative_attention(self.qkv(tokens), self.bias.flip(1)))  # kept from after to before
         mixed = rearrange(mixed, "(b h w) t c -> (b t) c h w", h=height, w=width)
         return x + mixed.contiguous(memory_format=torch.channels_last)
