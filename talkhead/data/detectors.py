@@ -305,7 +305,10 @@ def _search_scales(size: torch.Size, face: str | int) -> list[float]:
     if face != "largest":
         # To count faces, or to find the middle one, all of them must be seen at once.
         return [min(1280 / longest, 2.0)]
-    return sorted({min(640 / longest, 1.0), min(1280 / longest, 2.0), min(2560 / longest, 2.0)})
+    # In a thumbnail, which costs nothing to enlarge, faces of 20 px are still found.
+    return sorted(
+        {min(640 / longest, 1.0), min(1280 / longest, 2.0), min(2560 / longest, 2.0 if longest > 160 else 4.0)}
+    )
 
 
 def _confidence(score: float) -> float:

@@ -1,86 +1,280 @@
-"""Put what FFmpeg decodes onto the library's clock: pictures at a constant rate, sound at 16 kHz mono."""
+"""Put what FFmpeg decodes onto the library's clock: pictures at a constant rate, sound beside them."""
 
 from __future__ import annotations
 
+import statistics
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from talkhead.data.clip import SAMPLE_RATE
-from talkhead.media.write import MediaWarning
+from talkhead.media.container import MAX_SECONDS, opened, video_stream
+from talkhead.media.write import MediaWarning, exact_fps
+
+BACK, AHEAD = Fraction(1, 2), 10
+"""Seconds by which a clock must go back or ahead to have been started again; less is jitter, or a pause."""
+
+_TYPICAL = [Fraction(r) for r in (5, 6, 8, 10, 12, 15, 18, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 240)]
+_TYPICAL += [Fraction(r * 1000, 1001) for r in (24, 30, 60, 120)] + [Fraction(15, 2), Fraction(25, 2)]
+
+
+def frame_rate(container: Any, stream: Any, path: str | Path, argument: str = "video") -> Fraction:
+    """Return the constant rate at which a video's frames are handed out, per second.
+
+    It is the stream's nominal rate: that of a phone's 30 frames per second, although some were dropped and the average
+    is 29, or of a recorder that leaves out frames which do not change. Where the header's nominal rate is far from how
+    the frames lie, it is the most common distance of two frames; the lower of the two, if it loses no frame.
+
+    Args:
+        container: the open file.
+        stream: its picture.
+        path: the file, opened a second time to see the frames' times.
+        argument: what to call the file in messages.
+
+    Raises:
+        ValueError: if no rate within (0.1, 1000) can be told.
+    """
+    average, nominal = stream.average_rate, stream.guessed_rate
+    header = Fraction(nominal or average or 0)
+    times = _frame_times(path, argument)
+    steps = [b - a for a, b in zip(times, times[1:], strict=False) if b > a]
+    rate = header
+    if len(steps) >= 3:
+        common = 1 / statistics.median(steps)
+        usual = min(_TYPICAL, key=lambda r: abs(r / common - 1))
+        seen = usual if abs(usual / common - 1) < 0.02 else Fraction(common).limit_denominator(1001)
+        # Times in whole milliseconds make a rate of 29.97 look like 30.3.
+        slower = abs(header / common - 1) > 0.02 and seen < header and _regular(steps)
+        if not header or (slower and _fits(times, seen)):
+            rate = seen
+        elif not _fits(times, header) and _fits(times, seen):
+            rate = seen
+    if not Fraction(1, 10) < rate < 1000:
+        got = f"a frame rate of {float(rate):g} per second" if rate else "no frame rate"
+        raise ValueError(f"{argument}: {str(path)!r} says {got}; convert it to MP4 at 25 frames per second first")
+    return exact_fps(rate)
+
+
+def _frame_times(path: str | Path, argument: str, most: int = 3000) -> list[Fraction]:
+    """Return the times of a video's first frames, in order; empty where the file does not give them all."""
+    import av
+
+    times: list[Fraction] = []
+    with opened(path, argument) as container:
+        stream = video_stream(container)
+        try:
+            for packet in container.demux(stream):
+                if packet.size and packet.pts is None:
+                    return []
+                if packet.size:
+                    times.append(packet.pts * packet.time_base)
+                if len(times) == most:
+                    break
+        except av.FFmpegError:
+            pass  # the damage is told where the frames are decoded
+    return sorted(times)
+
+
+def _regular(steps: list[Fraction]) -> bool:
+    """Whether most distances of two frames are about the same."""
+    middle = statistics.median(steps)
+    return len(steps) >= 10 and sum(abs(step / middle - 1) < 0.2 for step in steps) > 0.6 * len(steps)
+
+
+def _fits(times: list[Fraction], rate: Fraction) -> bool:
+    """Whether every frame has a tick of its own, hardly more than half a tick from its time."""
+    slot, far = -1, 0
+    for time in times:
+        place = (time - times[0]) * rate
+        slot = max(slot + 1, round(place))
+        far += abs(slot - place) > 0.75
+    return far <= len(times) // 100
 
 
 def at_constant_rate(
-    frames: Iterator[Any], convert: Callable[..., Tensor], fps: Fraction, zero: Fraction, path: str
+    frames: Iterator[Any], convert: Callable[..., Tensor], fps: Fraction, zero: Fraction, path: str, slack: int = 0
 ) -> Iterator[Tensor]:
-    """Yield for each tick of the frame rate the picture shown then, to within one tick.
+    """Yield for each tick of the frame rate the picture shown then.
 
-    A frame one tick off is taken as it comes: some writers put a wrong timestamp into an evenly spaced file.
+    Every decoded frame is shown: none is lost, and each lies within half a tick of its time, wherever the times grow by
+    a tick or more. A time that is wrong alone among its neighbours is not followed: some writers put one into an evenly
+    spaced file. A clock that starts again (joined files) goes on.
 
     Args:
         frames: decoded frames of FFmpeg.
-        convert: (frame, (width, height)) -> picture; called for the frames that are shown.
+        convert: (frame, (width, height)) -> picture; called once for each frame.
         fps: ticks per second.
         zero: seconds of the first tick, on the frames' clock.
         path: the file, for warnings.
+        slack: ticks by which a frame may be late without the one before it being repeated: 1 for codecs that know no
+            variable rate, for which a time that is late by a tick is the writer's fault.
 
     Yields:
         (3, H, W) uint8 RGB.
+
+    Raises:
+        ValueError: if the ticks come to more than ``MAX_SECONDS``.
     """
     held, size = None, None
-    slot, shift = -1, 0  # the tick at which the held picture starts, and the timestamps' correction in ticks
-    for frame in frames:
-        due = slot + 1
-        now = due if frame.pts is None else round((frame.pts * frame.time_base - zero) * fps) + shift
-        if abs(now - due) > 10 * fps:
-            message = f"{path}: timestamps jump by {float((now - due) / fps):.0f} s; the jump is ignored"
-            warnings.warn(message, MediaWarning, stacklevel=2)
-            shift, now = shift + due - now, due
-        if abs(now - due) <= 1 or held is None:
-            now = due
-        yield from [] if held is None else [held] * (now - slot)
-        slot = max(now, slot)
+    slot = 0
+    for tick, frame in _slots(_positions(frames, fps, zero, path), slack):
+        if tick > MAX_SECONDS * fps:
+            raise ValueError(f"video: {path!r} says it lasts more than {MAX_SECONDS} s; its clock is damaged")
+        if held is not None:  # what comes before the first frame shows the first frame
+            yield from (held for _ in range(tick - slot))
+            slot = tick
         size = size or (frame.width, frame.height)
         held = convert(frame, size)
     if held is not None:
         yield held
 
 
-def resampled(frames: Iterable[Any], new_resampler: Callable[[], Any]) -> Iterator[Tensor]:
-    """Average the channels and resample to 16 kHz; holes in the timestamps become zeros.
+def _positions(frames: Iterator[Any], fps: Fraction, zero: Fraction, path: str) -> Iterator[tuple[Fraction, Any]]:
+    """Yield frames with their times in ticks, without the jumps of a clock that starts again."""
+    shift, expected = Fraction(0), None
+    for frame in frames:
+        time = expected if frame.pts is None else (frame.pts * frame.time_base - zero) * fps + shift
+        if expected is None or time is None:
+            # The first frame shown is the first tick, unless there are a few before it that cannot be decoded.
+            first = time or Fraction(0)
+            time = first if 2 < first <= AHEAD * fps else Fraction(0)
+            shift += time - first
+        elif _starts_again(time - expected, fps):
+            message = f"{path}: timestamps jump by {float((time - expected) / fps):.1f} s; the jump is ignored"
+            warnings.warn(message, MediaWarning, stacklevel=2)
+            shift, time = shift + expected - time, expected
+        expected = time + 1
+        yield time, frame
 
-    The channels are averaged here because FFmpeg's own down-mix is 3 dB louder for float than for integer samples.
+
+def _starts_again(jump: Fraction, per_second: Fraction | int = 1) -> bool:
+    return jump < -BACK * per_second or jump > AHEAD * per_second
+
+
+def _slots(frames: Iterator[tuple[Fraction, Any]], slack: int) -> Iterator[tuple[int, Any]]:
+    """Give each frame a tick of its own.
+
+    How late a frame is against an evenly spaced video grows by whole ticks where frames were left out, and jitters
+    around them: the median of five neighbours keeps those steps where they are and passes over the jitter.
+    """
+    window: deque[tuple[Fraction, Any]] = deque()
+    late: list[Fraction] = []
+    slot, behind = -1, 0
+    index = 0
+
+    def settle(reach: int) -> tuple[int, Any]:
+        nonlocal slot, index, behind
+        reach = min(reach, index, 2)
+        first = index - max(index - 2, 0)
+        around = late[first - reach : first + reach + 1]
+        step = round(statistics.median(around))
+        behind = step if step > behind + slack else behind
+        slot = index + behind
+        if index >= 2:
+            late.pop(0)
+        index += 1
+        return slot, window.popleft()[1]
+
+    count = 0
+    for position, frame in frames:
+        window.append((position, frame))
+        late.append(position - count)
+        count += 1
+        if len(window) == 3:
+            yield settle(2)
+    while window:
+        yield settle(len(window) - 1)
+
+
+def at_rate(frames: Iterator[Tensor], fps: Fraction, wanted: Fraction) -> Iterator[Tensor]:
+    """Bring pictures from one constant rate to another: each tick shows the picture whose time is nearest.
 
     Args:
-        frames: decoded frames of FFmpeg.
-        new_resampler: makes an FFmpeg resampler to 16 kHz planar float that keeps the channels.
+        frames: pictures, ``fps`` of them per second.
+        fps: their rate.
+        wanted: ticks per second of the result.
 
     Yields:
-        (s,) float32.
+        The pictures, repeated or left out.
+
+    Example:
+        >>> list(at_rate(iter(range(6)), Fraction(30), Fraction(25)))
+        [0, 1, 2, 4, 5]
+        >>> list(at_rate(iter(range(3)), Fraction(15), Fraction(30)))
+        [0, 0, 1, 1, 2, 2]
     """
-    resampler, layout, expected = None, None, None
-    for frame in frames:
-        key = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if resampler is not None and key != layout:
-            yield from _mono(resampler.resample(None))
-            resampler = None
-        if resampler is None:
-            resampler, layout = new_resampler(), key
-        time = frame.pts * frame.time_base if frame.pts is not None else expected
-        if expected is not None and time is not None and 0.1 < time - expected < 600:
-            yield from _mono(resampler.resample(None))
-            yield torch.zeros(round((time - expected) * SAMPLE_RATE))
-            resampler = new_resampler()
-        expected = (time or Fraction(0)) + Fraction(frame.samples, frame.sample_rate)
-        frame.pts = None
-        yield from _mono(resampler.resample(frame))
-    if resampler is not None:
-        yield from _mono(resampler.resample(None))
+    tick = 0
+    for index, frame in enumerate(frames):
+        # A tick half-way between two pictures shows the earlier one.
+        while 2 * tick * fps <= (2 * index + 1) * wanted and tick * fps < (index + 1) * wanted:
+            tick += 1
+            yield frame
+        last = frame, index
+    if tick:
+        frame, index = last
+        while tick * fps < (index + 1) * wanted:
+            tick += 1
+            yield frame
 
 
-def _mono(frames: Iterable[Any]) -> Iterator[Tensor]:
-    yield from (torch.from_numpy(frame.to_ndarray()).mean(0) for frame in frames if frame.samples)
+class Restarts:
+    """Follow a sound's clock through the restarts that its picture's clock makes, so that both stay together.
+
+    Args:
+        path: the file with the picture; None: there is none.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self._path = path
+        self._shift = Fraction(0)
+        self._jumps: list[Fraction] | None = None
+
+    def follow(self, time: Fraction | None, expected: Fraction | None) -> tuple[Fraction | None, bool]:
+        """Return where a block of sound lies on the continued clock, and whether the clock started again with it.
+
+        Args:
+            time: when it starts, as the file says.
+            expected: when the sound before it ended, on the continued clock.
+        """
+        if time is None:
+            return expected, False
+        time += self._shift
+        if expected is None or not _starts_again(time - expected):
+            return time, False
+        if self._jumps is None:
+            self._jumps = [] if self._path is None else picture_jumps(self._path)
+        jump = next((j for j in self._jumps if abs(j - (time - expected)) < 2), None)
+        if jump is None and time > expected:
+            return time, False  # a long pause
+        if jump is None:
+            self._shift += expected - time
+            return expected, True
+        self._jumps = self._jumps[self._jumps.index(jump) + 1 :]
+        self._shift -= jump
+        return time - jump, True
+
+
+def picture_jumps(path: str | Path) -> list[Fraction]:
+    """Return by how many seconds a picture's clock jumps where it starts again, in order; nothing is decoded."""
+    import av
+
+    jumps: list[Fraction] = []
+    with opened(path, "video") as container:
+        stream = video_stream(container)
+        step = 1 / Fraction(stream.guessed_rate or stream.average_rate or 25)
+        expected = None
+        try:
+            for packet in container.demux(stream):
+                if not packet.size or packet.dts is None:
+                    continue
+                time = packet.dts * packet.time_base
+                if expected is not None and _starts_again(time - expected):
+                    jumps.append(time - expected)
+                expected = time + step
+        except av.FFmpegError:
+            pass  # the damage is told where the frames are decoded
+    return jumps
