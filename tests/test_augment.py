@@ -2,8 +2,7 @@
 
 import torch
 
-from talkhead.face.points import MIRROR
-from talkhead.modules.picture_augmentation import jitter, mirror, recolour
+from talkhead.modules.picture_augmentation import MIRROR, jitter, mirror, recolour
 
 
 def dots(landmarks: torch.Tensor, size: int) -> torch.Tensor:

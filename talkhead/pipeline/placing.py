@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from talkhead.face.crop import crop_frames
 from talkhead.face.detail import DetailRestorer
+from talkhead.media.read import read_image
 from talkhead.pipeline.stages import Portrait
 
 LARGEST = 512
@@ -109,17 +109,12 @@ def read_alpha(image: Any) -> Tensor:
     Raises:
         ValueError: if the picture has no opacity, or there is none to ask for.
     """
-    from PIL import Image, ImageOps
-
-    if not isinstance(image, str | Path) and not hasattr(image, "convert"):
+    if not isinstance(image, str | Path | bytes) and not hasattr(image, "convert"):
         raise ValueError("transparent needs a file or a PIL image with an alpha channel; an array's opacity is unknown")
-    if isinstance(image, str | Path):
-        with Image.open(image) as picture:
-            return read_alpha(picture)
-    if not image.has_transparency_data:
+    alpha = read_image(image, opacity=True)[3]
+    if alpha.min() == 255:
         raise ValueError("transparent needs a picture with an alpha channel, such as a PNG or WebP; this one has none")
-    alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
-    return torch.from_numpy(np.array(alpha))
+    return alpha
 
 
 def _threes(picture: Tensor) -> list[Tensor]:
