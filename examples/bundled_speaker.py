@@ -18,6 +18,7 @@ from torch import Tensor
 
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
+from talkhead.face.points import LOWER_LIDS, UPPER_LIDS
 from talkhead.media.read import write_image
 from talkhead.metrics import mouth_opening
 from talkhead.pipeline.speaker import export_pipeline, load_video
@@ -49,7 +50,7 @@ def paint_portrait(video: Path, cache: Path) -> tuple[Tensor, Tensor]:
     data = MEADDataModule(str(cache), batch_size=1, num_frames=None)
     data.setup("test")
     clip = data.test_dataloader().dataset[0]
-    lids = (clip.landmarks[:, [40, 41, 46, 47], 1] - clip.landmarks[:, [38, 37, 44, 43], 1]).mean(1)
+    lids = (clip.landmarks[:, LOWER_LIDS, 1] - clip.landmarks[:, UPPER_LIDS, 1]).mean(1)
     order = (mouth_opening(clip.landmarks) - lids).argsort()
     wanted, reference = order[0], order[len(order) // 4]
     landmarks = clip.landmarks[wanted]

@@ -26,13 +26,13 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
 import talkhead
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
 from talkhead.data.dataset import ClipDataset, collate, read_manifest
 from talkhead.media.read import read_audio
-from talkhead.modules.calibration import expected_calibration_error, fit_temperature
+from talkhead.modules.calibration import fit_temperature
 from talkhead.modules.emotion import EmotionClassifier, average_recall, save_confusion
 from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.nets.conformer import ConformerClassifier
@@ -192,11 +192,11 @@ def report(args: argparse.Namespace, names: list[str], parts: list[list[str]], a
     for part, (_, truth), recall, right, heat, raw, scaled in zip(
         parts, answers, recalls, correct, temperatures, before, after, strict=True
     ):
-        errors = [expected_calibration_error(p, truth).item() for p in (raw, scaled)]
+        errors = [multiclass_calibration_error(p, truth, len(names)).item() for p in (raw, scaled)]
         print(f"| {' '.join(part)} | {len(truth)} | {recall:.3f} | {right:.3f} | {heat:.2f} ", end="")
         print(f"| {errors[0]:.3f} | {errors[1]:.3f} |")
     spread = (recalls.std(), correct.std()) if len(parts) > 1 else (0.0, 0.0)
-    pooled = [expected_calibration_error(torch.cat(p), target).item() for p in (before, after)]
+    pooled = [multiclass_calibration_error(torch.cat(p), target, len(names)).item() for p in (before, after)]
     print(f"| mean and standard deviation over folds | {len(target)} | {recalls.mean():.3f} ± {spread[0]:.3f} ", end="")
     print(f"| {correct.mean():.3f} ± {spread[1]:.3f} | | all: {pooled[0]:.3f} | all: {pooled[1]:.3f} |\n")
     confusion = torch.stack(confusions).sum(0)
@@ -214,14 +214,14 @@ def report_without_calm(names: list[str], probabilities: list[Tensor], targets: 
     calm, neutral = names.index("calm"), names.index("neutral")
     merged = [p.clone() for p in probabilities]
     for p in merged:
-        p[:, neutral] += p[:, calm]
+        p[:, neutral] = (p[:, neutral] + p[:, calm]).clamp(max=1)  # beyond 1, torchmetrics takes them for logits
         p[:, calm] = 0
     targets = [target.masked_fill(target == calm, neutral) for target in targets]
     confusions = [
         multiclass_confusion_matrix(p, t, num_classes=len(names)) for p, t in zip(merged, targets, strict=True)
     ]
     recalls = torch.stack([average_recall(c) for c in confusions])
-    error = expected_calibration_error(torch.cat(merged), torch.cat(targets))
+    error = multiclass_calibration_error(torch.cat(merged), torch.cat(targets), len(names))
     print(f"\nSeven classes (calm counted as neutral, in the same answers): UAR {recalls.mean():.3f}", end="")
     print(f" ± {recalls.std():.3f}, ECE after scaling {error:.3f}")
 

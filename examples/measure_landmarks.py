@@ -24,6 +24,7 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE, Clip, emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.face.mouth_gate import close_mouth
+from talkhead.face.points import NOSE
 from talkhead.metrics import landmark_distance, mouth_opening, opening_correlation
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.speaker import load_landmark
@@ -54,7 +55,7 @@ def row(name: str, predicted: Tensor, true: Tensor, size: int) -> str:
     correlations = [opening_correlation(p, t).value for p, t in zip(predicted, true, strict=True)]
     opening = sum(correlations) / len(correlations)
     variance = made.var(1).mean() / real.var(1).mean()
-    nose = [points[:, :, 27:36].mean(2).var(1).mean() for points in (predicted, true)]
+    nose = [points[:, :, NOSE].mean(2).var(1).mean() for points in (predicted, true)]
     cells = [f"{d:.2f}" for d in distances]
     cells += ["-", "-"] if opening != opening else [f"{opening:.3f}", str(best_lag(made, real))]  # NaN: no motion
     cells += [f"{variance:.2f}", f"{nose[0] / nose[1]:.2f}"]

@@ -148,7 +148,19 @@ def add_rendering(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--speaker", default="bundled", help="`bundled`, a folder made by `export`, or a hub id (%(default)s)"
     )
-    verb.add_argument("--emotion", type=emotion, help="happy, or happy=0.7,sad=0.3; left out: heard in the speech")
+    verb.add_argument(
+        "--emotion",
+        type=emotion,
+        help="what the face shows: happy, or happy=0.7,sad=0.3, or over time '0 neutral, 2.5 happy, 6 sad'; "
+        "left out: what is clearly heard in the speech. Brows, eyes and mouth show it on any portrait",
+    )
+    verb.add_argument(
+        "--emotion-strength",
+        type=float,
+        default=1.0,
+        metavar="0..2",
+        help="of the expression: 0 none, 1 of a person who means it (%(default)s)",
+    )
     verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
     verb.add_argument("--start-timestep", type=int, help="begin at this diffusion step, not at pure mask noise")
     verb.add_argument("--guidance-scale", type=float, default=1.0, help="above 1 exaggerates the emotion (%(default)s)")

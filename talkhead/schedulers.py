@@ -67,7 +67,8 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             num_inference_steps: number of network evaluations.
-            device: where ``timesteps`` lives.
+            device: where ``timesteps`` lives; leave it on the CPU, also when the samples are on a GPU: each step reads
+                its number there, and would wait for the card.
             start_timestep: first integer step, default the last one (pure mask noise).
 
         Raises:
@@ -100,8 +101,7 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
             noise: (B, ...) mask-noised samples n.
             timesteps: (B,) integer steps.
         """
-        share = _like(self.share(timesteps), original_samples)
-        return torch.lerp(original_samples, noise, share.expand_as(noise))
+        return _mix(original_samples, noise, self.share(timesteps))
 
     def original_sample(self, model_output: Tensor, timestep: Tensor | int, sample: Tensor) -> Tensor:
         """Return the network's x_0, whatever ``prediction_type`` it predicts.
@@ -115,7 +115,7 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
         if self.config.prediction_type == "v_prediction":
             return sample - share * model_output
         known = (sample - share * model_output) / (1 - share).clamp_min(1e-6)
-        return torch.where(share < 1, known, sample)
+        return torch.where((share < 1).to(sample.device, non_blocking=True), known, sample)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the target of ``"v_prediction"``, n - x_0, the process' constant velocity dx_s / ds."""
@@ -130,8 +130,7 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
             timestep: the integer step of x_s, one or (B,).
             previous: the integer step of x_{s'}, one or (B,).
         """
-        ratio = _like(self.share(previous) / self.share(timestep), sample)
-        return torch.lerp(clean, sample, ratio.expand_as(sample))
+        return _mix(clean, sample, self.share(previous) / self.share(timestep))
 
     def step(
         self, model_output: Tensor, timestep: Tensor | int, sample: Tensor, return_dict: bool = True
@@ -182,7 +181,16 @@ def forward_coefficients(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, Ten
     return alphas.sqrt(), (1 - alphas).sqrt()
 
 
+def _mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Return (1 - share) first + share second for a () or (B,) share."""
+    if share.ndim == 0 and share.device.type == "cpu":  # a number goes to the card with the kernel, a tensor by itself
+        return torch.lerp(first, second, share.item())
+    return torch.lerp(first, second, _like(share, second).expand_as(second))
+
+
 def _like(value: Tensor, sample: Tensor) -> Tensor:
     """Give a () or (B,) value the trailing axes, device and dtype of ``sample``."""
-    value = value.to(sample)
+    if value.ndim == 0 and value.device.type == "cpu":
+        return value.to(sample.dtype)  # PyTorch lets a number on the CPU meet tensors of any device
+    value = value.to(sample.device, sample.dtype, non_blocking=True)
     return value.reshape(value.shape + (1,) * (sample.ndim - value.ndim)) if value.ndim else value

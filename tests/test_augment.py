@@ -2,7 +2,8 @@
 
 import torch
 
-from talkhead.modules.picture_augmentation import MIRROR, jitter, mirror, recolour
+from talkhead.face.points import MIRROR
+from talkhead.modules.picture_augmentation import jitter, mirror, recolour
 
 
 def dots(landmarks: torch.Tensor, size: int) -> torch.Tensor:

@@ -82,8 +82,6 @@ def test_motion_turns_scales_and_moves_with_the_face() -> None:
 @pytest.mark.parametrize("view", ["points", "summary"])
 def test_with_the_picture_it_moves_with_the_picture(view: str) -> None:
     net = make_net(portrait_view=view, habits=3)
-    net.standardize.weight.fill_(1.0)
-    net.standardize.square.fill_(1.0)
     small = net(speech(1)[None], face()[None], NEUTRAL[None], 25, size=128)
     # A picture twice as wide: pixel centres go from x to 2 x + 1/2.
     large = net(speech(1)[None], 2 * face()[None] + 0.5, NEUTRAL[None], 25, size=256)
@@ -114,8 +112,6 @@ def test_summary_of_a_portrait() -> None:
 
 def test_nothing_but_the_pace_tells_the_habits_apart() -> None:
     net = make_net(portrait_view="points", habits=2)
-    net.standardize.weight.fill_(1.0)
-    net.standardize.square.fill_(1.0)
     net.progress.weight.data.zero_()
     net.progress.bias.data.copy_(torch.tensor([0.0, -50.0]))  # the second has not begun
     blind = net(speech(1)[None], face()[None], NEUTRAL[None], 25)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from talkhead.pipeline.motion import LandmarkSequence, motion_gains, retarget, similarity
+from talkhead.pipeline.motion import LandmarkSequence, motion_gains, retarget
 
 
 def turn(points: torch.Tensor, degrees: float, scale: float, shift: tuple[float, float]) -> torch.Tensor:
@@ -87,13 +87,6 @@ def test_errors_are_one_sentence(sequence, tmp_path):
         LandmarkSequence(torch.zeros(3, 68, 2), 0, (64, 64))
     with pytest.raises(OSError, match="folder does not exist"):
         sequence.save(tmp_path / "absent" / "face.npz")
-
-
-def test_similarity_finds_a_known_one(reference_landmarks):
-    a, b = similarity(reference_landmarks, turn(reference_landmarks, 30, 1.5, (4, -7)))
-    assert abs(complex(a)) == pytest.approx(1.5, rel=1e-4)
-    assert math.degrees(torch.angle(a).item()) == pytest.approx(30, abs=1e-2)
-    assert complex(b) == pytest.approx(4 - 7j, abs=1e-2)  # float32 px
 
 
 def test_retarget_turns_and_scales_displacements(reference_landmarks, sequence):

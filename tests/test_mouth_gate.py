@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from talkhead.face.idle import idle_motion
-from talkhead.face.mouth_gate import close_mouth, fit_similarity, relax_mouth, speech_gate
+from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
 from talkhead.metrics import mouth_opening
 
 
@@ -49,13 +49,6 @@ def test_an_open_mouth_closes_whatever_the_tilt(degrees: float) -> None:
 
 def test_a_closed_mouth_stays() -> None:
     torch.testing.assert_close(close_mouth(face()), face())
-
-
-def test_fit_similarity_recovers_turn_scale_and_shift() -> None:
-    source = torch.randn(9, 2)
-    target = turned(source, 25.0, 1.7, (3.0, -8.0))
-    matrix, mean_s, mean_t = fit_similarity(source, target)
-    torch.testing.assert_close((source - mean_s) @ matrix + mean_t, target, rtol=1e-5, atol=1e-5)  # float32
 
 
 def test_gate_opens_in_speech_and_closes_in_silence_smoothly() -> None:

@@ -172,7 +172,7 @@ def test_a_saved_motion_renders_again(pipe, portrait, tmp_path):
 
 
 def test_gains_reach_the_landmarks(pipe, portrait):
-    options = {"reference_landmarks": POINTS, "emotion": "sad", "size": 32}
+    options = {"reference_landmarks": POINTS, "emotion": "neutral", "size": 32}
     still = pipe(portrait, speech(0.6), mouth=0, pose=0, blink=0, idle=0, **options)
     face = still.landmarks[0]
     rest = pipe.stream(portrait, speech(0.6), **options)._portrait.reference_landmarks

@@ -21,7 +21,7 @@ class Blur:
     config = SimpleNamespace(size=4)
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.sizes = [], []
 
     def prepare(self, reference, reference_landmarks, landmarks, *, seed=0, frame_offset=0):
         frames = torch.arange(landmarks.shape[1]) + frame_offset
@@ -32,6 +32,7 @@ class Blur:
 
     def predict(self, sample, timestep, condition, emotion, guidance_scale=1.0):
         self.calls.append((sample.shape[2], int(timestep)))
+        self.sizes.append(tuple(sample.shape))
         padded = torch.nn.functional.pad(sample, (0, 0, 0, 0, 1, 1), mode="replicate")
         mean = (padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]) / 3
         return 0.5 * condition.carrier + 0.3 * mean + 0.1 * condition.channels
@@ -100,6 +101,34 @@ def test_every_frame_takes_every_step_once_or_twice():
     windows = [12, 12, 12, 12, 12]  # starts 0, 8, 16, 24, 32
     for timestep in (999, 749, 499, 249):
         assert [length for length, t in blur.calls if t == timestep] == windows
+
+
+@pytest.mark.parametrize("together", [2, 3, 8])
+def test_windows_share_calls_and_the_video_is_the_same(together):
+    landmarks, options = motion(44 + 5 * 32), {"num_inference_steps": 3, "window": 12, "overlap": 4}
+    alone, many = Blur(), Blur()
+    expected = run(alone, landmarks, windows_per_call=1, **options)
+    assert torch.equal(run(many, landmarks, windows_per_call=together, **options), expected)
+    assert max(batch for batch, *_ in many.sizes) == together
+    assert sum(batch for batch, *_ in many.sizes) == len(alone.calls)  # no window is painted twice
+    assert len(many.calls) < len(alone.calls) / together + 3 * 5  # the first calls and the last ones hold fewer
+
+
+def test_each_windows_own_motion_and_emotion_reach_it_in_a_shared_call():
+    renderer = Renderer(size=16, widths=(8, 16), patch=2).eval()
+    for weights in renderer.parameters():
+        torch.nn.init.normal_(weights, std=0.2)
+    picture, face = torch.randint(0, 255, (3, 16, 16), dtype=torch.uint8), torch.rand(68, 2) * 15
+    landmarks = [face + torch.randn(70, 68, 2)]
+    options = {"window": 8, "overlap": 2, "num_inference_steps": 2, "guidance_scale": 1.5}
+    bridge = MaskNoiseBridgeScheduler()
+    one, four = (
+        torch.cat(
+            list(render_windows(renderer, bridge, picture, face, landmarks, EMOTION, **options, windows_per_call=n))
+        )
+        for n in (1, 4)
+    )
+    assert (one.int() - four.int()).abs().max() <= 1  # of 255: a batch's sums are rounded in another order
 
 
 def test_frames_leave_before_the_last_arrives_and_are_forgotten():

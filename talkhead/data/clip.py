@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from talkhead.face.points import MOUTH as MOUTH
+
 EMOTIONS = ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")
 """MEAD's eight emotion labels in alphabetical order; an emotion's index is its place here."""
-
-MOUTH = slice(48, 68)
-"""The mouth's 20 points (outer and inner lip) among the 68 landmarks."""
 
 SAMPLE_RATE = 16_000
 """Audio samples per second, everywhere inside the library."""
@@ -46,9 +45,17 @@ class Clip:
     reference: Tensor | None = None
     reference_landmarks: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> Clip:
-        """Return the record with every tensor on ``device``."""
-        return self._each(lambda tensor: tensor.to(device))
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Clip:
+        """Return the record with every tensor on ``device``.
+
+        Args:
+            device: where to.
+            non_blocking: let the copy to a GPU run beside what the host does next; None: where the record lies in
+                page-locked memory. A copy from a GPU may only be read after a synchronisation, so None waits for it.
+        """
+        if non_blocking is None:
+            non_blocking = self.audio.is_pinned()
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Clip:
         """Return the record in page-locked memory; data loaders call it before a copy to a GPU."""
@@ -74,7 +81,7 @@ def emotion_probabilities(emotion: str | int | Tensor | list[float]) -> Tensor:
         (..., 8) float32 probabilities.
 
     Raises:
-        ValueError: if the name is unknown, the last axis is not 8 long, or the values are no probabilities.
+        ValueError: if the name is unknown, the last axis is not 8 long, or (on the CPU) values are no probabilities.
 
     Example:
         >>> emotion_probabilities("happy").argmax().item() == EMOTIONS.index("happy")
@@ -85,12 +92,14 @@ def emotion_probabilities(emotion: str | int | Tensor | list[float]) -> Tensor:
             raise ValueError(f"emotion must be one of {', '.join(EMOTIONS)}; got {emotion!r}")
         emotion = EMOTIONS.index(emotion)
     value = torch.as_tensor(emotion)
+    # On a GPU the values are not looked at: the host would wait for the card. There one_hot stops at a wrong index.
+    look = value.device.type == "cpu"
     if not value.is_floating_point():
-        if ((value < 0) | (value >= len(EMOTIONS))).any():
+        if look and ((value < 0) | (value >= len(EMOTIONS))).any():
             raise ValueError(f"emotion indices must lie in 0..{len(EMOTIONS) - 1}; got {value.tolist()}")
         return torch.nn.functional.one_hot(value.long(), len(EMOTIONS)).float()
     if value.shape[-1] != len(EMOTIONS):
         raise ValueError(f"emotion must have {len(EMOTIONS)} probabilities last; got shape {tuple(value.shape)}")
-    if (value < 0).any() or not torch.allclose(value.sum(-1), torch.ones(()).to(value), atol=1e-3):
+    if look and ((value < 0).any() or not torch.allclose(value.sum(-1), torch.ones(()).to(value), atol=1e-3)):
         raise ValueError(f"emotion probabilities must be >= 0 and sum to 1; got {value.tolist()}")
     return value.float()

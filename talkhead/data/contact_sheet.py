@@ -12,15 +12,10 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-# Points of each part of the face, and its colour.
-_PARTS = (
-    (slice(0, 17), (255, 255, 255)),
-    (slice(17, 27), (255, 200, 0)),
-    (slice(27, 36), (0, 220, 255)),
-    (slice(36, 48), (0, 255, 80)),
-    (slice(48, 60), (255, 40, 120)),
-    (slice(60, 68), (255, 140, 190)),
-)
+from talkhead.face.points import PARTS
+
+# One colour for each of PARTS.
+_COLOURS = ((255, 255, 255), (255, 200, 0), (0, 220, 255), (0, 255, 80), (255, 40, 120), (255, 140, 190))
 
 
 def contact_sheet(
@@ -56,7 +51,7 @@ def _tile(root: Path, entry: dict[str, Any], cell: int) -> Tensor:
     tile = interpolate(frame.float(), (cell, cell), mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()
     # Pixel centres: a frame's point x lies at (x + 0.5) * ratio - 0.5 of the tile.
     points = (landmarks + 0.5) * (cell / entry["size"]) - 0.5
-    for part, colour in _PARTS:
+    for part, colour in zip(PARTS, _COLOURS, strict=True):
         for x, y in points[part].tolist():
             if math.isfinite(x + y):
                 _dot(tile, round(x), round(y), colour)

@@ -16,8 +16,9 @@ from talkhead.data.clip import SAMPLE_RATE, Clip, emotion_probabilities
 from talkhead.data.tracking import LandmarkDetector
 from talkhead.evaluate.report import Scores
 from talkhead.face.warp import thin_plate_spline_warp
+from talkhead.pipeline.feeling import leave_to
+from talkhead.pipeline.hearing import classify
 from talkhead.pipeline.motion import retarget
-from talkhead.pipeline.stages import classify_emotion
 from talkhead.pipeline.windows import render_windows
 
 REPEATED = "reference repeated"
@@ -241,7 +242,8 @@ def paint_model(model: Any, truth: Truth, landmarks: Tensor, emotion: Tensor, op
     """
     start = time.perf_counter()
     portrait = (truth.reference, truth.reference_landmarks)
-    windows = render_windows(model.renderer, model.scheduler, *portrait, [landmarks], emotion, **options)
+    told = leave_to(model.renderer, emotion)
+    windows = render_windows(model.renderer, model.scheduler, *portrait, [landmarks], told, **options)
     frames = torch.cat([window.cpu() for window in windows])
     return Painting(frames, options["num_inference_steps"], time.perf_counter() - start)
 
@@ -277,9 +279,9 @@ def move_landmarks(model: Any, truth: Truth, size: float | None = None) -> tuple
     clip, net, start = truth.clip, model.landmark_net, time.perf_counter()
     audio, reference_landmarks = clip.audio.to(net.device), truth.reference_landmarks.to(net.device)
     label = emotion_probabilities(clip.emotion)
-    emotion = label if model.emotion_net is None else classify_emotion(model.emotion_net, clip.audio)
+    emotion = label if model.emotion_net is None else classify(model.emotion_net, clip.audio)
     moved = net.generate(
-        audio, reference_landmarks, emotion.to(net.device), fps=float(clip.fps), idle=0.0, size=size
+        audio, reference_landmarks, leave_to(net, emotion).to(net.device), fps=float(clip.fps), idle=0.0, size=size
     ).cpu()
     stop = truth.first + len(truth.frames)
     return moved[truth.first : stop], emotion, time.perf_counter() - start

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.face.warp import displace, spline_displacement
+from talkhead.face.warp import sample, spline_displacement
 
 STIFFNESS = 1e-3
 """That of ``thin_plate_spline_warp``."""
@@ -45,7 +45,7 @@ class DetailRestorer:
         """Enlarge (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks to (t, 3 or 4, S, S) uint8."""
         source = self._landmarks.expand(len(landmarks), -1, -1)
         shift = spline_displacement(source, landmarks, (self.size, self.size), STIFFNESS)
-        change = painted.float() - displace(self._face.expand(len(painted), -1, -1, -1), shift)
+        change = painted.float() - sample(self._face, shift[None])[0].transpose(0, 1)
         shift = (shift * self._weight[..., None]).permute(0, 3, 1, 2)
         # One by one: full-size floats are large.
         sharp = [self._add(*one) for one in zip(shift.split(1), (change * self._weight).split(1), strict=True)]

@@ -5,6 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from talkhead.face.points import (
+    BROWS,
+    CHIN_TIP,
+    EYES,
+    JAW_ENDS,
+    LEFT_EYE,
+    LOWER_INNER_LIP,
+    LOWER_LIDS,
+    MOUTH,
+    MOUTH_CORNERS,
+    NOSE_TIP,
+    OUTER_LIP_PAIRS,
+    RIGHT_EYE,
+    UPPER_INNER_LIP,
+    UPPER_LIDS,
+)
+
 
 def face_frame(landmarks: Tensor) -> tuple[Tensor, Tensor]:
     """Return the face's own coordinates: p = c + q M.
@@ -16,12 +33,24 @@ def face_frame(landmarks: Tensor) -> tuple[Tensor, Tensor]:
         c (..., 1, 2) px, the mean of the points; M (..., 2, 2) px, a rotation (eyes level) times the size (root mean
         square distance of the points from c).
     """
-    centre = landmarks.mean(-2, keepdim=True)
-    size = (landmarks - centre).square().sum(-1).mean(-1).sqrt()
-    across = landmarks[..., 42:48, :].mean(-2) - landmarks[..., 36:42, :].mean(-2)
-    across = size.unsqueeze(-1) * across / across.norm(dim=-1, keepdim=True)
-    down = torch.stack([-across[..., 1], across[..., 0]], dim=-1)
-    return centre, torch.stack([across, down], dim=-2)
+    across = eye_line(landmarks)
+    across = face_size(landmarks).unsqueeze(-1) * across / across.norm(dim=-1, keepdim=True)
+    return landmarks.mean(-2, keepdim=True), torch.stack([across, quarter_turn(across)], dim=-2)
+
+
+def face_size(landmarks: Tensor) -> Tensor:
+    """Return the (...) px root mean square distance of (..., 68, 2) points from their mean."""
+    return (landmarks - landmarks.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
+
+
+def eye_line(landmarks: Tensor) -> Tensor:
+    """Return the (..., 2) px from the middle of the right eye to that of the left: to the right in the picture."""
+    return landmarks[..., LEFT_EYE, :].mean(-2) - landmarks[..., RIGHT_EYE, :].mean(-2)
+
+
+def quarter_turn(vector: Tensor) -> Tensor:
+    """Turn (..., 2) vectors from x (right) to y (down)."""
+    return torch.stack([-vector[..., 1], vector[..., 0]], dim=-1)
 
 
 def to_face(landmarks: Tensor, frame: tuple[Tensor, Tensor]) -> Tensor:
@@ -74,16 +103,18 @@ def summarize_portrait(reference_landmarks: Tensor, size: float) -> Tensor:
     """
     described = describe_portrait(reference_landmarks, size)
     q = described[:, :136].unflatten(1, (68, 2))
-    eyes, mouth = q[:, 36:48].mean(1), q[:, 48:68].mean(1)
-    lids = q[:, [40, 41, 46, 47], 1].mean(1) - q[:, [37, 38, 43, 44], 1].mean(1)
+    eyes, mouth = q[:, EYES].mean(1), q[:, MOUTH].mean(1)
+    right_corner, left_corner = MOUTH_CORNERS
+    upper_middle, lower_middle = OUTER_LIP_PAIRS[1]
     heights = [
-        (q[:, [65, 66, 67], 1] - q[:, [61, 62, 63], 1]).mean(1),
-        q[:, 54, 0] - q[:, 48, 0],
-        q[:, 57, 1] - q[:, 51, 1],
-        q[:, 17:27, 1].mean(1) - eyes[:, 1],
-        lids,
-        q[:, [48, 54], 1].mean(1) - mouth[:, 1],
+        (q[:, LOWER_INNER_LIP, 1] - q[:, UPPER_INNER_LIP, 1]).mean(1),
+        q[:, left_corner, 0] - q[:, right_corner, 0],
+        q[:, lower_middle, 1] - q[:, upper_middle, 1],
+        q[:, BROWS, 1].mean(1) - eyes[:, 1],
+        q[:, LOWER_LIDS, 1].mean(1) - q[:, UPPER_LIDS, 1].mean(1),
+        q[:, MOUTH_CORNERS, 1].mean(1) - mouth[:, 1],
     ]
-    shape = [torch.stack(heights, dim=1), mouth, q[:, 30] - eyes, q[:, 8], q[:, 0] + q[:, 16]]
+    ends = q[:, JAW_ENDS[0]] + q[:, JAW_ENDS[1]]
+    shape = [torch.stack(heights, dim=1), mouth, q[:, NOSE_TIP] - eyes, q[:, CHIN_TIP], ends]
     edges = (torch.cat([reference_landmarks.amin(1), reference_landmarks.amax(1)], dim=1) + 0.5) / size
     return torch.cat([described[:, 136:], edges, *shape], dim=1)

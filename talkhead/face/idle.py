@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
-"""Pairs of upper and lower eyelid points."""
+from talkhead.face.frame import face_size
+from talkhead.face.points import EYELIDS
 
 _SLOT_SECONDS = 4.0
 
@@ -42,14 +42,14 @@ def idle_motion(
     time = (torch.arange(len(landmarks), dtype=torch.float64) + first_frame) / fps
     moved = landmarks.clone()
     closing = (blink * _blinks(time, seed)).to(landmarks)[:, None]
-    for upper, lower in LIDS:
+    for upper, lower in EYELIDS:
         # The upper lid does most of the way, as eyelids do.
         gap = landmarks[:, lower] - landmarks[:, upper]
         moved[:, upper] += 0.85 * closing * gap
         moved[:, lower] -= 0.15 * closing * gap
     sway = (head * _sway(time, seed)).to(landmarks)
     centre = moved.mean(1, keepdim=True)
-    size = (moved - centre).square().sum(-1).mean(1).sqrt()[:, None, None]
+    size = face_size(moved)[:, None, None]
     cos, sin = sway[:, 2].cos(), sway[:, 2].sin()
     turn = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
     return (moved - centre) @ turn + centre + size * sway[:, None, :2]

@@ -11,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RIGID = slice(27, 48)
-"""Nose and eyes: the points that speech does not move against the skull."""
-
-LIPS = ((50, 58), (51, 57), (52, 56), (61, 67), (62, 66), (63, 65))
-"""Pairs of upper and lower lip points that face each other; the last three are the inner lips."""
+from talkhead.face.frame import eye_line, face_size, quarter_turn
+from talkhead.face.points import (
+    CHIN,
+    INNER_LIP_PAIRS,
+    LOWER_INNER_LIP,
+    LOWER_LIP_SIDES,
+    NOSE_AND_EYES,
+    OUTER_LIP_PAIRS,
+    UPPER_INNER_LIP,
+)
+from talkhead.face.similarity import fit_similarity
 
 
 def speech_gate(
@@ -79,58 +85,32 @@ def close_mouth(landmarks: Tensor, closed: float = 0.035) -> Tensor:
         (..., 68, 2) px.
     """
     # The gap is measured along the face's own vertical, from the eyes' line, so a tilted face closes as well.
-    down = _face_down(landmarks)
-    centred = landmarks - landmarks.mean(-2, keepdim=True)
-    touching = closed * centred.square().sum(-1).mean(-1).sqrt().unsqueeze(-1)
-    gaps = (_between_lips(landmarks) * down.unsqueeze(-2)).sum(-1)
-    return _bring_together(landmarks, (gaps - touching).clamp_min(0).unsqueeze(-1) * down.unsqueeze(-2))
+    across = eye_line(landmarks)
+    down = quarter_turn(across / across.norm(dim=-1, keepdim=True).clamp_min(1e-6))
+    touching = closed * face_size(landmarks).unsqueeze(-1)
+    gaps = (gaps_between_lips(landmarks) * down.unsqueeze(-2)).sum(-1)
+    return bring_together(landmarks, (gaps - touching).clamp_min(0).unsqueeze(-1) * down.unsqueeze(-2))
 
 
-def _between_lips(landmarks: Tensor) -> Tensor:
+def gaps_between_lips(landmarks: Tensor) -> Tensor:
     """Return the (..., 3, 2) vectors from the upper inner lip's points to the lower's."""
-    upper, lower = ([pair[side] for pair in LIPS[3:]] for side in (0, 1))
-    return landmarks[..., lower, :] - landmarks[..., upper, :]
+    return landmarks[..., LOWER_INNER_LIP, :] - landmarks[..., UPPER_INNER_LIP, :]
 
 
-def _bring_together(landmarks: Tensor, surplus: Tensor) -> Tensor:
+def bring_together(landmarks: Tensor, surplus: Tensor) -> Tensor:
     """Take (..., 3, 2) px out of the gaps between the lips: a third above, two thirds below, and the chin with it."""
     moved = landmarks.clone()
-    for which, ((outer_up, outer_low), (inner_up, inner_low)) in enumerate(zip(LIPS[:3], LIPS[3:], strict=True)):
+    pairs = zip(OUTER_LIP_PAIRS, INNER_LIP_PAIRS, strict=True)
+    for which, ((outer_up, outer_low), (inner_up, inner_low)) in enumerate(pairs):
         for point, share in ((outer_up, 1 / 3), (inner_up, 1 / 3), (outer_low, -2 / 3), (inner_low, -2 / 3)):
             moved[..., point, :] += share * surplus[..., which, :]
     fall = -2 / 3 * surplus.mean(-2, keepdim=True)
     side = torch.tensor([0.3, 0.7, 1.0, 0.7, 0.3]).to(landmarks).unsqueeze(-1)
-    moved[..., 6:11, :] += side * fall
+    moved[..., CHIN, :] += side * fall
     # The outer lower lip has two more points, beside its corners.
-    for point, neighbour in ((55, 56), (59, 58)):
+    for point, neighbour in LOWER_LIP_SIDES:
         moved[..., point, :] += 0.5 * (moved - landmarks)[..., neighbour, :]
     return moved
-
-
-def _face_down(landmarks: Tensor) -> Tensor:
-    """Return the (..., 2) unit vector from the eyes to the chin, square to the line of the eyes."""
-    across = landmarks[..., 42:48, :].mean(-2) - landmarks[..., 36:42, :].mean(-2)
-    across = across / across.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-    return torch.stack([-across[..., 1], across[..., 0]], dim=-1)
-
-
-def fit_similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit target = source @ A + shift in the least-squares sense, A a rotation times a scale (Procrustes, closed form).
-
-    Args:
-        source: (..., K, 2).
-        target: (..., K, 2).
-
-    Returns:
-        A (..., 2, 2), the mean of source (..., 1, 2), the mean of target (..., 1, 2): ``(p - mean_s) @ A + mean_t``.
-    """
-    mean_s, mean_t = source.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
-    s, t = source - mean_s, target - mean_t
-    power = s.square().sum((-2, -1)).clamp_min(1e-12)
-    a = (s * t).sum((-2, -1)) / power
-    b = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(-1) / power
-    matrix = torch.stack([torch.stack([a, b], -1), torch.stack([-b, a], -1)], -2)
-    return matrix, mean_s, mean_t
 
 
 def relax_mouth(landmarks: Tensor, rest: Tensor, gate: Tensor) -> Tensor:
@@ -147,6 +127,6 @@ def relax_mouth(landmarks: Tensor, rest: Tensor, gate: Tensor) -> Tensor:
     Returns:
         (T, 68, 2) px.
     """
-    matrix, _, _ = fit_similarity(rest[RIGID].expand(len(landmarks), -1, -1), landmarks[:, RIGID])
-    surplus = _between_lips(landmarks) - _between_lips(rest) @ matrix
-    return torch.lerp(_bring_together(landmarks, surplus), landmarks, gate.view(-1, 1, 1).to(landmarks))
+    pose = fit_similarity(rest[NOSE_AND_EYES].expand(len(landmarks), -1, -1), landmarks[:, NOSE_AND_EYES])
+    surplus = gaps_between_lips(landmarks) - pose.turn(gaps_between_lips(rest))
+    return torch.lerp(bring_together(landmarks, surplus), landmarks, gate.view(-1, 1, 1).to(landmarks))

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from talkhead.data.clip import MOUTH
+from talkhead.face.points import LOWER_INNER_LIP, MOUTH, UPPER_INNER_LIP
+from talkhead.face.similarity import fit_similarity
 from talkhead.metrics.average import MeanMetric, reduced
 
 Region = Literal["face", "mouth"] | slice
 Center = Literal["none", "mean", "similarity"]
 Unit = Literal["px", "px256"]
-
-_LIPS = ((61, 67), (62, 66), (63, 65))  # upper and lower points of the inner lip, facing each other
 
 
 class Correlation(NamedTuple):
@@ -133,13 +132,9 @@ def _centred(pred: Tensor, target: Tensor, center: Center) -> tuple[Tensor, Tens
         return pred, target
     if center not in ("mean", "similarity"):
         raise ValueError(f"center must be 'none', 'mean' or 'similarity'; got {center!r}")
-    pred, target = pred - pred.mean(-2, keepdim=True), target - target.mean(-2, keepdim=True)
-    if center == "mean":
-        return pred, target
-    # A plane similarity is a complex factor: a = <p, q> / <p, p> minimises |a p - q|^2 over rotation and scale.
-    p, q = torch.view_as_complex(pred.contiguous()), torch.view_as_complex(target.contiguous())
-    power = (p.abs() ** 2).sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.view_as_real((p.conj() * q).sum(-1, keepdim=True) / power * p), target
+    if center == "similarity":
+        return fit_similarity(pred, target)(pred), target
+    return pred - pred.mean(-2, keepdim=True), target - target.mean(-2, keepdim=True)
 
 
 def _scale(unit: Unit, size: int | None) -> float:
@@ -168,8 +163,7 @@ def mouth_opening(landmarks: Tensor) -> Tensor:
     """
     if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
         raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
-    upper, lower = zip(*_LIPS, strict=True)
-    return (landmarks[..., list(lower), :] - landmarks[..., list(upper), :]).norm(dim=-1).mean(-1)
+    return (landmarks[..., LOWER_INNER_LIP, :] - landmarks[..., UPPER_INNER_LIP, :]).norm(dim=-1).mean(-1)
 
 
 def opening_correlation(pred: Tensor, target: Tensor, max_lag: int = 5) -> Correlation:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from talkhead.data.clip import MOUTH
+from talkhead.face.points import MOUTH
 from talkhead.metrics.average import MeanMetric, reduced
 from talkhead.ops.precision import full_precision
 

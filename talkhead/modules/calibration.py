@@ -1,4 +1,4 @@
-"""Are a classifier's probabilities to be believed? Its calibration error, and the temperature that lowers it."""
+"""Are a classifier's probabilities to be believed? The temperature that lowers its calibration error."""
 
 from __future__ import annotations
 
@@ -6,41 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-
-
-def expected_calibration_error(probabilities: Tensor, target: Tensor, bins: int = 15) -> Tensor:
-    """Return how far confidence and accuracy lie apart, on average.
-
-    Predictions are put in ``bins`` equal intervals of their confidence (the highest probability). In each, the mean
-    confidence is compared to the share of right answers; the gaps are averaged with the number of predictions as weight
-    (Naeini et al. 2015; Guo et al. 2017, Eq. 3).
-
-    Args:
-        probabilities: (N, E) probabilities.
-        target: (N,) int64 true classes.
-        bins: number of intervals of [0, 1].
-
-    Returns:
-        () float32 in [0, 1]; 0 is perfect.
-
-    Raises:
-        ValueError: if there are no predictions, or not one target for each.
-
-    Example:
-        Sure twice, right once:
-
-        >>> expected_calibration_error(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])).item()
-        0.5
-    """
-    if probabilities.ndim != 2 or target.shape != probabilities.shape[:1] or not len(target):
-        raise ValueError(
-            f"target must hold one class for each of N >= 1 rows of probabilities; got shapes {tuple(target.shape)} "
-            f"and {tuple(probabilities.shape)}"
-        )
-    confidence, choice = probabilities.float().max(-1)
-    gap = confidence - (choice == target).float()
-    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    return torch.zeros(bins, device=gap.device).index_add(0, place, gap).abs().sum() / len(target)
 
 
 def fit_temperature(logits: Tensor, target: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 from torchmetrics.utilities import dim_zero_cat
 
 from talkhead.data.clip import Clip
 from talkhead.media.files import write_whole
-from talkhead.modules.calibration import expected_calibration_error, fit_temperature
+from talkhead.modules.calibration import fit_temperature
 from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.conformer import ConformerClassifier
@@ -180,7 +180,7 @@ class EmotionClassifier(TrainingModule):
             "loss": -own.clamp(min=1e-7).log().mean(),
             "accuracy": (logits.argmax(-1) == target).float().mean(),
             "uar": average_recall(confusion),
-            "ece": expected_calibration_error(probabilities, target),
+            "ece": multiclass_calibration_error(probabilities, target, len(self.emotions)),
         }
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, sync_dist=True)
         folder = self.log_folder()

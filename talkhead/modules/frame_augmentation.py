@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchaudio.functional import mask_along_axis_iid
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.nets.logmel import MEL_BINS, length_mask
@@ -94,11 +95,12 @@ class FrameAugmentation(nn.Module):
 
     def _stripes(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Set random stripes of time, and of the mel bins' frequencies, to 0, about the frames' mean."""
-        bins = torch.full_like(lengths, MEL_BINS)
+        mel, pitch = frames[..., :MEL_BINS], frames[..., MEL_BINS:]
         for _ in range(self.masks):
+            mel = mask_along_axis_iid(mel, self.mask_bins, 0.0, axis=2)
+        frames = torch.cat([mel, pitch], dim=2)
+        for _ in range(self.masks):  # torchaudio's knows no lengths: most stripes would fall on padding
             frames = frames * ~_stripe(lengths, frames.shape[1], self.mask_frames)[:, :, None]
-            gone = _stripe(bins, MEL_BINS, self.mask_bins)
-            frames = frames * ~F.pad(gone, (0, frames.shape[2] - MEL_BINS))[:, None, :]
         return frames
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
-from talkhead.data.clip import MOUTH, Clip, emotion_probabilities
+from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.frame import face_frame, to_face
+from talkhead.face.points import LOWER_INNER_LIP, MOUTH, UPPER_INNER_LIP
 from talkhead.metrics import LandmarkDistance, OpeningCorrelation, OpeningVarianceRatio
 from talkhead.modules.speech_augmentation import augment_speech, change_speed
 from talkhead.modules.training_module import Stage, TrainingModule
@@ -53,7 +54,7 @@ def landmark_loss(
         step = error[:, 1:] - error[:, :-1]
         loss = loss + velocity_weight * _mean_size(step, weight, seen[:, 1:] & seen[:, :-1], distance)
     if opening_weight:
-        gap = (error[:, :, 65:68, 1].flip(-1) - error[:, :, 61:64, 1]).mean(-1)
+        gap = (error[:, :, LOWER_INNER_LIP, 1] - error[:, :, UPPER_INNER_LIP, 1]).mean(-1)
         loss = loss + opening_weight * (gap.square() * seen).sum() / seen.sum().clamp_min(1)
     return loss
 

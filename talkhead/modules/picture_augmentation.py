@@ -9,22 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.face.frame import turn
+from talkhead.face.points import MIRROR
 from talkhead.ops.precision import full_precision
-
-
-def _mirror_order() -> list[int]:
-    """Index of each of the 68 points' partner across the face's midline."""
-    order = list(range(68))
-    pairs = [(i, 16 - i) for i in range(8)] + [(17 + i, 26 - i) for i in range(5)]
-    pairs += [(31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
-    pairs += [(48, 54), (49, 53), (50, 52), (59, 55), (58, 56), (60, 64), (61, 63), (67, 65)]
-    for a, b in pairs:
-        order[a], order[b] = b, a
-    return order
-
-
-MIRROR = tuple(_mirror_order())
-"""``landmarks[..., MIRROR, :]`` renames the points after a left-right flip."""
 
 
 def recolour(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -65,7 +51,7 @@ def mirror(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
         generator: source of the draws.
     """
     chosen = (torch.rand(len(frames), generator=generator) < share).to(frames.device)
-    flipped = landmarks[..., list(MIRROR), :].clone()
+    flipped = landmarks[..., MIRROR, :].clone()
     flipped[..., 0] = frames.shape[-1] - 1 - flipped[..., 0]
     return (
         torch.where(chosen[:, None, None, None, None], frames.flip(-1), frames),

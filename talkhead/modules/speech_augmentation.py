@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+import torchaudio
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
@@ -41,9 +42,8 @@ def add_noise(audio: Tensor, quietest: float = 35.0, loudest: float = 5.0) -> Te
     frequency = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE, device=audio.device).clamp_min(50)
     slope = torch.rand(batch, 1, device=audio.device)
     noise = torch.fft.irfft(torch.fft.rfft(torch.randn_like(audio)) * frequency**-slope, n=samples)
-    ratio = loudest + (quietest - loudest) * torch.rand(batch, 1, device=audio.device)
-    size = audio.norm(dim=1, keepdim=True) * 10 ** (-ratio / 20)
-    return audio + noise * size / noise.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    ratio = loudest + (quietest - loudest) * torch.rand(batch, device=audio.device)
+    return torchaudio.functional.add_noise(audio, noise, ratio)
 
 
 def add_reverberation(audio: Tensor) -> Tensor:

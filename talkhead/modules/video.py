@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.data.draws import draw_seed
+from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.media.read import write_image
 from talkhead.metrics import FramePSNR, FrameSSIM
 from talkhead.modules.picture_augmentation import jitter, mirror, recolour
@@ -21,7 +22,7 @@ from talkhead.nets.renderer import Condition, Renderer
 from talkhead.ops.mask_noise import landmark_maps, to_network
 from talkhead.schedulers import MaskNoiseBridgeScheduler, forward_coefficients
 
-_EYES, _OUTER_LIP, _INNER_LIP = 3, 4, 5  # groups of landmark_maps
+_EYES, _OUTER_LIP, _INNER_LIP = (PARTS.index(part) for part in (EYES, OUTER_LIP, INNER_LIP))
 _WEIGHT_SIGMA = 1 / 32  # of the frame's side: how far around the points the loss is raised
 
 

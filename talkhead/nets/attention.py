@@ -1,42 +1,30 @@
-"""Two small layers of the landmark net: attention over time with relative positions, and a running standardisation."""
+"""Attention over time with relative positions: what every net here that looks along the frames does."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
-class Standardize(nn.Module):
-    """Subtract the running mean and divide by the running deviation of what was seen in training; clamp to +-4.
+def relative_attention(projected: Tensor, bias: Tensor) -> Tensor:
+    """Attend over time with a learnt bias for each distance, any length (Shaw et al., 2018, with biases for vectors).
 
     Args:
-        features: number of features.
-        momentum: share of the newest batch.
+        projected: (B, T, 3 C) queries, keys and values side by side.
+        bias: (H, 2 R + 1), for each of the H heads what is added to the score of a key R frames before the query, ...,
+            R frames after it; keys further away share the outermost.
+
+    Returns:
+        (B, T, C).
     """
-
-    def __init__(self, features: int, momentum: float = 0.05) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.mean: Tensor
-        self.square: Tensor
-        self.weight: Tensor
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("square", torch.zeros(features))
-        self.register_buffer("weight", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, F) to (B, F)."""
-        if self.training:
-            with torch.no_grad():
-                # Kept as a weighted sum and its weight, so that the first batches count in full.
-                self.weight.lerp_(torch.ones_like(self.weight), self.momentum)
-                self.mean.lerp_(x.mean(0), self.momentum)
-                self.square.lerp_(x.square().mean(0), self.momentum)
-        weight = self.weight.clamp_min(1e-6)
-        mean = self.mean / weight
-        deviation = (self.square / weight - mean.square()).clamp_min(1e-8).sqrt()
-        return ((x - mean) / deviation).clamp(-4, 4)
+    heads, reach = len(bias), bias.shape[1] // 2
+    time = torch.arange(projected.shape[1], device=projected.device)
+    scores = bias[:, (time - time[:, None]).clamp(-reach, reach) + reach].to(projected.dtype)
+    query, key, value = rearrange(projected, "b t (three h d) -> three b h t d", three=3, h=heads)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=scores[None])
+    return rearrange(mixed, "b h t d -> b t (h d)")
 
 
 class RelativeAttention(nn.Module):
@@ -51,7 +39,6 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float, reach: int = 32) -> None:
         super().__init__()
-        self.heads, self.reach = heads, reach
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -67,10 +54,5 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C), any T."""
-        batch, length, width = x.shape
-        time = torch.arange(length, device=x.device)
-        bias = self.bias[:, (time - time[:, None]).clamp(-self.reach, self.reach) + self.reach]
-        q, k, v = self.qkv(self.norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q).unsqueeze(0))
-        x = x + self.dropout(self.out(heard.transpose(1, 2).reshape(batch, length, width)))
+        x = x + self.dropout(self.out(relative_attention(self.qkv(self.norm(x)), self.bias)))
         return x + self.dropout(self.feed(x))

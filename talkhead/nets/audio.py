@@ -1,4 +1,4 @@
-"""What the landmark net hears: a raw-waveform branch and two content encoders, all brought to the frames' own clock.
+"""What the landmark net hears: a raw-waveform branch and a log-mel content branch, brought to the frames' own clock.
 
 A stretch of S samples spans T frames uniformly; frame t is centred at sample (t + 1/2) S / T - 1/2. Every branch
 returns features at exactly those instants, whatever its own frame rate, so that S and T are free.
@@ -7,14 +7,12 @@ returns features at exactly those instants, whatever its own frame rate, so that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.nets.speech_encoder import SpeechStates
 
 BLOCK = 160
 """Samples per block of the energy envelope: 10 ms."""
@@ -219,56 +217,9 @@ def mask_spectrogram(mel: Tensor, bands: int = 10, steps: int = 20) -> Tensor:
     Returns:
         (B, F, N), a new tensor.
     """
-    batch, height, length = mel.shape
+    from torchaudio.functional import mask_along_axis_iid
 
-    def hidden(size: int, most: int) -> Tensor:
-        width = torch.rand(batch, 1, device=mel.device) * most
-        start = torch.rand(batch, 1, device=mel.device) * (size - width).clamp_min(0)
-        index = torch.arange(size, device=mel.device)
-        return (index >= start) & (index < start + width)
-
-    mask = hidden(height, bands).unsqueeze(2) | hidden(length, steps).unsqueeze(1)
-    return torch.where(mask, mel.mean(dim=(1, 2), keepdim=True), mel)
-
-
-class SpeechEncoder(nn.Module):
-    """The content branch on a pretrained speech encoder from ``transformers`` (``SpeechStates``).
-
-    The states of all layers are averaged with learnt weights (Yang et al. 2021, SUPERB), normalised, and projected.
-
-    Args:
-        name: see ``SpeechStates``.
-        width: C, channels of the result.
-        config: see ``SpeechStates``.
-        frozen: see ``SpeechStates``.
-        seconds: see ``SpeechStates``.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        width: int,
-        config: dict[str, Any] | None = None,
-        frozen: bool = True,
-        seconds: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.states = SpeechStates(name, config, frozen, seconds)
-        self.layer_weights = nn.Parameter(torch.zeros(self.states.layers))
-        hidden = self.states.channels
-        self.project = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.GELU())
-
-    def forward(self, audio: Tensor, num_frames: int) -> Tensor:
-        """Encode.
-
-        Args:
-            audio: (B, S) waveform divided by its speech level.
-            num_frames: T.
-
-        Returns:
-            (B, T, C).
-        """
-        states, first, step = self.states(audio)
-        mixed = torch.einsum("lbnc,l->bcn", states, self.layer_weights.softmax(0))
-        positions = (frame_centres(audio.shape[-1], num_frames, audio.device) - first) / step
-        return self.project(sample_at(mixed, positions).transpose(1, 2))
+    kept = torch.ones_like(mel)
+    for axis, widest in ((1, bands), (2, steps)):
+        kept = mask_along_axis_iid(kept, min(widest, mel.shape[axis]), 0.0, axis)
+    return torch.where(kept > 0, mel, mel.mean(dim=(1, 2), keepdim=True))

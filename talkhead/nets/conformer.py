@@ -21,7 +21,8 @@ from talkhead.nets.logmel import MEL_BINS, LogMel, length_mask
 from talkhead.nets.pitch import PITCH_BINS
 from talkhead.nets.speech_encoder import SpeechStates
 from talkhead.nets.speech_frames import LayerMix, SpeechFrames
-from talkhead.nets.statistics import PitchStatistics, SpectralStatistics, Standardisation
+from talkhead.nets.standardisation import Standardisation
+from talkhead.nets.statistics import PitchStatistics, SpectralStatistics
 
 
 class ConformerSize(NamedTuple):

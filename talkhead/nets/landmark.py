@@ -31,17 +31,18 @@ from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face, turn
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
-from talkhead.nets.attention import RelativeAttention, Standardize
+from talkhead.nets.attention import RelativeAttention
 from talkhead.nets.audio import (
     LogMelEncoder,
     RawBranch,
-    SpeechEncoder,
     frame_centres,
     frame_decibels,
     sample_at,
     speech_level,
 )
 from talkhead.nets.kan import KANLayer
+from talkhead.nets.speech_encoder import SpeechEncoder
+from talkhead.nets.standardisation import Standardisation, rename_sums
 
 BRANCHES = ("raw", "content")
 
@@ -74,6 +75,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         freeze_encoder: keep a pretrained encoder as it is.
         encoder_seconds: length of the pieces that Whisper hears; None: 30 s (see ``SpeechStates``).
         encoder_config: filled in by the net for a pretrained encoder, so that a saved net needs nothing else to load.
+        trained_on: emotions in the training data, filled in by training; None: unknown, taken for neutral alone.
 
     Raises:
         ValueError: if an argument is not among its choices.
@@ -100,6 +102,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         freeze_encoder: bool = True,
         encoder_seconds: float | None = None,
         encoder_config: dict[str, Any] | None = None,
+        trained_on: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         # diffusers keeps the names of the arguments for the configuration: no module may bear one.
@@ -120,7 +123,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         )
         if portrait_view != "none":
             numbers = VIEWS[portrait_view][1]
-            self.standardize = Standardize(numbers)
+            self.standardize = Standardisation(numbers, limit=4.0, eps=1e-8)
             self.portrait = nn.Linear(numbers, 32, bias=False)
             self.habit = nn.Linear(numbers, habits * 136, bias=False)
             nn.init.zeros_(self.habit.weight)
@@ -159,7 +162,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         Args:
             audio: (B, S) waveform at 16 kHz in [-1, 1]; it spans the frames exactly.
             reference_landmarks: (B, 68, 2) px: the face at rest.
-            emotion: (B, 8) probabilities.
+            emotion: (B, 8) probabilities, or (B, T, 8), one for each frame.
             num_frames: T >= 1.
             level: (B,) speech level of the recording that the stretch is from (``speech_level``); None measures the
                 stretch itself.
@@ -178,6 +181,11 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         portrait = None if size is None else self.describe(reference_landmarks, size)
         moved = rest.unsqueeze(1) + self.displacements(audio, emotion, num_frames, level, portrait)
         return centre.unsqueeze(1) + turn(moved, axes.unsqueeze(1))
+
+    def _fix_state_dict_keys_on_load(self, state_dict: Any) -> None:
+        """Let ``from_pretrained`` read the statistics as they were called before 0.1.0."""
+        super()._fix_state_dict_keys_on_load(state_dict)
+        rename_sums(state_dict, "standardize.")
 
     def displacements(
         self,
@@ -205,7 +213,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         audio = audio / level.unsqueeze(-1)
         steps = max(1, round(audio.shape[-1] / SAMPLE_RATE * self.config.rate))
         seen = None if portrait is None else self._look(portrait, known)
-        x = self._fused(audio, self._who(emotion, seen), steps)
+        x = self._fused(audio, self._who(emotion, seen, steps), steps)
         x = x + self.drop(self.rnn(x)[0])
         for layer in self.attention:
             x = layer(x)
@@ -239,17 +247,19 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             seen = seen + self.config.portrait_noise * torch.randn_like(seen)
         return seen if known is None else seen * known.unsqueeze(-1)
 
-    def _who(self, emotion: Tensor, seen: Tensor | None) -> Tensor:
-        """Return (B, 32): the emotion relative to ``neutral``, and the portrait."""
+    def _who(self, emotion: Tensor, seen: Tensor | None, steps: int) -> Tensor:
+        """Return (B, steps, 32): the emotion relative to ``neutral``, and the portrait."""
         neutral = F.one_hot(torch.tensor(EMOTIONS.index("neutral")), len(EMOTIONS)).to(emotion)
         who = self.emotion(emotion - neutral)
-        return who if seen is None else who + self.portrait(seen)
+        who = who.unsqueeze(1) if who.ndim == 2 else who
+        who = sample_at(who.mT, frame_centres(who.shape[1], steps, who.device)).mT
+        return who if seen is None else who + self.portrait(seen).unsqueeze(1)
 
     def _fused(self, audio: Tensor, who: Tensor, steps: int) -> Tensor:
         """Return (B, steps, C): the branches fused into one, with the emotion and the portrait."""
         heard = [branch(audio, steps) for branch in (self.raw, self.content) if branch is not None]
         heard = [narrow(self.drop(x)) for narrow, x in zip(self.narrow, heard, strict=True)]
-        return self.fuse(torch.cat([*heard, who.unsqueeze(1).expand(-1, steps, -1)], dim=-1))
+        return self.fuse(torch.cat([*heard, who], dim=-1))
 
     def generate(
         self, audio: Tensor, reference_landmarks: Tensor, emotion: Tensor, fps: float = 25.0, **options: Any
@@ -280,7 +290,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         Args:
             audio: (S,) waveform at 16 kHz in [-1, 1], S >= 1.
             reference_landmarks: (68, 2) px: the portrait's landmarks.
-            emotion: (8,) probabilities.
+            emotion: (8,) probabilities, or (T, 8), one for each frame.
             fps: frames per second wanted.
             window_seconds: frames made at a time.
             context_seconds: sound heard before and after.
@@ -327,6 +337,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         part = audio[first:last]
         # The last frame may outlast the sound.
         part = F.pad(part, (0, last - first - len(part)))
+        emotion = emotion if emotion.ndim == 1 else emotion[low:high]
         return self(part[None], reference_landmarks[None], emotion[None], high - low, level[None], size)[0]
 
 
@@ -362,7 +373,7 @@ def _check_shapes(audio: Tensor, reference_landmarks: Tensor, emotion: Tensor, n
         raise ValueError(
             f"reference_landmarks must be ({batch}, 68, 2) landmarks in px; got {tuple(reference_landmarks.shape)}"
         )
-    if emotion.shape != (batch, len(EMOTIONS)):
+    if emotion.shape not in ((batch, len(EMOTIONS)), (batch, num_frames, len(EMOTIONS))):
         raise ValueError(f"emotion must be ({batch}, {len(EMOTIONS)}) probabilities; got {tuple(emotion.shape)}")
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1; got {num_frames}")
@@ -375,7 +386,7 @@ def _check_stream(
         raise ValueError(f"audio must be one (S,) mono waveform at 16 kHz; got {tuple(audio.shape)}")
     if not fps > 0 or not window_seconds > 0:
         raise ValueError(f"fps and window_seconds must be positive; got {fps} and {window_seconds}")
-    _check_shapes(audio[None], reference_landmarks[None], emotion[None], 1)
+    _check_shapes(audio[None], reference_landmarks[None], emotion[None], num_frames_of(len(audio), fps))
     if not reference_landmarks.isfinite().all():
         raise ValueError(
             "reference_landmarks must be finite landmarks in px; got NaN, so no face was found in the portrait"

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
-from talkhead.face.warp import displace, thin_plate_spline_field
+from talkhead.face.mouth_bank import mouth_bank, mouth_opening_map
+from talkhead.face.warp import compose, thin_plate_spline_field
+from talkhead.face.warp import sample as sample_picture
 from talkhead.nets.unet3d import UNet3D
-from talkhead.ops.mask_noise import landmark_maps, mask_noise, to_network
+from talkhead.ops.mask_noise import landmark_maps, mask_noise
 
 _OUTPUTS = {"plain": 3, "residual": 3, "alpha": 4, "flow": 5}  # channels that the U-Net must answer
 _FLOW_UNIT = 2.0  # px at 128 px that an answer of one moves the carrier: the order of what the spline gets wrong
 _BASE_SIZE = 128  # px at which sigma, kernel_size and map_sigma are given; they grow with the frame
+_COARSE = 2  # px between the places of conditions that are smooth
+_DOUBT = 2.0  # an untrained renderer takes sigmoid(-2) = 12% of a bank's picture
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,34 @@ class Condition:
         noise: (B, 3, T, H, W) the mask-noised carrier n, the noise end of the process.
         carrier: (B, 3, T, H, W) the reference, repeated or warped to each frame's landmarks.
         channels: (B, C', T, H, W) condition channels put beside the sample; C' may be 0.
+        picture: (B, 3, H, W) the reference itself; None where nobody asks for it.
+        coarse: (B, C'', T, H / 2, W / 2) condition channels that are smooth, or None.
+        field: (B, T, H, W, 2) px, the spline's displacement, or None.
+        bank: (B, N, 4, T, H, W) further pictures of the person bent to each frame, with how far to rely on them, or
+            None.
     """
 
     noise: Tensor
     carrier: Tensor
     channels: Tensor
+    picture: Tensor | None = None
+    coarse: Tensor | None = None
+    field: Tensor | None = None
+    bank: Tensor | None = None
+
+    _FRAME_AXIS: ClassVar = {"noise": 2, "carrier": 2, "channels": 2, "coarse": 2, "field": 1, "bank": 3}
 
     def frames(self, start: int, stop: int) -> Condition:
         """Return the condition of frames ``start`` to ``stop``."""
-        return Condition(*(getattr(self, f.name)[:, :, start:stop] for f in fields(self)))
+        return self._each(lambda own, axis, _: own.narrow(axis, start, stop - start), self)
+
+    def join(self, following: Condition) -> Condition:
+        """Return the condition of these frames and of those that follow, of the same picture."""
+        return self._each(lambda own, axis, other: torch.cat((own, other), axis), following)
+
+    def _each(self, change: Callable[[Tensor, int, Tensor], Tensor], other: Condition) -> Condition:
+        pairs = {name: (getattr(self, name), axis, getattr(other, name)) for name, axis in self._FRAME_AXIS.items()}
+        return replace(self, **{name: change(*pair) for name, pair in pairs.items() if pair[0] is not None})
 
 
 class Renderer(ModelMixin, ConfigMixin):
@@ -49,8 +73,13 @@ class Renderer(ModelMixin, ConfigMixin):
     * ``output="plain"``: U(x_s, ...), the paper;
     * ``output="residual"``: c + r U(x_s, tanh((x_s - c) / r), ...), so that what need not change is copied;
     * ``output="alpha"``: c + sigmoid(a) (p - c), a and p both from U(x_s, tanh((x_s - c) / r), ...);
-    * ``output="flow"``: c moved by f, plus r u, f (px) and u both from U(x_s, tanh((x_s - c) / r), ...). The spline
-      knows 68 points of the face; hair, ears, collar and shoulders move with laws of their own, which f learns.
+    * ``output="flow"``: the reference sampled once by the spline's displacement after f, plus r u, f (px) and u both
+      from U(x_s, tanh((x_s - c) / r), ...). The spline knows 68 points of the face; hair, ears, collar and shoulders
+      move with laws of their own, which f learns. Sampling once, by both together, keeps the picture's sharpness.
+
+    With ``bank`` > 0 further pictures of the person may be given. Each frame is offered the ``bank`` pictures b whose
+    mouths are most like its own, bent to its landmarks, with a trust w in [0, 1] that is 0 away from the mouth; the
+    network answers one more channel a for each, and the picture becomes, before the residual, c + w sigmoid(a) (b - c).
 
     The frame differs from a warped carrier by about a tenth of the pictures' own range (0.06 in [-1, 1] on GRID). The
     scale r brings what the network must see and say to the order of one, as c_in and c_out do in Karras et al. (2022):
@@ -67,9 +96,15 @@ class Renderer(ModelMixin, ConfigMixin):
         field_channels: give the spline's displacement to the network, in 16ths of the frame: how the head has moved.
         noise_channels: give the mask-noised carrier to the network at every step.
         map_channels: give soft Gaussian maps of the landmarks, one for each of 6 groups.
+        opening_channel: give a map of what lies between the lips of an open mouth.
+        coarse: give field and maps at half the resolution (they are smooth), and the reference once for all frames:
+            much less to compute.
+        bank: N, how many further pictures of the person each frame is offered.
         sigma, kernel_size, threshold, overlap: the mask's, see ``mask_noise``; the first two in px at 128 px, scaled
             with ``size``, the threshold against it so that the discs scale too.
         map_sigma: standard deviation of the soft maps, px at 128 px.
+        trained_on: emotions that the training data had, filled in when training begins; None: not known, taken for
+            neutral alone. A pipeline never gives a renderer the embedding of another.
 
     Example:
         >>> renderer = Renderer(size=16, widths=(8, 16), patch=2)
@@ -98,11 +133,15 @@ class Renderer(ModelMixin, ConfigMixin):
         field_channels: bool = True,
         noise_channels: bool = False,
         map_channels: bool = True,
+        opening_channel: bool = False,
+        coarse: bool = False,
+        bank: int = 0,
         sigma: float = 2.0,
         kernel_size: int = 11,
         threshold: float = 0.01,
         overlap: Literal["max", "sum"] = "max",
         map_sigma: float = 2.0,
+        trained_on: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if carrier not in ("reference", "warped") or output not in _OUTPUTS:
@@ -110,17 +149,22 @@ class Renderer(ModelMixin, ConfigMixin):
                 f"carrier must be 'reference' or 'warped' and output one of {', '.join(_OUTPUTS)}; "
                 f"got {carrier!r} and {output!r}"
             )
-        difference = 3 * (output != "plain")
-        extra = difference + 3 * (carrier_channels + reference_channels + noise_channels)
-        extra += 2 * field_channels + 6 * map_channels
+        if coarse and patch % _COARSE:
+            raise ValueError(f"coarse conditions need an even patch, to be folded into it; got patch={patch}")
+        if bank and output != "flow":
+            raise ValueError(f"bank={bank} needs output='flow', which mixes pictures; got output={output!r}")
+        smooth = 2 * field_channels + 6 * map_channels + opening_channel
+        sharp = 3 + 3 * (output != "plain") + 3 * (carrier_channels + noise_channels) + 4 * bank
         self.unet = UNet3D(
-            in_channels=3 + extra,
-            out_channels=_OUTPUTS[output],
+            in_channels=sharp + (0 if coarse else smooth + 3 * reference_channels),
+            out_channels=_OUTPUTS[output] + bank,
             widths=widths,
             blocks=blocks,
             patch=patch,
             attention_levels=attention_levels,
             gradient_checkpointing=gradient_checkpointing,
+            coarse_channels=smooth if coarse else 0,
+            still_channels=3 * reference_channels if coarse else 0,
         )
 
     def prepare(
@@ -129,6 +173,7 @@ class Renderer(ModelMixin, ConfigMixin):
         reference_landmarks: Tensor,
         landmarks: Tensor,
         *,
+        bank: tuple[Tensor, Tensor] | None = None,
         seed: int | Tensor = 0,
         frame_offset: int | Tensor = 0,
         blend: tuple[Tensor, Tensor, Tensor] | None = None,
@@ -139,6 +184,8 @@ class Renderer(ModelMixin, ConfigMixin):
             reference: (B, 3, H, W) uint8 picture, H = W = ``size``.
             reference_landmarks: (B, 68, 2) px.
             landmarks: (B, T, 68, 2) px of the frames to paint.
+            bank: further pictures of the person, (B, R, 3, H, W) uint8, and their landmarks, (B, R, 68, 2) px, NaN
+                where a sample has fewer; None: none. A renderer without a bank does not look at them.
             seed: of the mask noise, one or (B,).
             frame_offset: absolute index of the first frame, one or (B,): the noise belongs to absolute frames.
             blend: (frames (B, T, 3, H, W) in [0, 1], a (B,), b (B,)): put the training sample a x_0 + b n in the place
@@ -156,18 +203,20 @@ class Renderer(ModelMixin, ConfigMixin):
             raise ValueError(
                 "blend gives x_t in the place of n, and a renderer with noise_channels needs n: leave it out"
             )
-        carrier, field = self._carrier(reference, reference_landmarks, landmarks)
-        if blend is not None:  # the clean frames come in the carrier's type
-            clean = blend[0] if carrier.is_floating_point() else (blend[0] * 255).round().to(torch.uint8)
-            blend = (clean, blend[1], blend[2])
-        noise = mask_noise(
-            carrier, landmarks, **self._mask_arguments(), seed=seed, frame_offset=frame_offset, blend=blend
-        )
-        assert isinstance(noise, Tensor)  # no mask was asked for
-        frames = landmarks.shape[1]
-        still = to_network(reference[:, None].float() / 255).expand(-1, -1, frames, -1, -1)
-        moved = to_network(carrier) if carrier.ndim == 5 else still
-        return Condition(noise, moved, self._channels(noise, moved, still, field, landmarks))
+        with torch.autocast(reference.device.type, enabled=False):  # geometry and colours are float32, whatever runs
+            picture = to_unit(reference)
+            carrier, field = self._carrier(picture, reference_landmarks, landmarks)
+            if blend is not None:
+                blend = (to_unit(blend[0]), blend[1], blend[2])
+            noise = mask_noise(
+                carrier.transpose(1, 2), landmarks, **self._mask_arguments(), seed=seed, frame_offset=frame_offset,
+                blend=blend,
+            )  # fmt: skip
+            assert isinstance(noise, Tensor)  # no mask was asked for
+            sharp, coarse = self._channels(noise, carrier * 2 - 1, picture * 2 - 1, field, landmarks)
+            moved = None if self.config.carrier == "reference" else field
+            offered = self._bank(bank, landmarks)
+            return Condition(noise, carrier * 2 - 1, sharp, picture * 2 - 1, coarse, moved, offered)
 
     def forward(self, sample: Tensor, timestep: Tensor | int, condition: Condition, emotion: Tensor) -> Tensor:
         """Predict what the scheduler's ``prediction_type`` names (x_0 by default).
@@ -185,7 +234,18 @@ class Renderer(ModelMixin, ConfigMixin):
         seen = [sample, condition.channels.to(sample)]
         if self.config.output != "plain":
             seen.append(torch.tanh((sample - condition.carrier) / self.config.residual_scale))
-        out = self.unet(torch.cat(seen, 1), timestep, emotion).float()
+        if condition.bank is not None:
+            trust = condition.bank[:, :, 3:]
+            seen.append(torch.cat([condition.bank[:, :, :3] * trust, trust], 2).flatten(1, 2))
+        elif self.config.bank:
+            seen.append(sample.new_zeros(()).expand(len(sample), 4 * self.config.bank, *sample.shape[2:]))
+        still = condition.picture if self.config.coarse and self.config.reference_channels else None
+        out = self.unet(seen, timestep, emotion, coarse=condition.coarse, still=still)
+        with torch.autocast(sample.device.type, enabled=False):
+            return self._answer(out.float(), condition)
+
+    def _answer(self, out: Tensor, condition: Condition) -> Tensor:
+        """Turn the U-Net's channels into a prediction."""
         if self.config.output == "plain":
             return out
         if self.config.output == "alpha":
@@ -193,8 +253,19 @@ class Renderer(ModelMixin, ConfigMixin):
             return condition.carrier + alpha * (out[:, :3] - condition.carrier)
         base = condition.carrier
         if self.config.output == "flow":
-            base = move(base, _FLOW_UNIT * self.config.size / _BASE_SIZE * out[:, 3:])
+            base = self._moved(condition, _FLOW_UNIT * self.config.size / _BASE_SIZE * out[:, 3:5])
+        slots = 0 if condition.bank is None else self.config.bank
+        for slot in reversed(range(slots)):  # the nearest mouth has the last word
+            picture, trust = condition.bank[:, slot, :3], condition.bank[:, slot, 3:]
+            base = torch.lerp(base, picture, trust * torch.sigmoid(out[:, 5 + slot : 6 + slot] - _DOUBT))
         return base + self.config.residual_scale * out[:, :3]
+
+    def _moved(self, condition: Condition, flow: Tensor) -> Tensor:
+        """Return the reference sampled once by the spline's displacement after ``flow`` (B, 2, T, H, W) px."""
+        assert condition.picture is not None
+        if condition.field is not None:
+            return sample_picture(condition.picture, compose(condition.field, flow))
+        return sample_picture(condition.picture, rearrange(flow, "b d t h w -> b t h w d"))
 
     @torch.no_grad()
     def predict(
@@ -226,17 +297,22 @@ class Renderer(ModelMixin, ConfigMixin):
         frames = ((sample.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return rearrange(frames, "b c t h w -> b t c h w")
 
-    def _carrier(self, reference: Tensor, reference_landmarks: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the picture (B, 3, H, W) uint8 or the warped video (B, T, 3, H, W) in [0, 1], and the field."""
-        frames, size = target.shape[1], (reference.shape[-2], reference.shape[-1])
+    def _carrier(self, picture: Tensor, points: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the carrier (B, 3, T, H, W) in [0, 1] and the spline's field (B, T, H, W, 2) where it is needed."""
+        frames, size = target.shape[1], (picture.shape[-2], picture.shape[-1])
+        still = picture[:, :, None].expand(-1, -1, frames, -1, -1)
         if self.config.carrier == "reference" and not self.config.field_channels:
-            return reference, reference.new_zeros(())
-        field = thin_plate_spline_field(reference_landmarks, target, size)
+            return still, None
+        field = thin_plate_spline_field(points, target, size)
         if self.config.carrier == "reference":
-            return reference, field
-        pictures = repeat(reference.float() / 255, "b c h w -> (b t) c h w", t=frames)
-        warped = displace(pictures, field.flatten(0, 1))
-        return rearrange(warped, "(b t) c h w -> b t c h w", t=frames), field
+            return still, field
+        return sample_picture(picture, field).clamp(0, 1), field
+
+    def _bank(self, bank: tuple[Tensor, Tensor] | None, landmarks: Tensor) -> Tensor | None:
+        """Return (B, N, 4, T, H, W), further pictures in [-1, 1] and how far to rely on them, where there are any."""
+        if not self.config.bank or bank is None or not bank[0].shape[1]:
+            return None
+        return mouth_bank(to_unit(bank[0]) * 2 - 1, bank[1], landmarks, self.config.bank)
 
     def _mask_arguments(self) -> dict:
         scale = self.config.size / _BASE_SIZE
@@ -248,25 +324,39 @@ class Renderer(ModelMixin, ConfigMixin):
             "overlap": self.config.overlap,
         }
 
-    def _channels(self, noise: Tensor, carrier: Tensor, still: Tensor, field: Tensor, landmarks: Tensor) -> Tensor:
-        config = self.config
-        parts = [noise[:, :0]]
-        parts += [carrier] if config.carrier_channels else []
-        parts += [still] if config.reference_channels else []
-        parts += [noise] if config.noise_channels else []
-        if config.field_channels:
-            parts.append(rearrange(field, "b t h w d -> b d t h w") * (16 / config.size))
+    def _channels(
+        self, noise: Tensor, carrier: Tensor, picture: Tensor, field: Tensor | None, landmarks: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the condition channels at the frames' resolution and those at half of it."""
+        config, frames = self.config, landmarks.shape[1]
+        sharp = [noise[:, :0]]
+        sharp += [carrier] if config.carrier_channels else []
+        if config.reference_channels and not config.coarse:
+            sharp.append(picture[:, :, None].expand(-1, -1, frames, -1, -1))
+        sharp += [noise] if config.noise_channels else []
+        stride = _COARSE if config.coarse else 1
+        side = config.size // stride
+        smooth = []
+        if field is not None and config.field_channels:
+            shift = rearrange(field, "b t h w d -> b t d h w").flatten(0, 1)
+            shift = F.avg_pool2d(shift, stride) if stride > 1 else shift
+            smooth.append(rearrange(shift, "(b t) d h w -> b d t h w", t=frames) * (16 / config.size))
         if config.map_channels:
-            side = (config.size, config.size)
-            parts.append(landmark_maps(landmarks, side, sigma=config.map_sigma * config.size / _BASE_SIZE))
-        return torch.cat(parts, 1)
+            points = (landmarks + 0.5) / stride - 0.5
+            smooth.append(
+                landmark_maps(points, (side, side), sigma=config.map_sigma * config.size / _BASE_SIZE / stride)
+            )
+        if config.opening_channel:
+            opening = mouth_opening_map(landmarks, (config.size, config.size))
+            smooth.append((F.avg_pool2d(opening, stride) if stride > 1 else opening)[:, None])
+        if config.coarse:
+            return torch.cat(sharp, 1), torch.cat(smooth, 1) if smooth else None
+        return torch.cat(sharp + smooth, 1), None
 
 
-def move(video: Tensor, flow: Tensor) -> Tensor:
-    """Sample a video (B, C, T, H, W) at its pixels' places plus ``flow`` (B, 2, T, H, W), (x, y) px; bilinear."""
-    pictures = rearrange(video, "b c t h w -> (b t) c h w")
-    moved = displace(pictures, rearrange(flow, "b d t h w -> (b t) h w d").to(video))
-    return rearrange(moved, "(b t) c h w -> b c t h w", t=video.shape[2])
+def to_unit(frames: Tensor) -> Tensor:
+    """Turn frames, uint8 or float in [0, 1], into float32 in [0, 1]."""
+    return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""What a pretrained speech encoder from ``transformers`` makes of a waveform: the hidden states of all its layers."""
+"""A pretrained speech encoder from ``transformers``: the states of all its layers, and the landmark net's branch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.nets.audio import frame_centres, sample_at
 
 HOP = 160
 """Samples from one frame of Whisper's mel spectrogram to the next; one of its states spans two."""
@@ -105,6 +106,49 @@ class SpeechStates(nn.Module):
             states = self.encoder(heard.input_features.to(audio), output_hidden_states=True).hidden_states
             collected.append(torch.stack(states)[:, :, : -(-part.shape[-1] // (2 * HOP))])
         return torch.cat(collected, dim=2), 0.0, 2 * HOP
+
+
+class SpeechEncoder(nn.Module):
+    """The content branch on a pretrained speech encoder from ``transformers`` (``SpeechStates``).
+
+    The states of all layers are averaged with learnt weights (Yang et al. 2021, SUPERB), normalised, and projected.
+
+    Args:
+        name: see ``SpeechStates``.
+        width: C, channels of the result.
+        config: see ``SpeechStates``.
+        frozen: see ``SpeechStates``.
+        seconds: see ``SpeechStates``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        config: dict[str, Any] | None = None,
+        frozen: bool = True,
+        seconds: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.states = SpeechStates(name, config, frozen, seconds)
+        self.layer_weights = nn.Parameter(torch.zeros(self.states.layers))
+        hidden = self.states.channels
+        self.project = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.GELU())
+
+    def forward(self, audio: Tensor, num_frames: int) -> Tensor:
+        """Encode.
+
+        Args:
+            audio: (B, S) waveform divided by its speech level.
+            num_frames: T.
+
+        Returns:
+            (B, T, C).
+        """
+        states, first, step = self.states(audio)
+        mixed = torch.einsum("lbnc,l->bcn", states, self.layer_weights.softmax(0))
+        positions = (frame_centres(audio.shape[-1], num_frames, audio.device) - first) / step
+        return self.project(sample_at(mixed, positions).transpose(1, 2))
 
 
 def _whisper_spectrogram(config: Any) -> Any:

@@ -81,25 +81,6 @@ class PitchStatistics(nn.Module):
             return torch.cat([*parts, voiced.sum(1, keepdim=True) / lengths[:, None]], dim=1)
 
 
-class Standardisation(nn.BatchNorm1d):
-    """Subtract the training data's mean and divide by its standard deviation, in training as in use.
-
-    Unlike batch normalisation it normalises by the running statistics alone, so that a batch's other recordings do not
-    matter; they are averages over the whole training.
-    """
-
-    def __init__(self, size: int):
-        super().__init__(size, affine=False, momentum=None)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, N) -> (B, N), within 5 standard deviations."""
-        if self.training and len(input) > 1:
-            super().forward(input.detach())
-        assert self.running_mean is not None and self.running_var is not None  # they are tracked
-        scale = (self.running_var + self.eps).rsqrt()
-        return ((input - self.running_mean) * scale).clamp(-5, 5)
-
-
 def moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(B, T, C), (B, T) True where valid -> mean and standard deviation over the valid places, each (B, C)."""
     weight = mask[..., None] / mask.sum(1)[:, None, None].clamp(min=1)

@@ -12,6 +12,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from talkhead.face.points import PARTS
+
 UNIT = 256
 """Landmarks are multiples of 1/256 px."""
 
@@ -32,9 +34,6 @@ WEIGHT_BITS = 22
 
 SATURATION = 2**30
 """Sums of Gaussians stop here in the kernel, so that no number of landmarks overflows int32."""
-
-REGIONS = ((0, 17), (17, 27), (27, 36), (36, 48), (48, 60), (60, 68))
-"""Jaw, brows, nose, eyes, outer lip, inner lip: first and one past the last of the 68 landmarks."""
 
 _CHUNK = 30_000
 """Pixels worked on at a time: they stay in the cache, and are too few (32768) for PyTorch to share every small step
@@ -172,7 +171,9 @@ def _windows(points: Tensor, size: tuple[int, int], half: int) -> tuple[Tensor, 
     centre = (points + UNIT // 2) >> 8
     pixels = centre[..., None] + torch.arange(-half, half + 1, device=points.device, dtype=torch.int32)
     distance = pixels * UNIT - points[..., None]
-    bounds = torch.tensor([size[1], size[0]], device=points.device, dtype=torch.int32)[:, None]
+    bounds = torch.stack([torch.full((), side, device=points.device, dtype=torch.int32) for side in size[::-1]])[
+        :, None
+    ]
     inside = (pixels >= 0) & (pixels < bounds)
     columns, rows = pixels.long().unbind(-2)
     frame = torch.arange(len(points), device=points.device)[:, None, None] * size[0]
@@ -231,17 +232,19 @@ def landmark_maps(
     points = torch.nan_to_num(landmarks.detach().float(), nan=-FAR).clamp(-FAR, FAR)
     reach = math.ceil(5 * sigma)
     pixels = points.round()[..., None] + torch.arange(-reach, reach + 1, device=points.device)  # (B, T, 68, 2, w)
-    limit = torch.tensor([width, height], device=points.device)[:, None]
+    # One number at a time: a tensor made of a list would have to be fetched from the host, and the card would wait.
+    limit = torch.stack([torch.full((), side, device=points.device) for side in (width, height)])[:, None]
     inside = (pixels >= 0) & (pixels < limit)
     # A pixel outside the frame is moved onto the border with the value 0, which changes no maximum.
     value = torch.exp((pixels - points[..., None]).square() / (-2 * sigma**2)) * inside
     columns, rows = pixels.long().clamp(min=0).minimum(limit - 1).unbind(-2)
-    region = torch.cat([torch.full((last - first,), i) for i, (first, last) in enumerate(REGIONS)])
+    place = torch.arange(68, device=points.device)
+    region = torch.stack([place >= part.start for part in PARTS[1:]]).sum(0)  # how many parts begin before the point
     sample = torch.arange(batch, device=points.device)[:, None, None]
     frame = torch.arange(num_frames, device=points.device)[:, None]
-    plane = (sample * len(REGIONS) + region.to(points.device)) * num_frames + frame  # (B, T, 68)
+    plane = (sample * len(PARTS) + region) * num_frames + frame  # (B, T, 68)
     index = ((plane[..., None] * height + rows) * width)[..., None] + columns[..., None, :]
     values = value[..., 1, :, None] * value[..., 0, None, :]
-    maps = torch.zeros(batch * len(REGIONS) * num_frames * height * width, device=points.device)
+    maps = torch.zeros(batch * len(PARTS) * num_frames * height * width, device=points.device)
     maps.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
-    return maps.view(batch, len(REGIONS), num_frames, height, width).to(dtype)
+    return maps.view(batch, len(PARTS), num_frames, height, width).to(dtype)

@@ -177,7 +177,8 @@ def _check_blend(blend: Blend | None, video: Tensor) -> tuple[Tensor | None, Ten
         raise ValueError(
             f"blend's a and b must have shape ({video.shape[0]},); got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    return clean, a.to(video.device, torch.float32), b.to(video.device, torch.float32)
+    a, b = (weight.to(video.device, torch.float32, non_blocking=True) for weight in (a, b))
+    return clean, a, b
 
 
 def _per_sample(name: str, value: int | Tensor, batch: int, device: torch.device) -> Tensor:
@@ -185,7 +186,7 @@ def _per_sample(name: str, value: int | Tensor, batch: int, device: torch.device
     if isinstance(value, Tensor):
         if value.is_floating_point() or value.numel() != 1 and value.shape != (batch,):
             raise ValueError(f"{name} must be an int or an integer tensor of shape ({batch},); got {value}")
-        return value.to(device, torch.int64).reshape(-1).expand(batch)
+        return value.to(device, torch.int64, non_blocking=True).reshape(-1).expand(batch)
     if name == "frame_offset" and value < 0:
         raise ValueError(f"frame_offset must be >= 0; got {value}")
     return torch.full((batch,), (value + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=device)

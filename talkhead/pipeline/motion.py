@@ -17,18 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkhead.data.clip import MOUTH
 from talkhead.data.tracking import smooth_landmarks
+from talkhead.face.points import EYES, LOWER_JAW, LOWER_LIDS, MOUTH, RIGID, UPPER_LIDS
+from talkhead.face.similarity import fit_similarity
 from talkhead.media.files import check_writable, write_whole
 from talkhead.media.read import exact_fps
+from talkhead.metrics import mouth_opening
 from talkhead.renamed import renamed_arguments
-
-RIGID = (*range(27, 36), 36, 39, 42, 45)
-"""Nose and eye corners: the points that move with the head and hardly with speech."""
-EYES = slice(36, 48)
-"""The eyelids' 12 points."""
-CHIN = slice(3, 14)
-"""The lower jaw, which follows the mouth; its two ends take half of the mouth's gain."""
 
 
 @dataclass(frozen=True)
@@ -174,23 +169,6 @@ def check_gain(name: str, gain: float) -> None:
         raise ValueError(f"{name} must be a gain >= 0 (1 changes nothing); got {gain}")
 
 
-def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit the similarity ``w = a z + b`` that takes ``source`` to ``target`` with the least squared error.
-
-    Args:
-        source: (..., K, 2) px.
-        target: (..., K, 2) px.
-
-    Returns:
-        a and b, (...,) complex64: a holds scale and rotation, b the shift in px.
-    """
-    z, w = _complex(source), _complex(target)
-    z_mean, w_mean = z.mean(-1, keepdim=True), w.mean(-1, keepdim=True)
-    z_centred = z - z_mean
-    a = (z_centred.conj() * (w - w_mean)).sum(-1) / (z_centred.abs() ** 2).sum(-1).clamp_min(1e-12)
-    return a, (w_mean - a[..., None] * z_mean)[..., 0]
-
-
 def retarget(landmarks: Tensor, reference_landmarks: Tensor, face: Tensor) -> Tensor:
     """Carry the displacements of one face over to another, turned and scaled by the faces' similarity.
 
@@ -202,8 +180,7 @@ def retarget(landmarks: Tensor, reference_landmarks: Tensor, face: Tensor) -> Te
     Returns:
         (..., T, 68, 2) px: the other face moving.
     """
-    a, _ = similarity(reference_landmarks, face)
-    return face + _real(a * _complex(landmarks - reference_landmarks))
+    return face + fit_similarity(reference_landmarks, face).turn(landmarks - reference_landmarks)
 
 
 def motion_gains(
@@ -231,15 +208,14 @@ def motion_gains(
         check_gain(name, gain)
     if mouth == pose == blink == 1:
         return landmarks
-    rigid = list(RIGID)
-    centre = _complex(reference_landmarks)[rigid].mean()
-    z = _complex(reference_landmarks) - centre
-    w = _complex(landmarks) - centre
-    a, shift = similarity(_real(z[rigid]), _real(w[:, rigid]))
+    centre = reference_landmarks[RIGID, :].mean(0)
+    z, w = _complex(reference_landmarks - centre), _complex(landmarks - centre)
+    head = fit_similarity(reference_landmarks[RIGID, :] - centre, landmarks[:, RIGID] - centre)
+    a, shift = head.factor, _complex(head.target_mean)[:, 0]  # the source's mean is 0
     expression = (w - shift[:, None]) / a[:, None] - z
     turned = torch.polar(a.abs() ** pose, a.angle() * pose)
     w = turned[:, None] * (z + expression * _gain_per_point(mouth, blink).to(z.device)) + pose * shift[:, None]
-    return _real(w + centre)
+    return _real(w) + centre
 
 
 def _complex(points: Tensor) -> Tensor:
@@ -252,8 +228,8 @@ def _real(points: Tensor) -> Tensor:
 
 def _gain_per_point(mouth: float, blink: float) -> Tensor:
     gain = torch.ones(68)
-    gain[CHIN] = mouth
-    gain[[CHIN.start, CHIN.stop - 1]] = (1 + mouth) / 2
+    gain[LOWER_JAW] = mouth
+    gain[[LOWER_JAW.start, LOWER_JAW.stop - 1]] = (1 + mouth) / 2  # its ends go half the way
     gain[MOUTH] = mouth
     gain[EYES] = blink
     return gain
@@ -280,7 +256,6 @@ def _draw(sequence: LandmarkSequence):  # -> matplotlib Figure, which is importe
 
 def _curves(points: Tensor) -> dict[str, Tensor]:
     """Mouth and eye opening and the head's shift from the first frame, each (T,) px."""
-    eyes = (points[:, [37, 38, 43, 44]] - points[:, [41, 40, 47, 46]]).norm(dim=-1).mean(-1)
-    shift = (points[:, list(RIGID)].mean(1) - points[0, list(RIGID)].mean(0)).norm(dim=-1)
-    mouth = (points[:, [61, 62, 63]] - points[:, [67, 66, 65]]).norm(dim=-1).mean(-1)
-    return {"mouth opening": mouth, "eye opening": eyes, "head shift": shift}
+    eyes = (points[:, UPPER_LIDS] - points[:, LOWER_LIDS]).norm(dim=-1).mean(-1)
+    shift = (points[:, RIGID].mean(1) - points[0, RIGID].mean(0)).norm(dim=-1)
+    return {"mouth opening": mouth_opening(points), "eye opening": eyes, "head shift": shift}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,20 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, emotion_probabilities
+from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.tracking import LandmarkDetector
 from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, to_crop
 from talkhead.media.formats import open_writer
 from talkhead.media.read import exact_fps, read_audio, read_image
-from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet, num_frames_of
+from talkhead.pipeline.feeling import EmotionKeys, EmotionTrack, join_tracks
 from talkhead.pipeline.motion import LandmarkSequence, check_landmarks, motion_gains
 
 if TYPE_CHECKING:
     from talkhead.pipeline.placing import FramePlacer
-
-EMOTION_SECONDS = 60
-"""The emotion is judged on at most this much of the recording's beginning, so that a stream can start at once."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,8 @@ class Result:
     Attributes:
         frames: (T, H, W, 3) uint8 RGB, or (T, H, W, 4) with the opacity where it was asked for.
         landmarks: (T, 68, 2) float32 px of ``frames``.
-        emotion: the probability of each emotion's name.
+        emotion: the probability of each emotion's name, as asked for or heard, on average.
+        emotion_track: the same for every frame, and what of it the face shows.
         audio: (S,) float32 the speech at 16 kHz, or None.
         fps: frames per second.
         motion: the same landmarks in px of the portrait's picture: to save, edit and render again.
@@ -77,6 +75,7 @@ class Result:
     frames: Tensor
     landmarks: Tensor
     emotion: dict[str, float]
+    emotion_track: EmotionTrack
     audio: Tensor | None
     fps: Fraction
     motion: LandmarkSequence
@@ -103,7 +102,7 @@ class Stream(Iterator[Result]):
         size: (height, width) of the frames in px.
         fps: frames per second.
         audio: (S,) float32 the whole speech at 16 kHz, or None.
-        emotion: the probability of each emotion's name.
+        emotion: the probability of each emotion's name in the beginning.
     """
 
     def __init__(
@@ -111,14 +110,14 @@ class Stream(Iterator[Result]):
         painted: Iterator[tuple[Tensor, Tensor]],
         portrait: Portrait,
         audio: Tensor | None,
-        emotion: Tensor,
+        keys: EmotionKeys,
         fps: Fraction,
         num_frames: int,
         placer: FramePlacer,
     ) -> None:
         self._painted, self._portrait, self._placer = painted, portrait, placer
         self.audio, self.fps, self.num_frames = audio, fps, num_frames
-        self.emotion = dict(zip(EMOTIONS, emotion.tolist(), strict=True))
+        self._keys, self.emotion = keys, keys.track(0, 1, fps).mean
         self.size = placer.size
         self._done = 0
 
@@ -126,11 +125,13 @@ class Stream(Iterator[Result]):
         """Return the next piece."""
         painted, landmarks = next(self._painted)
         start, self._done = self._done, self._done + len(painted)
+        track = self._keys.track(start, self._done, self.fps)
         in_picture = self._portrait.to_picture(landmarks)
         return Result(
             frames=self._placer(painted, landmarks),
             landmarks=self._placer.to_frame(landmarks),
-            emotion=self.emotion,
+            emotion=track.mean,
+            emotion_track=track,
             audio=self._sound(start, self._done),
             fps=self.fps,
             motion=LandmarkSequence(in_picture, self.fps, self._portrait.size),
@@ -150,8 +151,11 @@ def join_results(pieces: list[Result]) -> Result:
     first = pieces[0]
     sounds = [piece.audio for piece in pieces if piece.audio is not None]
     motion = torch.cat([piece.motion.landmarks for piece in pieces])
+    track = join_tracks([piece.emotion_track for piece in pieces])
     return replace(
         first,
+        emotion=track.mean,
+        emotion_track=track,
         frames=torch.cat([piece.frames for piece in pieces]),
         landmarks=torch.cat([piece.landmarks for piece in pieces]),
         audio=torch.cat(sounds) if sounds else None,
@@ -254,34 +258,6 @@ def read_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = Fal
 
         speech = resample(speech, int(sample_rate), SAMPLE_RATE)
     return speech
-
-
-def named_emotion(emotion: str | Mapping[str, float] | Tensor | list[float]) -> Tensor:
-    """Return (8,) probabilities from a name, a mapping name -> probability, or probabilities.
-
-    Raises:
-        ValueError: if a name is unknown or the values are no probabilities.
-    """
-    if isinstance(emotion, Mapping):
-        parts = [weight * emotion_probabilities(name) for name, weight in emotion.items()]
-        emotion = torch.stack(parts).sum(0) if parts else torch.zeros(len(EMOTIONS))
-    probabilities = emotion_probabilities(emotion)
-    if probabilities.ndim != 1:
-        raise ValueError(f"emotion must be one emotion for the whole video; got shape {tuple(probabilities.shape)}")
-    return probabilities.cpu()
-
-
-def classify_emotion(net: ConformerClassifier | None, speech: Tensor | None) -> Tensor:
-    """Return the (8,) probabilities of the emotion in the first minute of a recording.
-
-    Raises:
-        ValueError: if there is no classifier, or no recording.
-    """
-    if net is None or speech is None:
-        missing = "no audio to hear it in" if speech is None else "this pipeline has no emotion classifier"
-        raise ValueError(f"emotion must be given, one of {', '.join(EMOTIONS)} or probabilities: there is {missing}")
-    start = speech[: EMOTION_SECONDS * SAMPLE_RATE].to(net.device)
-    return net.probabilities(start[None])[0].float().cpu()
 
 
 def read_motion(landmarks: Tensor | LandmarkSequence | str | Path | None) -> Tensor | LandmarkSequence | None:

@@ -3,14 +3,15 @@
 The data's way, each step a function below:
 
     read_portrait -> find_face -> crop_portrait ----+
-    read_speech -> classify_emotion ----------------+-> move_landmarks -> render_windows -> FramePlacer -> Result
+    read_speech -> heard_keys ----------------------+-> move_landmarks -> wear_expressions -> render_windows
+                                                            -> FramePlacer -> Result
 """
 
 from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,8 @@ from talkhead.media.formats import open_writer
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
+from talkhead.pipeline.feeling import check_strength, emotion_keys
+from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.motion import LandmarkSequence, check_gain
 from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
 from talkhead.pipeline.speaker import EXTRAS, check_emotions, find_folder, load_parts, new_folder, write_parts
@@ -33,13 +36,11 @@ from talkhead.pipeline.stages import (
     Result,
     Stream,
     choose_fps,
-    classify_emotion,
     count_frames,
     crop_portrait,
     find_face,
     join_results,
     move_landmarks,
-    named_emotion,
     place_landmarks,
     read_motion,
     read_portrait,
@@ -47,6 +48,7 @@ from talkhead.pipeline.stages import (
     scale_motion,
 )
 from talkhead.pipeline.windows import check_windows, render_windows, set_timesteps
+from talkhead.pipeline.worn import breathing, wear_expressions
 from talkhead.renamed import renamed_arguments
 
 DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
@@ -162,7 +164,8 @@ class TalkingHeadPipeline:
         image: Any,
         audio: Any = None,
         *,
-        emotion: str | Mapping[str, float] | Tensor | list[float] | None = None,
+        emotion: str | Mapping[str, float] | Tensor | Sequence[Any] | None = None,
+        emotion_strength: float = 1.0,
         landmarks: Tensor | LandmarkSequence | str | Path | None = None,
         reference_landmarks: Tensor | None = None,
         num_inference_steps: int | None = None,
@@ -192,7 +195,10 @@ class TalkingHeadPipeline:
             image: the portrait: a file, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor.
             audio: the speech: a sound or video file, or (S,) floats in [-1, 1]. None only where ``landmarks`` are
                 given: a silent video.
-            emotion: a name of `EMOTIONS`, 8 probabilities, or a mapping name -> probability; None: classify the speech.
+            emotion: a name of `EMOTIONS`, 8 probabilities, or a mapping name -> probability; over time a text such as
+                ``"0 neutral, 2.5 happy, 6 sad"`` or a list of pairs (seconds, any of these); None: heard in the speech,
+                all along. Given ``landmarks`` are painted as they are, without an expression.
+            emotion_strength: of the expression, in [0, 2]: 0 none, 1 that of a person who means it.
             landmarks: (T, 68, 2) px of the portrait's picture, or a `LandmarkSequence` or its .npz file: skip the
                 generator. The sound must be as long, within one frame.
             reference_landmarks: (68, 2) px of the portrait's picture: skip the detector.
@@ -226,7 +232,8 @@ class TalkingHeadPipeline:
         options |= {"seed": seed, "guidance_scale": guidance_scale}
         for name, gain in {"mouth": mouth, "pose": pose, "blink": blink, "idle": idle}.items():
             check_gain(name, gain)
-        feeling = None if emotion is None else named_emotion(emotion)
+        check_strength(emotion_strength)
+        keys = None if emotion is None else emotion_keys(emotion)
         given = read_motion(landmarks)
         rate = choose_fps(fps, given, self.info["fps"])
         speech = read_speech(audio, sample_rate, optional=given is not None)
@@ -236,15 +243,21 @@ class TalkingHeadPipeline:
             reference_landmarks = find_face(picture, self._detector(detector), face)
         portrait = crop_portrait(picture, reference_landmarks, self.info["crop_scale"], self.renderer.config.size)
         num_frames = count_frames(given, speech, portrait, rate)
-        feeling = classify_emotion(self.emotion_net, speech) if feeling is None else feeling
+        keys = heard_keys(self.emotion_net, speech) if keys is None else keys
+        times = torch.arange(num_frames, dtype=torch.float64) / float(rate)
         if given is None:
-            moved = move_landmarks(self.landmark_net, speech, portrait, feeling, rate, idle, seed)
+            told = keys.told_at(times, self.landmark_net, emotion_strength)
+            moved = move_landmarks(self.landmark_net, speech, portrait, told, rate, idle, seed)
         else:
             moved = place_landmarks(given, portrait)
         moved = scale_motion(moved, portrait, mouth=mouth, pose=pose, blink=blink)
-        painted = paint(self.renderer, self.scheduler, portrait, moved, feeling, options)
+        if given is None:
+            breath = emotion_strength * breathing(speech, num_frames, rate, seed)
+            moved = wear_expressions(moved, portrait.reference_landmarks, keys, self.landmark_net, breath, rate)
+        told = keys.told_at(times, self.renderer, emotion_strength)
+        painted = paint(self.renderer, self.scheduler, portrait, moved, told, options)
         placer = FramePlacer(portrait, frame, size, alpha)
-        return Stream(painted, portrait, speech, feeling, rate, num_frames, placer)
+        return Stream(painted, portrait, speech, keys, rate, num_frames, placer)
 
     def _window_options(
         self, window: int | None, overlap: int | None, steps: int | None, start_timestep: int | None

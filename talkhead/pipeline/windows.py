@@ -12,6 +12,10 @@ windows therefore advance as a wavefront: when segment w arrives, window w - 1 r
 on. Only two segments more than there are steps are held, whatever the video's length, and finished frames leave while
 later ones have not even arrived.
 
+Windows at one level do not need each other's answers, only each other's frames. So if several segments arrive together,
+the windows that they complete are painted in one call, level by level (``windows_per_call``): a graphics card is filled
+by a batch of windows, and hardly by one.
+
 The noise is keyed by the seed and the absolute frame, the portrait is in every window: nothing drifts, and the
 result does not depend on how, or how far, the stream is consumed.
 """
@@ -23,6 +27,7 @@ import inspect
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -75,12 +80,14 @@ class _Segment:
         x: (1, 3, t, H, W) the frames at their present level.
         condition: what the renderer sees beside x.
         head: (1, 3, overlap, H, W) what the window before has predicted for the first frames, or None.
+        level: how many steps it has taken.
     """
 
     start: int
     x: Tensor
     condition: Condition
     head: Tensor | None = None
+    level: int = 0
 
 
 def render_windows(
@@ -97,6 +104,7 @@ def render_windows(
     overlap: int = 4,
     start_timestep: int | None = None,
     guidance_scale: float = 1.0,
+    windows_per_call: int | None = None,
 ) -> Iterator[Tensor]:
     """Paint a face along a stream of landmarks, in memory that does not grow with its length.
 
@@ -106,33 +114,41 @@ def render_windows(
         reference: (3, H, W) uint8 the portrait, of the renderer's size.
         reference_landmarks: (68, 2) px of the portrait.
         landmarks: chunks (t, 68, 2) px of the portrait, in order, of any t.
-        emotion: (8,) probabilities.
+        emotion: (8,) probabilities, or (T, 8), one for each frame: a window is told the mean over its own.
         num_inference_steps: network evaluations per frame (frames in an overlap take two of each).
         seed: of the noise.
         window: frames painted together.
         overlap: frames that neighbouring windows share, at most half a window.
         start_timestep: how noisy the start is, the rest of it being the carrier; None starts at the noise end.
         guidance_scale: 1 follows the emotion, more exaggerates it at twice the cost (classifier-free guidance).
+        windows_per_call: windows that share a network call, at most; None: 8 on a GPU, else 1. The first calls take
+            fewer, 1, 2, 4 ..., so that the first frames do not wait. It changes no more than a call's rounding.
 
     Yields:
         (t, 3, H, W) uint8 finished frames, in order.
 
     Raises:
-        ValueError: if overlap is negative or more than half of window, or there is no step.
+        ValueError: if overlap is negative or more than half of window, or there is no step or no window in a call.
     """
-    check_windows(window, overlap, num_inference_steps)
+    check_windows(window, overlap, num_inference_steps, windows_per_call)
     scheduler = copy.deepcopy(scheduler)
-    set_timesteps(scheduler, num_inference_steps, start_timestep, renderer.device)
-    painter = _Painter(renderer, scheduler, emotion, overlap, seed, start_timestep is not None, guidance_scale)
+    # On the CPU, wherever the renderer is: each step reads its number, and would wait for the card.
+    set_timesteps(scheduler, num_inference_steps, start_timestep, "cpu")
+    most = (8 if renderer.device.type == "cuda" else 1) if windows_per_call is None else windows_per_call
+    partial = start_timestep is not None
+    painter = _Painter(renderer, scheduler, emotion, overlap, seed, partial, guidance_scale, most)
     portrait = (reference[None].to(renderer.device), reference_landmarks[None].to(renderer.device))
-    start = 0
+    together = 1
+    waiting: list[Tensor] = []
     for segment, last in cut_segments(landmarks, window - overlap, overlap):
-        painter.arrive(portrait, segment, start)
-        start += len(segment)
-        yield from painter.advance(last)
+        waiting.append(segment)
+        if len(waiting) == together or last:
+            painter.arrive(portrait, waiting)
+            waiting, together = [], min(2 * together, most)
+            yield from painter.advance(last)
 
 
-def check_windows(window: int, overlap: int, num_inference_steps: int) -> None:
+def check_windows(window: int, overlap: int, num_inference_steps: int, windows_per_call: int | None = None) -> None:
     """Raise a ValueError where the numbers of `render_windows` make no windows or no steps."""
     if window < 1:
         raise ValueError(f"window must be at least 1 frame; got {window}")
@@ -140,6 +156,8 @@ def check_windows(window: int, overlap: int, num_inference_steps: int) -> None:
         raise ValueError(f"overlap must lie in 0..window // 2 = {window // 2}; got {overlap} with window {window}")
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}")
+    if windows_per_call is not None and windows_per_call < 1:
+        raise ValueError(f"windows_per_call must be at least 1, or None; got {windows_per_call}")
 
 
 def set_timesteps(scheduler: Any, steps: int, start: int | None, device: torch.device | str) -> None:
@@ -161,6 +179,7 @@ class _Painter:
 
     Attributes:
         partial: whether the process starts from the noised carrier rather than from the noise end.
+        together: how many windows share a network call, at most.
     """
 
     def __init__(
@@ -172,62 +191,79 @@ class _Painter:
         seed: int,
         partial: bool,
         guidance_scale: float,
+        together: int,
     ) -> None:
         self.renderer, self.scheduler = renderer, scheduler
-        self.emotion, self.guidance_scale = emotion[None].to(renderer.device), guidance_scale
+        self.emotion, self.guidance_scale = emotion.to(renderer.device), guidance_scale
         self.overlap, self.ramp = overlap, crossfade(overlap).to(renderer.device)[:, None, None]
-        self.seed, self.partial = seed, partial
+        self.seed, self.partial, self.together = seed, partial, together
         self.timesteps: list[int] = scheduler.timesteps.tolist()
         self.segments: deque[_Segment] = deque()
-        self.levels: deque[int] = deque()
+        self.arrived = 0
 
     @torch.inference_mode()
-    def arrive(self, portrait: tuple[Tensor, Tensor], landmarks: Tensor, start: int) -> None:
-        """Put the next segment at the noise end."""
-        landmarks = landmarks[None].to(self.renderer.device)
-        condition = self.renderer.prepare(*portrait, landmarks, seed=self.seed, frame_offset=start)
+    def arrive(self, portrait: tuple[Tensor, Tensor], segments: list[Tensor]) -> None:
+        """Put the next segments' landmarks, (t, 68, 2) px each, at the noise end."""
+        landmarks = torch.cat(segments)[None].to(self.renderer.device, non_blocking=True)
+        condition = self.renderer.prepare(*portrait, landmarks, seed=self.seed, frame_offset=self.arrived)
         x = condition.noise
         if self.partial:
-            x = self.scheduler.add_noise(condition.carrier, x, torch.tensor(self.timesteps[:1], device=x.device))
-        self.segments.append(_Segment(start, x, condition))
-        self.levels.append(0)
+            x = self.scheduler.add_noise(condition.carrier, x, torch.tensor(self.timesteps[:1]))
+        place = 0
+        for length in map(len, segments):
+            own = condition if len(segments) == 1 else condition.frames(place, place + length)
+            self.segments.append(_Segment(self.arrived + place, x[:, :, place : place + length], own))
+            place += length
+        self.arrived += place
 
     @torch.inference_mode()
     def advance(self, last: bool) -> Iterator[Tensor]:
-        """Run every window whose frames are ready, the newest first; yield the frames that are done."""
+        """Paint every window whose frames are there, level by level; yield the frames that are done."""
         ready = len(self.segments) if last else len(self.segments) - 1
-        while True:
-            moved = False
-            for place in reversed(range(ready)):
-                moved |= self._run(place)
-            while self.segments and self.levels[0] == len(self.timesteps):
-                yield self.renderer.decode(self.segments.popleft().x)[0]
-                self.levels.popleft()
-                ready -= 1
-            if not last or not moved:
-                return
+        for level in range(len(self.timesteps)):
+            # A window needs its own frames and those that it shares with the next at one level.
+            at = [segment.level == level for segment in self.segments] + [True]
+            places = [place for place in range(ready) if at[place] and at[place + 1]]
+            self._run(places, level)
+        while self.segments and self.segments[0].level == len(self.timesteps):
+            yield self.renderer.decode(self.segments.popleft().x)[0]
 
-    def _run(self, place: int) -> bool:
-        """Paint window ``place`` once and step its segment, if both neighbours are where it needs them."""
-        level = self.levels[place]
-        follows = place + 1 < len(self.segments)
-        if level == len(self.timesteps) or (follows and self.levels[place + 1] != level):
-            return False
-        if place > 0 and self.levels[place - 1] != level + 1:  # its prediction of the shared frames is missing
-            return False
-        segment, length = self.segments[place], self.segments[place].x.shape[2]
-        window = _window(segment, self.segments[place + 1], self.overlap) if follows and self.overlap else segment
-        timestep = self.timesteps[level]
-        predicted = self.renderer.predict(window.x, timestep, window.condition, self.emotion, self.guidance_scale)
-        own = predicted[:, :, :length]
-        if segment.head is not None:
-            blended = torch.lerp(segment.head, own[:, :, : self.overlap], self.ramp.to(own.dtype))
-            own = torch.cat((blended, own[:, :, self.overlap :]), dim=2)
-        if window is not segment:
-            self.segments[place + 1].head = predicted[:, :, length:]
-        segment.x = self._step(own, timestep, segment, level)
-        self.levels[place] += 1
-        return True
+    def _run(self, places: list[int], level: int) -> None:
+        """Paint the windows at ``places``, those of one length in one call, and step their segments."""
+        follows = [place + 1 < len(self.segments) for place in places]
+        windows = [
+            _window(self.segments[place], self.segments[place + 1], self.overlap)
+            if more and self.overlap
+            else self.segments[place]
+            for place, more in zip(places, follows, strict=True)
+        ]
+        predictions = [answer for _, group in groupby(windows, _length) for answer in self._predict(list(group), level)]
+        for place, window, predicted in zip(places, windows, predictions, strict=True):
+            segment = self.segments[place]
+            length = segment.x.shape[2]
+            own = predicted[:, :, :length]
+            if segment.head is not None:
+                blended = torch.lerp(segment.head, own[:, :, : self.overlap], self.ramp.to(own.dtype))
+                own = torch.cat((blended, own[:, :, self.overlap :]), dim=2)
+            if window is not segment:
+                self.segments[place + 1].head = predicted[:, :, length:]
+            segment.x = self._step(own, self.timesteps[level], segment, level)
+            segment.level += 1
+
+    def _predict(self, windows: list[_Segment], level: int) -> Iterator[Tensor]:
+        """Yield the (1, 3, t, H, W) prediction of x_0 of each of several windows of one length, a few in a call."""
+        for first in range(0, len(windows), self.together):
+            part = windows[first : first + self.together]
+            x, condition = part[0].x, part[0].condition
+            if len(part) > 1:
+                x, condition = torch.cat([w.x for w in part]), _batched([w.condition for w in part])
+            emotion = torch.cat([self._told(w.start, w.x.shape[2]) for w in part])
+            answer = self.renderer.predict(x, self.timesteps[level], condition, emotion, self.guidance_scale)
+            yield from answer.split(1)
+
+    def _told(self, start: int, length: int) -> Tensor:
+        """Return the (1, 8) emotion of ``length`` frames from ``start`` on."""
+        return self.emotion[None] if self.emotion.ndim == 1 else self.emotion[start : start + length].mean(0)[None]
 
     def _step(self, predicted: Tensor, timestep: int, segment: _Segment, level: int) -> Tensor:
         """Step one segment; a scheduler that draws noise gets a generator keyed by seed, frame and level."""
@@ -240,10 +276,16 @@ class _Painter:
 
 def _window(segment: _Segment, following: _Segment, overlap: int) -> _Segment:
     """Return the segment with the first ``overlap`` frames of the one that follows."""
+    condition = segment.condition.join(following.condition.frames(0, overlap))
+    return _Segment(segment.start, torch.cat((segment.x, following.x[:, :, :overlap]), 2), condition)
 
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat((a, b[:, :, :overlap]), dim=2)
 
-    pairs = ((getattr(segment.condition, f.name), getattr(following.condition, f.name)) for f in fields(Condition))
-    condition = Condition(*(join(mine, its) for mine, its in pairs))
-    return _Segment(segment.start, join(segment.x, following.x), condition)
+def _length(window: _Segment) -> int:
+    """Return a window's number of frames."""
+    return window.x.shape[2]
+
+
+def _batched(conditions: list[Condition]) -> Condition:
+    """Return the conditions of several windows as one batch."""
+    parts = ([getattr(condition, f.name) for condition in conditions] for f in fields(Condition))
+    return Condition(*(None if part[0] is None else torch.cat(part) for part in parts))

@@ -1,0 +1,107 @@
+"""Further pictures of a person, each bent to the frame where its mouth is most like the frame's: real teeth to copy."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from talkhead.face.polygon import signed_distance
+from talkhead.face.warp import sample, thin_plate_spline_field
+
+_TOLERANCE = 0.1
+"""In eye distances: mouths that differ by this much are of little use to each other."""
+_MARGIN, _SOFTNESS = 4.0, 1.5
+"""px at 128 px: how far beyond the lips a picture is offered, and how softly that ends."""
+_STRIDE = 4
+"""px between the places where the distance to the lips is measured; it is interpolated between them."""
+_BASE_SIZE = 128
+
+
+def mouth_shape(landmarks: Tensor) -> Tensor:
+    """Return how open and how wide a mouth is, in eye distances: inner height, outer height, width.
+
+    Args:
+        landmarks: (..., 68, 2) px.
+
+    Returns:
+        (..., 3); NaN where the landmarks are.
+    """
+    eyes = (landmarks[..., 42:48, :].mean(-2) - landmarks[..., 36:42, :].mean(-2)).norm(dim=-1)
+    inner = (landmarks[..., [61, 62, 63], :] - landmarks[..., [67, 66, 65], :]).norm(dim=-1).mean(-1)
+    outer = (landmarks[..., 51, :] - landmarks[..., 57, :]).norm(dim=-1)
+    width = (landmarks[..., 48, :] - landmarks[..., 54, :]).norm(dim=-1)
+    return torch.stack([inner, outer, width], -1) / eyes.clamp_min(1e-6)[..., None]
+
+
+def nearest_mouths(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Choose for each frame the pictures whose mouths are most like the frame's.
+
+    Args:
+        bank_landmarks: (B, R, 68, 2) px of each picture; NaN: no picture there.
+        landmarks: (B, T, 68, 2) px of the frames.
+        count: N, pictures per frame.
+
+    Returns:
+        Their indices (B, T, N) int64, the nearest first, and how far each may be relied on, (B, T, N) in [0, 1]:
+        exp(-d^2 / (2 tolerance^2)), 0 where there is no picture.
+    """
+    have, want = mouth_shape(bank_landmarks), mouth_shape(landmarks)
+    squared = (want[:, :, None] - have[:, None]).square().sum(-1)  # (B, T, R)
+    squared = torch.nan_to_num(squared, nan=torch.inf)
+    if (lack := count - squared.shape[-1]) > 0:
+        squared = F.pad(squared, (0, lack), value=torch.inf)
+    found, index = squared.topk(count, dim=-1, largest=False)
+    return index.clamp(max=have.shape[1] - 1), torch.exp(found / (-2 * _TOLERANCE**2))
+
+
+def mouth_bank(bank: Tensor, bank_landmarks: Tensor, landmarks: Tensor, count: int) -> Tensor:
+    """Bend to each frame the pictures whose mouths are most like the frame's, and say where to rely on them.
+
+    Args:
+        bank: (B, R, 3, H, W) float pictures of the same person, R >= 1.
+        bank_landmarks: (B, R, 68, 2) px of each; NaN: no picture there.
+        landmarks: (B, T, 68, 2) px of the frames.
+        count: N, pictures per frame.
+
+    Returns:
+        (B, N, 4, T, H, W): the bent picture's three channels, and how far it may be relied on, in [0, 1], which is 0
+        away from the mouth.
+    """
+    size, frames = (bank.shape[-2], bank.shape[-1]), landmarks.shape[1]
+    index, reliability = nearest_mouths(bank_landmarks, landmarks, count)
+    index = rearrange(index, "b t n -> b (t n)")
+    source = _chosen(torch.nan_to_num(bank_landmarks), index)
+    target = landmarks.repeat_interleave(count, 1)
+    field = thin_plate_spline_field(source.flatten(0, 1), target.flatten(0, 1)[:, None], size)
+    moved = sample(_chosen(bank, index).flatten(0, 1), field)[:, :, 0]
+    moved = rearrange(moved, "(b t n) c h w -> b n c t h w", t=frames, n=count)
+    where = mouth_region(landmarks, size)[:, None, None]  # (B, 1, 1, T, H, W)
+    trust = rearrange(reliability, "b t n -> b n 1 t 1 1") * where
+    return torch.cat([moved, trust.to(moved)], 2)
+
+
+def mouth_region(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (B, T, H, W) in [0, 1]: 1 on the lips and a little around them, falling softly to 0."""
+    unit = size[0] / _BASE_SIZE
+    distance = _distance(landmarks[..., 48:60, :], size)
+    return torch.sigmoid((_MARGIN * unit - distance) / (_SOFTNESS * unit))
+
+
+def mouth_opening_map(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (B, T, H, W) in [0, 1]: near 1 between the lips of an open mouth, near 0 elsewhere."""
+    unit = size[0] / _BASE_SIZE
+    distance = _distance(landmarks[..., 60:68, :], size)
+    return torch.sigmoid((-0.75 * unit - distance) / (0.5 * unit))
+
+
+def _distance(outline: Tensor, size: tuple[int, int]) -> Tensor:
+    """Signed distance (B, T, H, W) px to (B, T, K, 2) outlines, measured on a lattice and interpolated."""
+    lattice = signed_distance(torch.nan_to_num(outline), size, _STRIDE)
+    return F.interpolate(lattice, size, mode="bilinear", align_corners=False)
+
+
+def _chosen(values: Tensor, index: Tensor) -> Tensor:
+    """Pick (B, M, ...) of (B, R, ...) by (B, M) indices."""
+    return values[torch.arange(len(values), device=values.device)[:, None], index]

@@ -1,0 +1,213 @@
+"""Which emotion a video shows when: as it was asked for, or as it is heard; and what the networks are left to do of it.
+
+Time is cut by keys: from key i at t_i on the emotion is p_i, a probability vector. What is asked for is that staircase;
+what is shown climbs it by raised cosines c of ``ease`` seconds,
+
+    p(t) = neutral + sum_i c((t - t_i) / ease) (p_i - p_{i-1}),      p_{-1} = neutral,
+
+a mixture at every moment whatever the keys' spacing, and a function of the time alone: cut the video into pieces as
+you like, the frames are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from talkhead.data.clip import EMOTIONS, emotion_probabilities
+
+EASE_SECONDS = 0.5
+"""How long a face takes from one expression to the next."""
+
+NEUTRAL = emotion_probabilities("neutral")
+
+
+@dataclass(frozen=True)
+class EmotionKeys:
+    """An emotion over time.
+
+    Attributes:
+        times: (N,) float64 seconds, rising; the first is 0.
+        asked: (N, 8) probabilities from each time on.
+        meant: (N, 8) what of them the face is to show; the same, where the emotion was asked for.
+        ease: seconds from one key's expression to the next.
+    """
+
+    times: Tensor
+    asked: Tensor
+    meant: Tensor
+    ease: float = EASE_SECONDS
+
+    def asked_at(self, times: Tensor) -> Tensor:
+        """Return the (T, 8) probabilities asked for, or heard, at (T,) seconds."""
+        return self.asked[(torch.searchsorted(self.times, times.double(), right=True) - 1).clamp_min(0)]
+
+    def shown_at(self, times: Tensor) -> Tensor:
+        """Return the (T, 8) mixture that the face shows at (T,) seconds; see the module's docstring."""
+        steps = torch.diff(self.meant, dim=0, prepend=NEUTRAL[None])
+        place = ((times.double()[:, None] - self.times) / self.ease).clamp(0, 1)
+        return NEUTRAL + (0.5 - 0.5 * torch.cos(math.pi * place)).float() @ steps
+
+    def told_at(self, times: Tensor, net: Any, strength: float) -> Tensor:
+        """Return what a network is told at (T,) seconds: (T, 8), or (8,) where it is the same at all times."""
+        told = leave_to(net, self.shown_at(times), strength)
+        return told[0] if (told == told[0]).all() else told
+
+    def track(self, start: int, stop: int, fps: Fraction) -> EmotionTrack:
+        """Return the emotion of frames ``start`` to ``stop``."""
+        times = torch.arange(start, stop, dtype=torch.float64) / float(fps)
+        return EmotionTrack(self.asked_at(times), self.shown_at(times), fps, start)
+
+
+@dataclass(frozen=True)
+class EmotionTrack:
+    """The emotion of every frame of a video, or of a piece of one.
+
+    Attributes:
+        asked: (T, 8) probabilities in the order of `EMOTIONS`, as asked for or as heard.
+        shown: (T, 8) the mixture that the face shows, before strength and breath.
+        fps: frames per second.
+        start: index of the first frame in the whole video.
+    """
+
+    asked: Tensor
+    shown: Tensor
+    fps: Fraction
+    start: int = 0
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """The probability of each emotion's name on average."""
+        first = self.asked[0]
+        mean = first if (self.asked == first).all() else self.asked.double().mean(0)
+        return dict(zip(EMOTIONS, mean.tolist(), strict=True))
+
+    def strongest(self, frame: int = -1) -> str:
+        """Return the name of what one frame shows most."""
+        return EMOTIONS[int(self.shown[frame].argmax())]
+
+    def plot(self, path: str | Path) -> None:
+        """Draw what was asked for, or heard, and what is shown of it over time, as a .png, .svg or .pdf.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        times = (self.start + torch.arange(len(self.asked))) / float(self.fps)
+        for axes, values, title in zip(
+            figure.subplots(2, 1, sharex=True), (self.asked, self.shown), ("asked for, or heard", "shown"), strict=True
+        ):
+            axes.stackplot(times, values.mT, labels=EMOTIONS)
+            axes.set(ylim=(0, 1), ylabel=title)
+            axes.margins(x=0)
+        axes.set_xlabel("s")
+        figure.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0))
+        figure.savefig(path)
+
+
+def join_tracks(tracks: Sequence[EmotionTrack]) -> EmotionTrack:
+    """Join the tracks of a video's pieces."""
+    asked, shown = (torch.cat([getattr(track, name) for track in tracks]) for name in ("asked", "shown"))
+    return EmotionTrack(asked, shown, tracks[0].fps, tracks[0].start)
+
+
+def emotion_keys(emotion: Any) -> EmotionKeys:
+    """Return the keys that a user's ``emotion`` means.
+
+    Args:
+        emotion: for the whole video a name of `EMOTIONS`, 8 probabilities, or a mapping name -> probability; over time
+            a text such as ``"0 neutral, 2.5 happy, 6 sad"`` or a list of pairs (seconds, any of the former).
+
+    Raises:
+        ValueError: if a name is unknown, values are no probabilities, or times do not rise from 0 or more.
+    """
+    if isinstance(emotion, str) and emotion.strip()[:1].isdigit():
+        emotion = [_key(part) for part in emotion.split(",")]
+    if not isinstance(emotion, Sequence) or isinstance(emotion, str) or not _are_pairs(emotion):
+        emotion = [(0.0, emotion)]
+    times = torch.tensor([float(time) for time, _ in emotion], dtype=torch.float64)
+    if not times.isfinite().all() or times[0] < 0 or (times.diff() <= 0).any():
+        raise ValueError(f"emotion: the times of a track must rise, from 0 s on; got {times.tolist()}")
+    asked = torch.stack([named_emotion(what) for _, what in emotion])
+    if times[0] > 0:
+        times, asked = F.pad(times, (1, 0)), torch.cat((NEUTRAL[None], asked))
+    return EmotionKeys(times, asked, asked)
+
+
+def _are_pairs(emotion: Sequence[Any]) -> bool:
+    """Tell a list of (seconds, emotion) from a list of 8 probabilities."""
+    return len(emotion) > 0 and all(isinstance(key, Sequence) and len(key) == 2 for key in emotion)
+
+
+def _key(part: str) -> tuple[float, str]:
+    """Read one key of a track in words, "2.5 happy"."""
+    time, _, name = part.strip().partition(" ")
+    try:
+        return float(time), name.strip()
+    except ValueError:
+        raise ValueError(
+            f"emotion: a track is written '0 neutral, 2.5 happy, 6 sad', seconds before each name; got {part.strip()!r}"
+        ) from None
+
+
+def named_emotion(emotion: str | Mapping[str, float] | Tensor | list[float]) -> Tensor:
+    """Return (8,) probabilities from a name, a mapping name -> probability, or probabilities.
+
+    Raises:
+        ValueError: if a name is unknown or the values are no probabilities.
+    """
+    if isinstance(emotion, Mapping):
+        parts = [weight * emotion_probabilities(name) for name, weight in emotion.items()]
+        emotion = torch.stack(parts).sum(0) if parts else torch.zeros(len(EMOTIONS))
+    probabilities = emotion_probabilities(emotion)
+    if probabilities.ndim != 1:
+        raise ValueError(
+            "emotion must be a name, 8 probabilities, a mapping, or a track of pairs (seconds, emotion); "
+            f"got shape {tuple(probabilities.shape)}"
+        )
+    return probabilities.cpu()
+
+
+def check_strength(strength: float) -> None:
+    """Raise a ValueError where an expression's strength is not a number in [0, 2]."""
+    if not 0 <= strength <= 2:
+        raise ValueError(f"emotion_strength must lie in 0..2, 1 the full expression; got {strength}")
+
+
+def learnt_classes(net: Any) -> Tensor:
+    """Return the (8,) bool classes that a network's data had; one that does not say has seen neutral faces alone."""
+    names = net.config.get("trained_on") or ["neutral"]
+    return torch.tensor([name in names for name in EMOTIONS])
+
+
+def leave_to(net: Any, shown: Tensor, strength: float = 1.0) -> Tensor:
+    """Return what a network is told of (..., 8) mixtures: the classes it has learnt, the rest as neutral.
+
+    A network that never saw a neutral face gets the rest in equal parts of what it has seen: no embedding is used that
+    training has not made.
+
+    Args:
+        net: a landmark net or a renderer, whose configuration's ``trained_on`` names its classes.
+        shown: (..., 8) probabilities.
+        strength: below 1 moves them towards neutral; a class cannot be given more than once.
+    """
+    learnt = learnt_classes(net).to(shown)
+    told = torch.lerp(NEUTRAL.to(shown), shown, min(strength, 1.0)) * learnt
+    rest = 1 - told.sum(-1, keepdim=True)
+    home = NEUTRAL.to(shown) if learnt @ NEUTRAL.to(shown) else learnt / learnt.sum()
+    return told + rest * home
+
+
+def left_by(net: Any, shown: Tensor) -> Tensor:
+    """Return the (..., 8) weights of the expressions that a landmark net has not learnt, neutral's being 0."""
+    return shown * ~learnt_classes(net) * (1 - NEUTRAL).to(shown)

@@ -1,0 +1,74 @@
+"""The emotion that is heard in a recording, all along it, and how much of it a face is to show."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.nets.conformer import ConformerClassifier
+from talkhead.pipeline.feeling import NEUTRAL, EmotionKeys
+
+STRETCH_SECONDS, HOP_SECONDS = 4.0, 2.0
+"""The classifier hears stretches of this length, one after every hop: neighbours share half of what they hear."""
+
+CALM = 0.95
+"""How probable a neutral voice is before anything is heard: most people who record something just talk."""
+
+
+def heard_keys(net: ConformerClassifier | None, speech: Tensor | None) -> EmotionKeys:
+    """Hear the emotion of a recording, stretch after stretch.
+
+    Args:
+        net: the classifier.
+        speech: (S,) at 16 kHz.
+
+    Returns:
+        Keys whose ``asked`` are the classifier's calibrated probabilities, smoothed over neighbouring stretches, and
+        whose ``meant`` is what `believed` makes of them.
+
+    Raises:
+        ValueError: if there is no classifier, or no recording.
+    """
+    if net is None or speech is None:
+        missing = "no audio to hear it in" if speech is None else "this pipeline has no emotion classifier"
+        raise ValueError(f"emotion must be given, one of {', '.join(EMOTIONS)} or probabilities: there is {missing}")
+    heard = smoothed(torch.stack([classify(net, stretch) for stretch in stretches(speech)]))
+    # A key's expression is reached one hop after it: half a hop before the stretch's middle, half a hop after.
+    times = torch.arange(len(heard), dtype=torch.float64) * HOP_SECONDS + (STRETCH_SECONDS - HOP_SECONDS) / 2
+    times[0] = 0.0
+    return EmotionKeys(times, heard, believed(heard, net), HOP_SECONDS)
+
+
+def classify(net: ConformerClassifier, speech: Tensor) -> Tensor:
+    """Return the (8,) probabilities of the emotion in (S,) samples."""
+    return net.probabilities(speech[None].to(net.device))[0].float().cpu()
+
+
+def stretches(speech: Tensor) -> list[Tensor]:
+    """Cut a recording into overlapping stretches; the last is as long as the others, a short recording is one."""
+    length, hop = (round(seconds * SAMPLE_RATE) for seconds in (STRETCH_SECONDS, HOP_SECONDS))
+    starts = range(0, max(len(speech) - length, 0) + hop, hop)
+    return [speech[max(min(start, len(speech) - length), 0) :][:length] for start in starts if start < len(speech)]
+
+
+def smoothed(heard: Tensor) -> Tensor:
+    """Average (N, 8) probabilities with their neighbours, 1:2:1; a lone one stays."""
+    padded = F.pad(heard.mT[:, None], (1, 1), mode="replicate")
+    return F.conv1d(padded, torch.tensor([[[0.25, 0.5, 0.25]]]))[:, 0].mT
+
+
+def believed(heard: Tensor, net: ConformerClassifier) -> Tensor:
+    """Return the (..., 8) mixtures that a face is to show of what is heard.
+
+    The classifier has learnt from as many angry voices as neutral ones; people who make videos mostly just talk. By
+    Bayes' rule the probabilities are brought to that prior (Saerens, Latinne & Decaestecker 2002), under which an
+    emotion must be heard clearly before it is believed,
+
+        p'(e) ~ p(e) prior(e) / (1 / number of classes).
+    """
+    known = torch.tensor([name in net.trained_on for name in EMOTIONS])
+    prior = torch.where(NEUTRAL.bool(), CALM, (1 - CALM) / max(int(known.sum()) - 1, 1))
+    weighed = heard * prior
+    return weighed / weighed.sum(-1, keepdim=True).clamp_min(1e-12)

@@ -1,0 +1,153 @@
+"""Which emotion when: keys and their easing by hand, what is left to the networks, and the stage between them."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+from talkhead.data.clip import EMOTIONS, emotion_probabilities
+from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.landmark import LandmarkNet
+from talkhead.nets.renderer import Renderer
+from talkhead.pipeline.feeling import NEUTRAL, emotion_keys, leave_to, left_by
+from talkhead.pipeline.hearing import CALM, believed, heard_keys, stretches
+from talkhead.pipeline.worn import breathing, wear_expressions
+
+FPS = Fraction(25)
+HAPPY, SAD = (emotion_probabilities(name) for name in ("happy", "sad"))
+POINTS = torch.rand(68, 2, generator=torch.Generator().manual_seed(3)) * 60 + 30
+
+
+def landmark_net(trained_on=None):
+    return LandmarkNet(width=16, layers=1, attention_layers=0, heads=2, trained_on=trained_on)
+
+
+def seconds(*times):
+    return torch.tensor(times, dtype=torch.float64)
+
+
+def test_an_emotion_rises_in_half_a_second():
+    keys = emotion_keys("happy")
+    shown = keys.shown_at(seconds(0, 0.125, 0.25, 0.5, 100))[:, EMOTIONS.index("happy")]
+    # raised cosine: (1 - cos(pi t / 0.5)) / 2
+    assert shown.tolist() == pytest.approx([0, (1 - math.sqrt(0.5)) / 2, 0.5, 1, 1], abs=1e-6)
+    assert torch.equal(keys.asked_at(seconds(0, 7)), torch.stack([HAPPY, HAPPY]))
+
+
+@pytest.mark.parametrize(
+    "track",
+    ["0 neutral, 2.5 happy, 6 sad", "2.5 happy,6 sad", [(0, "neutral"), (2.5, {"happy": 1.0}), (6, SAD.tolist())]],
+)
+def test_a_track_goes_from_one_emotion_to_the_next(track):
+    keys = emotion_keys(track)
+    assert torch.equal(keys.shown_at(seconds(1, 4, 7)), torch.stack([NEUTRAL, HAPPY, SAD]))
+    assert torch.allclose(keys.shown_at(seconds(6.25)), (HAPPY + SAD)[None] / 2, atol=1e-6)
+    assert torch.equal(keys.asked_at(seconds(2.4, 2.5, 9)), torch.stack([NEUTRAL, HAPPY, SAD]))
+
+
+def test_crowded_keys_stay_a_mixture():
+    keys = emotion_keys([(i / 10, EMOTIONS[i % 8]) for i in range(20)])
+    shown = keys.shown_at(torch.linspace(0, 3, 200, dtype=torch.float64))
+    assert shown.min() > -1e-6 and torch.allclose(shown.sum(1), torch.ones(200), atol=1e-5)
+    assert shown.diff(dim=0).abs().max() < 0.15  # no jump
+
+
+@pytest.mark.parametrize(
+    ("emotion", "message"),
+    [
+        ("2 happy, 1 sad", "must rise, from 0 s on"),
+        ("0 neutral, two happy", "a track is written '0 neutral, 2.5 happy, 6 sad'.*got 'two happy'"),
+        ("0 neutral, 1 merry", "emotion must be one of angry"),
+        ([(-1, "happy")], "must rise, from 0 s on"),
+        ([(math.nan, "happy")], "must rise, from 0 s on"),
+    ],
+)
+def test_a_track_that_is_none_is_refused(emotion, message):
+    with pytest.raises(ValueError, match=message):
+        emotion_keys(emotion)
+
+
+def test_networks_are_told_what_they_have_learnt():
+    mixed = 0.5 * HAPPY + 0.3 * SAD + 0.2 * NEUTRAL
+    knows = landmark_net(["neutral", "happy"])
+    assert torch.allclose(leave_to(knows, mixed), 0.5 * HAPPY + 0.5 * NEUTRAL)
+    assert torch.allclose(left_by(knows, mixed), 0.3 * SAD)
+    assert torch.allclose(leave_to(knows, mixed, 0.5), 0.25 * HAPPY + 0.75 * NEUTRAL)
+    assert torch.equal(leave_to(landmark_net(), HAPPY), NEUTRAL)  # it does not say: neutral alone
+    only = Renderer(size=16, widths=(8, 16), patch=2, trained_on=["angry", "sad"])
+    assert torch.allclose(leave_to(only, HAPPY), (emotion_probabilities("angry") + SAD) / 2)
+    assert torch.allclose(leave_to(only, SAD), SAD)
+
+
+def test_nets_remember_what_they_were_trained_on(tmp_path):
+    landmark_net(["neutral", "sad"]).save_pretrained(tmp_path)
+    assert LandmarkNet.from_pretrained(tmp_path).config["trained_on"] == ["neutral", "sad"]
+
+
+def worn(emotion, strength=1.0, chunk=100, net=None, motion=None, face=POINTS):
+    motion = face.expand(100, 68, 2) if motion is None else motion
+    strengths = torch.full((len(motion),), float(strength))
+    parts = wear_expressions(
+        iter(motion.split(chunk)), face, emotion_keys(emotion), net or landmark_net(), strengths, FPS
+    )
+    return torch.cat(list(parts))
+
+
+def test_nothing_to_show_touches_nothing():
+    motion = POINTS + torch.rand(100, 68, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(worn("neutral", motion=motion), motion)
+    assert torch.equal(worn("happy", strength=0, motion=motion), motion)
+    assert torch.equal(worn("happy", net=landmark_net(["neutral", "happy"]), motion=motion), motion)
+    assert not torch.equal(worn("happy", motion=motion), motion)
+
+
+def test_chunks_change_nothing():
+    motion = POINTS + torch.rand(100, 68, 2, generator=torch.Generator().manual_seed(0))
+    whole = worn("0.2 happy, 1 angry, 3 neutral", motion=motion)
+    for chunk in (1, 7, 64):
+        parts = worn("0.2 happy, 1 angry, 3 neutral", motion=motion, chunk=chunk)
+        assert torch.allclose(parts, whole, atol=1e-4)  # px: sums of float32 in another order
+
+
+def test_breathing_follows_the_voice_and_the_seed():
+    loud = 0.3 * torch.sin(torch.arange(64_000) * 0.2)
+    speech = torch.cat([loud, torch.zeros(64_000)])
+    breath = breathing(speech, 200, FPS, seed=0)
+    assert breath[:90].mean() > breath[110:].mean() + 0.15
+    assert breath.min() > 0.75 and breath.max() < 1.15 and breath.diff().abs().max() < 0.03
+    assert torch.equal(breathing(speech, 200, FPS, seed=0), breath)
+    assert not torch.equal(breathing(speech, 200, FPS, seed=1), breath)
+
+
+def test_stretches_cover_the_recording_and_overlap():
+    speech = torch.arange(11 * 16_000)
+    pieces = stretches(speech)
+    assert [(int(p[0]) / 16_000, (int(p[-1]) + 1) / 16_000) for p in pieces] == [
+        (0, 4),
+        (2, 6),
+        (4, 8),
+        (6, 10),
+        (7, 11),
+    ]
+    assert len(stretches(speech[:16_000])) == 1 and len(stretches(speech[: 4 * 16_000])) == 1
+
+
+def test_the_whole_recording_is_heard(monkeypatch):
+    net = ConformerClassifier("XS", trained_on=["happy", "neutral", "sad"])
+    answers = {1.0: HAPPY, -1.0: SAD}  # told apart by the sign of the samples
+    monkeypatch.setattr(net, "probabilities", lambda audio: answers[float(audio[0].sum().sign())][None])
+    speech = torch.cat([torch.ones(9 * 16_000), -torch.ones(11 * 16_000)])
+    keys = heard_keys(net, speech)
+    heard = keys.asked_at(seconds(0, 3, 18, 19.9))
+    assert torch.allclose(heard, torch.stack([HAPPY, HAPPY, SAD, SAD]), atol=1e-6)
+    shown = keys.shown_at(seconds(4, 19))
+    assert shown[0].argmax() == EMOTIONS.index("happy") and shown[1].argmax() == EMOTIONS.index("sad")
+
+
+def test_what_is_heard_must_be_clear_to_be_believed():
+    net = ConformerClassifier("XS", trained_on=["happy", "neutral", "sad"])
+    half = 0.5 * HAPPY + 0.5 * NEUTRAL
+    odds = ((1 - CALM) / 2) / CALM  # prior odds of happy to neutral; the likelihoods are equal
+    assert believed(half, net)[EMOTIONS.index("happy")].item() == pytest.approx(odds / (1 + odds), abs=1e-6)
+    assert torch.allclose(believed(HAPPY, net), HAPPY) and torch.allclose(believed(NEUTRAL, net), NEUTRAL)

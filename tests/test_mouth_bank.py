@@ -1,0 +1,69 @@
+"""Which pictures a frame is offered, and where; the outline's distance against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from talkhead.face.mouth_bank import mouth_bank, mouth_opening_map, mouth_region, mouth_shape, nearest_mouths
+from talkhead.face.polygon import signed_distance
+
+
+def face(opening: float, width: float = 40.0, size: float = 128.0) -> torch.Tensor:
+    """(68, 2) px: two eyes 50 px apart and a rectangular mouth, ``opening`` px between the inner lips."""
+    points = torch.full((68, 2), size / 2)
+    points[36:42] = torch.tensor([39.0, 50.0])
+    points[42:48] = torch.tensor([89.0, 50.0])
+    xs = torch.linspace(64 - width / 2, 64 + width / 2, 7)
+    points[48:55] = torch.stack([xs, torch.full((7,), 88 - opening / 2 - 4)], -1)
+    points[55:60] = torch.stack([xs[1:6].flip(0), torch.full((5,), 88 + opening / 2 + 4)], -1)
+    inner = torch.linspace(64 - width / 2 + 4, 64 + width / 2 - 4, 5)
+    points[60:65] = torch.stack([inner, torch.full((5,), 88 - opening / 2)], -1)
+    points[65:68] = torch.stack([inner[1:4].flip(0), torch.full((3,), 88 + opening / 2)], -1)
+    return points * (size / 128)
+
+
+def test_distance_to_a_circle():
+    angle = torch.arange(256) * 2 * math.pi / 256
+    circle = torch.stack([32 + 10 * angle.cos(), 30 + 10 * angle.sin()], -1)
+    found = signed_distance(circle, (64, 64), stride=2)
+    centres = torch.arange(0, 64, 2) + 0.5
+    xs, ys = torch.meshgrid(centres, centres, indexing="xy")
+    truth = ((xs - 32) ** 2 + (ys - 30) ** 2).sqrt() - 10
+    torch.testing.assert_close(found, truth, atol=0.01, rtol=0)  # 256 corners: the chords cut 0.0008 px off
+
+
+def test_mouth_shape_is_in_eye_distances():
+    torch.testing.assert_close(mouth_shape(face(10.0)), torch.tensor([10 / 50, 18 / 50, 40 / 50]))
+    torch.testing.assert_close(mouth_shape(face(10.0, size=256.0)), mouth_shape(face(10.0)))
+
+
+def test_the_nearest_mouths_come_first_and_what_is_missing_is_not_relied_on():
+    bank = torch.stack([face(0.0), face(20.0), face(9.0), torch.full((68, 2), float("nan"))])[None]
+    index, trust = nearest_mouths(bank, face(10.0)[None, None], 4)
+    assert index[0, 0, :3].tolist() == [2, 1, 0] or index[0, 0, :3].tolist() == [2, 0, 1]
+    squared = 2 * (1 / 50) ** 2  # inner and outer height differ by 1 px of 50
+    assert trust[0, 0, 0].item() == pytest.approx(math.exp(-squared / 0.02), rel=1e-3)
+    assert trust[0, 0, 3] == 0
+    assert nearest_mouths(bank[:, :1], face(10.0)[None, None], 2)[1][0, 0, 1] == 0  # fewer pictures than asked for
+
+
+def test_the_same_face_is_offered_as_it_is_and_only_at_the_mouth():
+    picture = torch.rand(1, 2, 3, 128, 128)
+    points = torch.stack([face(0.0), face(12.0)])[None]
+    offered = mouth_bank(picture, points, face(12.0)[None, None], 1)
+    torch.testing.assert_close(offered[0, 0, :3, 0], picture[0, 1], atol=1e-3, rtol=0)
+    trust = offered[0, 0, 3, 0]
+    assert trust[88, 64] > 0.95 and trust[50, 39] < 1e-3 and trust[10, 64] < 1e-3
+    assert torch.equal(trust > 0.5, mouth_region(face(12.0)[None, None], (128, 128))[0, 0] > 0.5)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_the_opening_map_scales_with_the_frame(size):
+    maps = mouth_opening_map(torch.stack([face(24.0, size=size), face(0.0, size=size)])[None], (size, size))[0]
+    middle = round(88 * size / 128)
+    assert maps[0, middle, size // 2] > 0.95 and maps[0, 10 * size // 128, size // 2] < 0.01
+    assert maps[1].max() < 0.25  # shut
+    inside = (maps[0] > 0.5).float().mean().item() * 128**2
+    # A trapezium of 24 px with sides of 32 and 16 px (at 128 px), less 0.75 px all around (its outline is 98.6 px).
+    assert inside == pytest.approx(24 * (32 + 16) / 2 - 0.75 * 98.6, rel=0.15)
