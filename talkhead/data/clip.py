@@ -34,6 +34,8 @@ class Clip:
             found. None without picture.
         reference: (3, H, W) uint8 frame from elsewhere in the clip, or None.
         reference_landmarks: (68, 2) float32 px of ``reference``, or None.
+        bank: (R, 3, H, W) uint8 further pictures of the same person, chosen for their mouths, or None.
+        bank_landmarks: (R, 68, 2) float32 px of ``bank``; NaN where there is no R-th picture. Or None.
     """
 
     audio: Tensor
@@ -44,6 +46,8 @@ class Clip:
     landmarks: Tensor | None = None
     reference: Tensor | None = None
     reference_landmarks: Tensor | None = None
+    bank: Tensor | None = None
+    bank_landmarks: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Clip:
         """Return the record with every tensor on ``device``.

@@ -10,10 +10,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from talkhead.data.clip import Clip
-from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_manifest
+from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_manifest, room
 from talkhead.data.draws import run_seed
 
 Split = Literal["clip", "sentence", "identity"]
@@ -29,16 +30,40 @@ class EpochSampler(DistributedSampler):
     Args:
         dataset: what to draw from.
         seed: of the order.
+        weights: how often each sample is drawn, with replacement; None: each once an epoch.
     """
 
-    def __init__(self, dataset: ClipDataset, seed: int = 0) -> None:
+    def __init__(self, dataset: ClipDataset, seed: int = 0, weights: Tensor | None = None) -> None:
         group = torch.distributed.is_available() and torch.distributed.is_initialized()
         world = torch.distributed.get_world_size() if group else 1
         rank = torch.distributed.get_rank() if group else 0
         super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=seed)
+        self.weights = weights
 
     def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
+        if self.weights is None:
+            return ((self.epoch, index) for index in super().__iter__())
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator).tolist()
+        return iter([(self.epoch, index) for index in drawn[self.rank :: self.num_replicas]])
+
+
+def balanced_weights(entries: list[dict[str, Any]], field: str, power: float) -> Tensor:
+    """Return how often each clip is to be drawn, so that a group's share goes with a power of its frames.
+
+    Args:
+        entries: of the manifest.
+        field: what makes a group, such as ``identity``.
+        power: 1: a group is seen as often as its frames say; 0: all groups equally often; 0.5: between, by the root.
+
+    Returns:
+        (N,) float64 weights.
+    """
+    size: dict[Any, float] = {}
+    for entry in entries:
+        size[entry[field]] = size.get(entry[field], 0.0) + max(entry["frames"], 1)
+    share = [size[e[field]] ** power * max(e["frames"], 1) / size[e[field]] for e in entries]
+    return torch.tensor(share, dtype=torch.float64)
 
 
 def split_names(
@@ -53,7 +78,8 @@ def split_names(
 
     Each key (a clip's name, its sentence, or its speaker) is put in the order of a hash of (seed, key); the first
     ``test_fraction`` of the keys are test, the next ``val_fraction`` val, the rest train. So the split does not depend
-    on the order of files, and a clip added later moves few others. ``fold`` k takes the k-th ``test_fraction`` of the
+    on the order of files, and a clip added later moves few others. Clips are divided person by person, so that everybody
+    with enough of them is in every part, and a person who is added moves nobody else's. ``fold`` k takes the k-th ``test_fraction`` of the
     keys for test instead: with 0.25, the folds 0, 1, 2, 3 test every key once.
 
     Args:
@@ -82,22 +108,36 @@ def split_names(
             f"data.fold must satisfy 0 <= (fold + 1) * test_fraction <= 1; got fold={fold} of {test_fraction}"
         )
     field = "name" if split == "clip" else split
-    keys = sorted({e[field] for e in entries}, key=lambda k: (hashlib.sha256(f"{seed}/{k}".encode()).digest(), k))
-    first = round(fold * test_fraction * len(keys))
-    last = max(round((fold + 1) * test_fraction * len(keys)), first + 1) if test_fraction else 0
-    rest = keys[last:] + keys[:first]
-    num_val = max(round(val_fraction * len(keys)), 1) if val_fraction else 0
-    if len(rest) <= num_val:
+    part: dict[str, str] = {}
+    groups: dict[str, set[str]] = {}
+    for entry in entries:
+        groups.setdefault(entry["identity"] if split == "clip" else "", set()).add(entry[field])
+    for keys in sorted(groups.values(), key=len, reverse=True):
+        order = sorted(keys, key=lambda k: (hashlib.sha256(f"{seed}/{k}".encode()).digest(), k))
+        part |= _divide(order, test_fraction, val_fraction, fold, alone=not part)
+    if "train" not in part.values():
         plural = {"clip": "clips", "sentence": "sentences", "identity": "speakers"}[split]
         raise ValueError(
-            f"data.split: {len(keys)} {plural} are too few to split by {split!r} into train, val and test; "
+            f"data.split: {len(part)} {plural} are too few to split by {split!r} into train, val and test; "
             "add recordings, choose another split, or set data.test_fraction=0 and data.val_fraction=0"
         )
-    part = dict.fromkeys(keys[first:last], "test") | dict.fromkeys(rest[:num_val], "val")
     names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for entry in sorted(entries, key=lambda e: e["name"]):
-        names[part.get(entry[field], "train")].append(entry["name"])
+        names[part[entry[field]]].append(entry["name"])
     return names
+
+
+def _divide(keys: list[str], test_fraction: float, val_fraction: float, fold: int, alone: bool) -> dict[str, str]:
+    """Return the part of each of a group's keys, in their order; ``alone``: no part may stay empty."""
+    first = round(fold * test_fraction * len(keys))
+    last = round((fold + 1) * test_fraction * len(keys))
+    num_val = round(val_fraction * len(keys))
+    if alone:
+        last = max(last, first + 1) if test_fraction else 0
+        num_val = max(num_val, 1) if val_fraction else 0
+    rest = keys[last:] + keys[:first]
+    parts = dict.fromkeys(keys, "train") | dict.fromkeys(rest[:num_val], "val")
+    return parts | dict.fromkeys(keys[first:last], "test")
 
 
 class MEADDataModule(LightningDataModule):
@@ -125,6 +165,11 @@ class MEADDataModule(LightningDataModule):
         audio_seconds: length of the stretches in modality ``audio``.
         samples_per_clip: windows drawn from each training clip per epoch.
         reference: ``random`` or ``first`` frame of the clip.
+        bank: further pictures of the same person in each training sample; see ``ClipDataset``.
+        balance: ``identity`` or ``emotion``: draw training clips so that these are seen more evenly; None: each clip
+            once an epoch.
+        balance_power: 0: all groups equally often; 0.5: in proportion to the root of their frames; see
+            ``balanced_weights``.
 
     Raises:
         FileNotFoundError: if ``root`` is no cache (when first used).
@@ -146,6 +191,9 @@ class MEADDataModule(LightningDataModule):
         audio_seconds: float = 4.0,
         samples_per_clip: int = 1,
         reference: Reference = "random",
+        bank: int = 0,
+        balance: Literal["identity", "emotion"] | None = None,
+        balance_power: float = 0.0,
     ) -> None:
         super().__init__()
         root = str(root)  # a Path in a checkpoint would need unsafe loading
@@ -168,6 +216,8 @@ class MEADDataModule(LightningDataModule):
         self.audio_seconds = audio_seconds
         self.samples_per_clip = samples_per_clip
         self.reference: Reference = reference
+        self.bank = bank
+        self.balance, self.balance_power = balance, balance_power
         self._split = (split, test_fraction, val_fraction, split_seed, fold)
 
     @cached_property
@@ -215,7 +265,7 @@ class MEADDataModule(LightningDataModule):
         """
         names = self.names(part)
         if self.modality != "audio" and num_frames:
-            long_enough = [n for n in names if self.entries[n]["frames"] >= num_frames]
+            long_enough = [n for n in names if room(self.entries[n]) >= num_frames]
             if len(long_enough) < len(names):
                 warnings.warn(
                     f"data: {len(names) - len(long_enough)} of {len(names)} {part} clips are left out, "
@@ -233,6 +283,7 @@ class MEADDataModule(LightningDataModule):
             modality=self.modality,
             samples_per_clip=self.samples_per_clip,
             reference=self.reference,
+            bank=self.bank if random else 0,
         )
 
     def train_dataloader(self) -> DataLoader[Clip]:
@@ -242,7 +293,11 @@ class MEADDataModule(LightningDataModule):
             raise ValueError(
                 f"data.num_frames: no training clip of {self.root!r} has {self.num_frames} frames; lower it"
             )
-        return self._loader(dataset, sampler=EpochSampler(dataset, run_seed()))
+        weights = None
+        if self.balance:
+            weights = balanced_weights(dataset.entries, self.balance, self.balance_power)
+            weights = weights.repeat(dataset.samples_per_clip)
+        return self._loader(dataset, sampler=EpochSampler(dataset, run_seed(), weights))
 
     def val_dataloader(self) -> DataLoader[Clip] | list[Any]:
         """Return batches of each validation clip's middle window, in order of name; nothing if there are none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from fractions import Fraction
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
+from talkhead.face.mouth_bank import mouth_shape
 
 Modality = Literal["video", "landmarks", "audio"]
 Reference = Literal["random", "first"]
@@ -79,6 +81,8 @@ class ClipDataset(Dataset[Clip]):
         samples_per_clip: draws per clip and epoch; without ``random`` there is always one.
         reference: the frame that stands for the portrait: ``first`` of the clip, or ``random``: outside the window
             where the clip is longer than it.
+        bank: R, further pictures of the same person from any of the clips, outside the window, in modality ``video``.
+            Each is the one of four drawn at random whose mouth is the most open or the widest.
 
     Raises:
         FileNotFoundError: if ``root`` is no cache.
@@ -97,13 +101,14 @@ class ClipDataset(Dataset[Clip]):
         modality: Modality = "video",
         samples_per_clip: int = 1,
         reference: Reference = "random",
+        bank: int = 0,
     ) -> None:
         entries = {e["name"]: e for e in read_manifest(root) if e["status"] == "ok"}
         if absent := [n for n in names if n not in entries]:
             raise ValueError(f"names: {absent[0]!r} is no clip of {str(root)!r}; choose of its manifest.jsonl")
         if modality != "audio" and (mute := [n for n in names if not entries[n]["frames"]]):
             raise ValueError(f"names: {mute[0]!r} has no picture; modality 'audio' reads sound-only recordings")
-        if modality != "audio" and num_frames and (short := [n for n in names if entries[n]["frames"] < num_frames]):
+        if modality != "audio" and num_frames and (short := [n for n in names if room(entries[n]) < num_frames]):
             raise ValueError(
                 f"names: {short[0]!r} has {entries[short[0]]['frames']} frames, fewer than num_frames={num_frames}"
             )
@@ -116,6 +121,10 @@ class ClipDataset(Dataset[Clip]):
         self.modality = modality
         self.samples_per_clip = samples_per_clip if random else 1
         self.reference = reference
+        self.bank = bank
+        self._clips_of: dict[str, list[dict[str, Any]]] = {}
+        for entry in self.entries:
+            self._clips_of.setdefault(entry["identity"], []).append(entry)
 
     def __len__(self) -> int:
         return len(self.entries) * self.samples_per_clip
@@ -147,16 +156,23 @@ class ClipDataset(Dataset[Clip]):
         landmarks = file.get_tensor("landmarks")
         length = self.num_frames or len(landmarks)
         seen = landmarks.isfinite().all(-1).all(-1)
-        start = self._start(seen, length, entry["name"], rng)
-        reference = self._reference(seen, start, length, rng)
+        start = self._start(seen, 1 if entry.get("stills") else length, entry["name"], rng)
+        reference = self._reference(seen, start, 1 if entry.get("stills") else length, rng)
         fps = Fraction(entry["fps"])
         samples = num_samples(length, fps)
         # Two roundings can reach one sample past the end.
         first = min(num_samples(start, fps), entry["samples"] - samples)
-        clip = {"landmarks": landmarks[start : start + length], "reference_landmarks": landmarks[reference]}
+        count = 1 if entry.get("stills") else length  # a still is its own window, repeated
+        window = slice(start, start + count)
+        clip = {"landmarks": landmarks[window], "reference_landmarks": landmarks[reference]}
         if self.modality == "video":
             frames = file.get_slice("frames")
-            clip |= {"frames": frames[start : start + length], "reference": frames[reference : reference + 1][0]}
+            clip |= {"frames": frames[window], "reference": frames[reference : reference + 1][0]}
+            if self.bank:
+                clip["bank"], clip["bank_landmarks"] = self._read_bank(entry, window, rng)
+        if count < length:
+            clip |= {n: clip[n].expand(length, *clip[n].shape[1:]) for n in ("frames", "landmarks") if n in clip}
+            return _clip(torch.zeros(samples), samples, entry, **clip)
         return _clip(file.get_slice("audio")[first : first + samples], samples, entry, **clip)
 
     def _start(self, seen: Tensor, length: int, name: str, rng: random.Random) -> int:
@@ -175,6 +191,31 @@ class ClipDataset(Dataset[Clip]):
             return candidates[0]
         outside = [t for t in candidates if not start <= t < start + length]
         return rng.choice(outside or candidates)
+
+    def _read_bank(self, entry: dict[str, Any], window: slice, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Return (R, 3, H, W) pictures of the clip's person and their landmarks, NaN where there is none."""
+        side = entry["size"]
+        pictures = torch.zeros(self.bank, 3, side, side, dtype=torch.uint8)
+        points = torch.full((self.bank, 68, 2), torch.nan)
+        for place in range(self.bank):
+            source = rng.choice(self._clips_of[entry["identity"]])
+            with safe_open(self.root / "clips" / f"{source['name']}.safetensors", framework="pt") as file:
+                landmarks = file.get_tensor("landmarks")
+                seen = landmarks.isfinite().all(-1).all(-1)
+                if source is entry:
+                    seen[window] = False
+                known = seen.nonzero().flatten().tolist()
+                if not known:
+                    continue
+                drawn = rng.sample(known, min(4, len(known)))
+                best = drawn[int(mouth_shape(landmarks[drawn])[:, place % 3].argmax())]
+                pictures[place], points[place] = file.get_slice("frames")[best : best + 1][0], landmarks[best]
+        return pictures, points
+
+
+def room(entry: dict[str, Any]) -> float:
+    """Return how many frames a window of a clip may have: as many as there are, any number of one still picture."""
+    return math.inf if entry.get("stills") else entry["frames"]
 
 
 def _clip(audio: Tensor, samples: int, entry: dict[str, Any], **tensors: Tensor) -> Clip:
@@ -207,7 +248,17 @@ def collate(clips: Sequence[Clip]) -> Clip:
             f"data: a batch mixes frame rates {sorted(rates)}; re-encode the recordings to one rate, "
             "keep a cache for each, or set data.batch_size=1"
         )
-    for name in ("emotion", "fps", "samples", "frames", "landmarks", "reference", "reference_landmarks"):
+    for name in (
+        "emotion",
+        "fps",
+        "samples",
+        "frames",
+        "landmarks",
+        "reference",
+        "reference_landmarks",
+        "bank",
+        "bank_landmarks",
+    ):
         values = [getattr(c, name) for c in clips]
         if len(shapes := {None if v is None else tuple(v.shape) for v in values}) > 1:
             raise ValueError(
