@@ -15,7 +15,7 @@ from lightning import LightningModule, Trainer
 from safetensors.torch import save_file
 
 from talkhead.data.clip import Clip
-from talkhead.data.datamodule import EpochSampler, MEADDataModule, split_names
+from talkhead.data.datamodule import EpochSampler, MEADDataModule, balanced_weights, split_names
 from talkhead.data.dataset import ClipDataset, collate, num_samples, read_manifest
 
 
@@ -288,3 +288,68 @@ def test_a_resumed_run_sees_the_windows_of_an_unbroken_one(cache: Path, tmp_path
     quiet_trainer(4).fit(second, data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert first.seen + second.seen == unbroken.seen
     assert unbroken.seen[:3] != unbroken.seen[3:6]
+
+
+def test_the_bank_shows_the_same_person_outside_the_window(tmp_path: Path) -> None:
+    clips = [{"name": f"{who}{i}", "identity": who, "frames": 20} for who in "ab" for i in range(2)]
+    cache = write_cache(tmp_path / "cache", clips)
+    dataset = ClipDataset(cache, ["a0", "b0"], num_frames=8, random=True, bank=3)  # one clip each: its own frames
+    for index in range(2):
+        for epoch in range(5):
+            clip = dataset[epoch, index]
+            assert clip.bank.shape == (3, 3, 8, 8) and clip.bank_landmarks.shape == (3, 68, 2)
+            assert torch.equal(clip.bank[:, 0, 0, 0].float(), clip.bank_landmarks[:, 0, 0])  # both are the frame's time
+            window = set(clip.frames[:, 0, 0, 0].tolist())
+            assert not window & set(clip.bank[:, 0, 0, 0].tolist())
+    assert equal(dataset[3, 1], dataset[3, 1]) and not equal(dataset[3, 1], dataset[4, 1])
+    whole = ClipDataset(cache, ["a0"], num_frames=20, random=True, bank=2)[0]
+    assert whole.bank_landmarks.isnan().all()  # nothing is left to show
+
+
+def test_a_still_picture_is_a_window_of_any_length(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "cache", [{"name": "still", "frames": 2, "stills": True}, {"name": "clip"}])
+    dataset = ClipDataset(cache, ["still", "clip"], num_frames=8, random=True)
+    for epoch in range(8):
+        clip = dataset[epoch, 0]
+        assert clip.frames.shape[0] == clip.landmarks.shape[0] == 8
+        assert len(clip.frames.unique()) == 1 and clip.reference.unique() != clip.frames.unique()
+    assert collate([dataset[0, 0], dataset[0, 1]]).frames.shape == (2, 8, 3, 8, 8)
+
+
+def test_people_are_drawn_by_a_power_of_their_frames() -> None:
+    entries = [{"identity": "a", "frames": 100}] * 9 + [{"identity": "b", "frames": 100}]
+    shares = {}
+    for power in (0.0, 0.5, 1.0):
+        weights = balanced_weights(entries, "identity", power)
+        shares[power] = (weights[:9].sum() / weights.sum()).item()
+    assert shares == pytest.approx({0.0: 0.5, 0.5: 0.75, 1.0: 0.9})  # 30 : 10 by the root
+
+
+def test_a_balanced_epoch_repeats_and_is_shared_among_processes(cache: Path) -> None:
+    dataset = ClipDataset(cache, [f"c{i:02d}" for i in range(20)], num_frames=8, random=True, samples_per_clip=50)
+    weights = torch.ones(20).repeat(50)
+    weights[::20] = 19.0  # the first clip half of the time
+    sampler = EpochSampler(dataset, 3, weights)
+    sampler.set_epoch(2)
+    drawn = list(sampler)
+    assert drawn == list(sampler) and {epoch for epoch, _ in drawn} == {2} and len(drawn) == 1000
+    assert abs(sum(i % 20 == 0 for _, i in drawn) / 1000 - 0.5) < 0.064  # four binomial deviations
+    parts = []
+    for rank in range(2):
+        sampler = EpochSampler(dataset, 3, weights)
+        sampler.num_replicas, sampler.rank = 2, rank
+        sampler.set_epoch(2)
+        parts.append(list(sampler))
+    assert [i for pair in zip(*parts, strict=True) for i in pair] == drawn
+
+
+def test_each_person_is_in_every_part_and_moves_nobody_else() -> None:
+    def entries(who: str, count: int) -> list[dict[str, Any]]:
+        return [{"name": f"{who}{i:03d}", "identity": who, "sentence": "x", "frames": 20} for i in range(count)]
+
+    alone = split_names(entries("a", 40), "clip", 0.1, 0.05)
+    both = split_names(entries("a", 40) + entries("b", 20) + entries("c", 2), "clip", 0.1, 0.05)
+    for part, names in alone.items():
+        assert [n for n in both[part] if n.startswith("a")] == names
+    assert sum(n.startswith("b") for n in both["test"]) == 2 and sum(n.startswith("b") for n in both["val"]) == 1
+    assert sum(n.startswith("c") for n in both["train"]) == 2

@@ -1,13 +1,17 @@
 """Training of the renderer: it learns, it repeats, it follows the class, and it refuses what cannot work."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
 from talkhead.data.clip import Clip
-from talkhead.modules.video import VideoDiffusion
+from talkhead.face.mouth_bank import mouth_region
+from talkhead.modules.video import VideoDiffusion, change_loss, detail_loss
 from talkhead.nets.renderer import Renderer
 from talkhead.schedulers import MaskNoiseBridgeScheduler
+from tests.test_mouth_bank import face
 
 SMALL = {"size": 16, "widths": (8, 16), "patch": 2}
 
@@ -30,8 +34,8 @@ def batch_of(count: int = 4, frames: int = 3, size: int = 16) -> Clip:
 
 
 def one_step(module: VideoDiffusion, batch: Clip) -> torch.Tensor:
-    frames, landmarks = module._augmented(batch, module._generator(0))
-    return module.loss(frames, landmarks, torch.eye(8)[batch.emotion], module._generator(0))
+    frames, landmarks, bank = module._augmented(batch, module._generator(0))
+    return module.loss(frames, landmarks, torch.eye(8)[batch.emotion], module._generator(0), bank)
 
 
 def learn(module: VideoDiffusion, steps: int, seed: int = 0) -> list[float]:
@@ -39,8 +43,8 @@ def learn(module: VideoDiffusion, steps: int, seed: int = 0) -> list[float]:
     generator, losses = torch.Generator().manual_seed(seed), []
     for _ in range(steps):
         batch = batch_of()
-        frames, landmarks = module._augmented(batch, generator)
-        loss = module.loss(frames, landmarks, torch.eye(8)[batch.emotion], generator)
+        frames, landmarks, bank = module._augmented(batch, generator)
+        loss = module.loss(frames, landmarks, torch.eye(8)[batch.emotion], generator, bank)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -116,7 +120,7 @@ def test_the_fused_forward_step_is_the_schedulers(carrier, scheduler):
     renderer = Renderer(**SMALL, carrier=carrier)
     module = VideoDiffusion(renderer, scheduler)
     batch, t, seeds = batch_of(), torch.tensor([0, 250, 700, 999]), torch.arange(4)
-    frames, landmarks = module._augmented(batch, module._generator(0))
+    frames, landmarks, _ = module._augmented(batch, module._generator(0))
     sample, target, _ = module._noised(frames, landmarks, seeds, t)
     noise = renderer.prepare(batch.reference, batch.reference_landmarks, batch.landmarks, seed=seeds).noise
     torch.testing.assert_close(sample, scheduler.add_noise(target, noise, t), atol=2e-6, rtol=0)  # float32 rounding
@@ -132,7 +136,7 @@ def test_its_own_answers_stand_on_the_bridge():
     """Untrained, the renderer answers with the carrier c: one or two steps on, x_s = (1 - s) c + s n."""
     module = VideoDiffusion(Renderer(**SMALL), own_share=1.0)
     batch, seeds = batch_of(), torch.arange(4)
-    frames, landmarks = module._augmented(batch, module._generator(0))
+    frames, landmarks, _ = module._augmented(batch, module._generator(0))
     places = (batch.reference, batch.reference_landmarks, batch.landmarks)
     condition = module.renderer.prepare(*places, seed=seeds)
     depths = set()
@@ -159,3 +163,70 @@ def test_a_step_on_its_own_answers_learns():
     module = VideoDiffusion(Renderer(**SMALL), own_share=1.0)
     losses = learn(module, 60)
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_fine_detail_is_what_a_blurred_copy_lacks():
+    """A ramp has none but at the border, a checkerboard is nothing else: 1 at the first scale, 0 at the second."""
+    ones = torch.ones(())
+    board = ((torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1).expand(2, 3, 4, 16, 16)
+    zero = torch.zeros_like(board)
+    assert detail_loss(board, zero, ones).item() == pytest.approx(1.0)
+    flat = torch.full_like(board, 0.7)
+    assert detail_loss(flat, zero, ones).item() == pytest.approx(0.0, abs=1e-6)
+    weight = torch.zeros(2, 1, 4, 16, 16)
+    weight[..., :8] = 3.0
+    assert detail_loss(board, zero, weight).item() == pytest.approx(1.5)
+
+
+def test_change_is_punished_only_where_it_is_looked_for():
+    target = torch.zeros(1, 3, 4, 8, 8)
+    flicker = target.clone()
+    flicker[:, :, 1::2] = 0.5
+    where = torch.zeros(1, 1, 4, 8, 8)
+    assert change_loss(flicker, target, where) == 0
+    where[..., 2:4, 2:4] = 1
+    assert change_loss(flicker, target, where).item() == pytest.approx(0.25)
+    assert change_loss(target + 0.5, target, where) == 0  # wrong, but it does not flicker
+
+
+def test_the_bank_is_dropped_in_its_share_and_thinned_in_the_rest():
+    module = VideoDiffusion(Renderer(**SMALL, bank=1), bank_dropout=0.5)
+    thinned = module._thinned(torch.zeros(4000, 4, 68, 2), torch.Generator().manual_seed(0))
+    left = thinned.isfinite().all(-1).all(-1).sum(1)
+    shares = torch.bincount(left, minlength=5) / 4000
+    # Four binomial deviations: 4 sqrt(p (1 - p) / 4000).
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125]), atol=0.032, rtol=0)
+
+
+def test_a_renderer_learns_to_copy_a_mouth_that_only_the_bank_shows():
+    """The mouth's colour is another in every sample; the portrait is grey: only the further picture tells it."""
+    module = VideoDiffusion(Renderer(**SMALL | {"size": 32}, bank=1, map_channels=False), last_step_share=1.0)
+    module.hparams.bank_dropout = 0.0
+    optimizer, generator = torch.optim.Adam(module.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
+    points = face(4.0, width=12.0, size=32).expand(4, 1, 68, 2)
+    where = mouth_region(points, (32, 32))[:, 0, None, None] > 0.5
+
+    def error(shown: bool) -> torch.Tensor:
+        colour = torch.rand(4, 1, 3, 1, 1)
+        painted = torch.where(where, colour, 0.5).expand(4, 1, 3, 32, 32)
+        frames = torch.cat([torch.full_like(painted, 0.5), painted], 1)
+        bank = (painted, points) if shown else None
+        return module.loss(frames, points.repeat(1, 2, 1, 1), torch.zeros(4, 8), generator, bank)
+
+    for _ in range(80):
+        optimizer.zero_grad()
+        error(shown=True).backward()
+        optimizer.step()
+    with torch.no_grad():
+        shown, hidden = (sum(error(given) for _ in range(5)) for given in (True, False))
+    assert shown < 0.3 * hidden
+
+
+def test_the_bank_is_augmented_like_the_window():
+    batch = batch_of()
+    batch = replace(batch, bank=batch.frames[:, :2], bank_landmarks=batch.landmarks[:, :2])
+    module = VideoDiffusion(Renderer(**SMALL, bank=1), mirror=0.5, jitter=0.5, recolour=0.5, bank_dropout=0.0)
+    module._thinned = lambda landmarks, generator: landmarks
+    frames, landmarks, bank = module._augmented(batch, module._generator(0))
+    torch.testing.assert_close(bank[0], frames[:, 1:3])
+    torch.testing.assert_close(bank[1], landmarks[:, 1:3])

@@ -169,7 +169,7 @@ class ClipDataset(Dataset[Clip]):
             frames = file.get_slice("frames")
             clip |= {"frames": frames[window], "reference": frames[reference : reference + 1][0]}
             if self.bank:
-                clip["bank"], clip["bank_landmarks"] = self._read_bank(entry, window, rng)
+                clip["bank"], clip["bank_landmarks"] = self._read_bank(entry, window, clip["reference"], rng)
         if count < length:
             clip |= {n: clip[n].expand(length, *clip[n].shape[1:]) for n in ("frames", "landmarks") if n in clip}
             return _clip(torch.zeros(samples), samples, entry, **clip)
@@ -192,10 +192,11 @@ class ClipDataset(Dataset[Clip]):
         outside = [t for t in candidates if not start <= t < start + length]
         return rng.choice(outside or candidates)
 
-    def _read_bank(self, entry: dict[str, Any], window: slice, rng: random.Random) -> tuple[Tensor, Tensor]:
+    def _read_bank(
+        self, entry: dict[str, Any], window: slice, like: Tensor, rng: random.Random
+    ) -> tuple[Tensor, Tensor]:
         """Return (R, 3, H, W) pictures of the clip's person and their landmarks, NaN where there is none."""
-        side = entry["size"]
-        pictures = torch.zeros(self.bank, 3, side, side, dtype=torch.uint8)
+        pictures = torch.zeros(self.bank, *like.shape, dtype=torch.uint8)
         points = torch.full((self.bank, 68, 2), torch.nan)
         for place in range(self.bank):
             source = rng.choice(self._clips_of[entry["identity"]])

@@ -84,7 +84,8 @@ def sample(pictures: Tensor, field: Tensor, mode: Literal["bicubic", "bilinear"]
     (height, width), frames = pictures.shape[-2:], field.shape[1]
     with torch.autocast(pictures.device.type, enabled=False):
         places = _pixel_grid(height, width, 1, 0, pictures.device) + field.float()
-        grid = (places + 0.5) * places.new_tensor([2 / width, 2 / height]) - 1  # grid_sample's, align_corners=False
+        # grid_sample's coordinates, align_corners=False; by two numbers, as a tensor of them would wait for the device.
+        grid = torch.stack([(places[..., 0] + 0.5) * (2 / width) - 1, (places[..., 1] + 0.5) * (2 / height) - 1], -1)
         grid = rearrange(grid, "b t h w d -> b (t h) w d")
         moved = F.grid_sample(pictures.float(), grid, mode=mode, padding_mode="border", align_corners=False)
     return rearrange(moved, "b c (t h) w -> b c t h w", t=frames)
@@ -176,5 +177,4 @@ def _border_points(height: int, width: int, device: torch.device) -> Tensor:
     step = torch.arange(_ANCHORS_PER_SIDE, device=device) / _ANCHORS_PER_SIDE
     zero, one = torch.zeros_like(step), torch.ones_like(step)
     sides = [(step, zero), (one, step), (1 - step, one), (zero, 1 - step)]
-    unit = torch.cat([torch.stack(side, -1) for side in sides])
-    return unit * unit.new_tensor([width - 1, height - 1])
+    return torch.cat([torch.stack([x * (width - 1), y * (height - 1)], -1) for x, y in sides])

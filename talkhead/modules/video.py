@@ -13,12 +13,13 @@ from torchmetrics import Metric
 
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.data.draws import draw_seed
+from talkhead.face.mouth_bank import mouth_region
 from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.media.read import write_image
 from talkhead.metrics import FramePSNR, FrameSSIM
 from talkhead.modules.picture_augmentation import jitter, mirror, recolour
 from talkhead.modules.training_module import Stage, TrainingModule
-from talkhead.nets.renderer import Condition, Renderer
+from talkhead.nets.renderer import Condition, Renderer, to_unit
 from talkhead.ops.mask_noise import landmark_maps, to_network
 from talkhead.schedulers import MaskNoiseBridgeScheduler, forward_coefficients
 
@@ -34,7 +35,8 @@ class VideoDiffusion(TrainingModule):
 
     .. math:: \mathrm{mean}_p\; w_p \, (\hat y_p - y_p)^2
 
-    with y what the scheduler's ``prediction_type`` names and w_p = 1 but around mouth and eyes. All random draws of a
+    with y what the scheduler's ``prediction_type`` names and w_p = 1 but around mouth and eyes; ``detail_weight`` and
+    ``change_weight`` add terms of their own (see ``detail_loss`` and ``change_loss``). All random draws of a
     training batch come from one generator (``draw_seed``), so a resumed run repeats an unbroken one.
 
     Args:
@@ -47,9 +49,13 @@ class VideoDiffusion(TrainingModule):
             there it meets its own answers, as at inference (paper: 0).
         mouth_weight: the loss's extra weight at the lips, 1 + mouth_weight there and 1 far from them; 0: none (paper).
         eye_weight: the same at the eyes.
+        detail_weight: of the absolute error of the picture's fine detail, weighted like the squared error (paper: 0).
+        change_weight: of the squared error of what changes from frame to frame at the mouth (paper: 0).
         recolour: share of the samples given another palette.
         mirror: share of the samples flipped left to right.
         jitter: share of the samples turned, scaled and shifted.
+        bank_dropout: share of the samples that lose all further pictures of the person, where the data has any; the
+            others keep a random number of them, so that the same weights serve one portrait and several.
         class_dropout: share of the samples that lose their class, for ``guidance_scale`` at inference.
         num_inference_steps: network evaluations when validation samples.
         compile: run the U-Net through ``torch.compile``.
@@ -66,9 +72,12 @@ class VideoDiffusion(TrainingModule):
         own_share: float = 0.0,
         mouth_weight: float = 0.0,
         eye_weight: float = 0.0,
+        detail_weight: float = 0.0,
+        change_weight: float = 0.0,
         recolour: float = 0.0,
         mirror: float = 0.0,
         jitter: float = 0.0,
+        bank_dropout: float = 0.5,
         class_dropout: float = 0.1,
         num_inference_steps: int = 4,
         compile: bool = False,
@@ -95,36 +104,56 @@ class VideoDiffusion(TrainingModule):
     def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
         """Return the loss of one batch of windows."""
         generator = self._generator(batch_idx)
-        frames, landmarks = self._augmented(batch, generator)
+        frames, landmarks, bank = self._augmented(batch, generator)
         emotion = emotion_probabilities(batch.emotion)
         kept = torch.rand(len(emotion), 1, generator=generator) >= self.hparams.class_dropout
-        loss = self.loss(frames, landmarks, emotion * kept.to(emotion), generator)
+        loss = self.loss(frames, landmarks, emotion * kept.to(emotion), generator, bank)
         self.log_loss(loss, len(emotion))
         return loss
 
-    def loss(self, frames: Tensor, landmarks: Tensor, emotion: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw steps and noise and return the weighted squared error.
+    def loss(
+        self,
+        frames: Tensor,
+        landmarks: Tensor,
+        emotion: Tensor,
+        generator: torch.Generator,
+        bank: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Draw steps and noise and return the weighted squared error, and what else is asked for.
 
         Args:
             frames: (B, 1 + T, 3, H, W) float in [0, 1], the reference first.
             landmarks: (B, 1 + T, 68, 2) px, the reference's first.
             emotion: (B, 8) probabilities.
             generator: source of the draws.
+            bank: further pictures, (B, R, 3, H, W) float in [0, 1], and their landmarks, see ``Renderer.prepare``.
         """
         batch, steps = len(frames), self.scheduler.config.num_train_timesteps
         seeds = torch.randint(2**31, (batch,), generator=generator).to(self.device)
         own = self.hparams.own_share > 0 and torch.rand((), generator=generator) < self.hparams.own_share
         with torch.no_grad():
             if own:
-                sample, target, condition, timesteps = self._own(frames, landmarks, emotion, seeds, generator)
+                sample, target, condition, timesteps = self._own(frames, landmarks, emotion, seeds, generator, bank)
             else:
                 timesteps = torch.randint(steps, (batch,), generator=generator)
                 last = torch.rand(batch, generator=generator) < self.hparams.last_step_share
                 timesteps = torch.where(last, steps - 1, timesteps).to(self.device)
-                sample, target, condition = self._noised(frames, landmarks, seeds, timesteps)
+                sample, target, condition = self._noised(frames, landmarks, seeds, timesteps, bank)
         predicted = self.renderer(sample, timesteps, condition, emotion)
-        error = F.mse_loss(predicted.float(), target, reduction="none")
-        return (error * self._weight(landmarks[:, 1:])).mean()
+        with torch.autocast(frames.device.type, enabled=False):
+            return self._error(predicted.float(), target, landmarks[:, 1:])
+
+    def _error(self, predicted: Tensor, target: Tensor, landmarks: Tensor) -> Tensor:
+        """Return the weighted loss of (B, 3, T, H, W) predictions."""
+        weight = self._weight(landmarks)
+        loss = (weight * F.mse_loss(predicted, target, reduction="none")).mean()
+        if self.hparams.detail_weight:
+            loss = loss + self.hparams.detail_weight * detail_loss(predicted, target, weight)
+        if self.hparams.change_weight:
+            side = self.renderer.config.size
+            where = mouth_region(landmarks, (side, side))[:, None]
+            loss = loss + self.hparams.change_weight * change_loss(predicted, target, where)
+        return loss
 
     def measure(self, batch: Clip, stage: Stage, first: bool) -> None:
         """Sample a batch as inference would, and compare it and the carrier with the truth."""
@@ -180,21 +209,44 @@ class VideoDiffusion(TrainingModule):
         """The source of one batch's draws; on the CPU, so that every device draws the same."""
         return torch.Generator().manual_seed(draw_seed(self.current_epoch, batch_idx, self.global_rank))
 
-    def _augmented(self, batch: Clip, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return frames (B, 1 + T, 3, H, W) in [0, 1] and landmarks, the reference in front, augmented alike."""
+    def _augmented(
+        self, batch: Clip, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Return frames (B, 1 + T, 3, H, W) in [0, 1] and landmarks, the reference in front, and the bank.
+
+        All pictures of a sample are augmented alike.
+        """
         truth, targets, reference, reference_landmarks = _given(batch)
-        frames = torch.cat([reference[:, None], truth], 1).float() / 255
-        landmarks = torch.cat([reference_landmarks[:, None], targets], 1)
+        count, further = 1 + truth.shape[1], () if batch.bank is None else (batch.bank,)
+        frames = to_unit(torch.cat([reference[:, None], truth, *further], 1))
+        points = () if batch.bank_landmarks is None else (batch.bank_landmarks,)
+        landmarks = torch.cat([reference_landmarks[:, None], targets, *points], 1)
         if self.hparams.mirror:
             frames, landmarks = mirror(frames, landmarks, self.hparams.mirror, generator)
         if self.hparams.jitter:
             frames, landmarks = jitter(frames, landmarks, self.hparams.jitter, generator)
         if self.hparams.recolour:
             frames = recolour(frames, self.hparams.recolour, generator)
-        return frames, landmarks
+        if batch.bank is None:
+            return frames, landmarks, None
+        bank = frames[:, count:], self._thinned(landmarks[:, count:], generator)
+        return frames[:, :count], landmarks[:, :count], bank
+
+    def _thinned(self, landmarks: Tensor, generator: torch.Generator) -> Tensor:
+        """Take further pictures away, by the NaN that means there is none: all from some samples, some from others."""
+        batch, size = landmarks.shape[:2]
+        kept = torch.randint(1, size + 1, (batch, 1), generator=generator)
+        none = torch.rand(batch, 1, generator=generator) < self.hparams.bank_dropout
+        gone = none | (torch.arange(size) >= kept)
+        return landmarks.masked_fill(gone[..., None, None].to(landmarks.device), torch.nan)
 
     def _noised(
-        self, frames: Tensor, landmarks: Tensor, seeds: Tensor, timesteps: Tensor
+        self,
+        frames: Tensor,
+        landmarks: Tensor,
+        seeds: Tensor,
+        timesteps: Tensor,
+        bank: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Condition]:
         """Return x_t, what is to be predicted from it, and the condition.
 
@@ -203,17 +255,23 @@ class VideoDiffusion(TrainingModule):
         places, clean = _places(frames, landmarks), to_network(frames[:, 1:])
         if self.scheduler.config.prediction_type == "sample" and not self.renderer.config.noise_channels:
             blend = (frames[:, 1:], *forward_coefficients(self.scheduler, timesteps))
-            condition = self.renderer.prepare(*places, seed=seeds, blend=blend)
+            condition = self.renderer.prepare(*places, bank=bank, seed=seeds, blend=blend)
             return condition.noise, clean, condition
-        condition = self.renderer.prepare(*places, seed=seeds)
+        condition = self.renderer.prepare(*places, bank=bank, seed=seeds)
         sample = self.scheduler.add_noise(clean, condition.noise, timesteps)
         return sample, self._target(clean, condition, timesteps), condition
 
     def _own(
-        self, frames: Tensor, landmarks: Tensor, emotion: Tensor, seeds: Tensor, generator: torch.Generator
+        self,
+        frames: Tensor,
+        landmarks: Tensor,
+        emotion: Tensor,
+        seeds: Tensor,
+        generator: torch.Generator,
+        bank: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Condition, Tensor]:
         """Return x_t as sampling reaches it after one or two steps of the present renderer, target, condition and t."""
-        condition = self.renderer.prepare(*_places(frames, landmarks), seed=seeds)
+        condition = self.renderer.prepare(*_places(frames, landmarks), bank=bank, seed=seeds)
         sample, clean = condition.noise, to_network(frames[:, 1:])
         here = torch.full((len(frames),), self.scheduler.config.num_train_timesteps - 1, device=self.device)
         for _ in range(1 + int(torch.randint(2, (), generator=generator))):
@@ -243,6 +301,39 @@ class VideoDiffusion(TrainingModule):
         return weight[:, None]
 
 
+def detail_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted mean absolute error of what a picture has beyond a blurred copy of itself, at two scales.
+
+    Two levels of a Laplacian pyramid (Burt and Adelson, 1983): the picture less its enlarged half, and the half less
+    its enlarged quarter. The squared error prefers a smooth guess to a sharp one a pixel off; this does so less.
+
+    Args:
+        predicted: (B, 3, T, H, W).
+        target: (B, 3, T, H, W).
+        weight: (B, 1, T, H, W) or ().
+    """
+    error = (predicted - target).transpose(1, 2).flatten(0, 1)
+    scale = weight.expand(len(predicted), 1, *predicted.shape[2:]).transpose(1, 2).flatten(0, 1)
+    total = error.new_zeros(())
+    for _ in range(2):  # linear, so the pyramid of the difference is the difference of the pyramids
+        half = F.avg_pool2d(error, 2)
+        total = total + (scale * (error - F.interpolate(half, scale_factor=2.0, mode="bilinear")).abs()).mean()
+        error, scale = half, F.avg_pool2d(scale, 2)
+    return total
+
+
+def change_loss(predicted: Tensor, target: Tensor, where: Tensor) -> Tensor:
+    """Return the mean squared error of what changes from frame to frame, in a region: it flickers where that is large.
+
+    Args:
+        predicted: (B, 3, T, H, W).
+        target: (B, 3, T, H, W).
+        where: (B, 1, T, H, W) in [0, 1].
+    """
+    error = (predicted - target).diff(dim=2)
+    return (where[:, :, 1:] * error.square()).sum() / (3 * where[:, :, 1:].sum()).clamp_min(1)
+
+
 def picture_grid(*videos: Tensor) -> Tensor:
     """Return up to 8 frames of each (T, 3, H, W) video side by side, the videos below each other: (3, R H, 8 W)."""
     pick = torch.linspace(0, len(videos[0]) - 1, min(8, len(videos[0]))).long()
@@ -256,7 +347,7 @@ def _meters() -> dict[str, Metric]:
 
 def _places(frames: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return what ``Renderer.prepare`` is told: the portrait, its landmarks, the landmarks of the frames."""
-    return (frames[:, 0] * 255).round().to(torch.uint8), landmarks[:, 0], landmarks[:, 1:]
+    return frames[:, 0], landmarks[:, 0], landmarks[:, 1:]
 
 
 def _given(batch: Clip) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -181,11 +181,11 @@ class Renderer(ModelMixin, ConfigMixin):
         """Compute everything the network is told that does not change from step to step.
 
         Args:
-            reference: (B, 3, H, W) uint8 picture, H = W = ``size``.
+            reference: (B, 3, H, W) picture, uint8 or float in [0, 1], H = W = ``size``.
             reference_landmarks: (B, 68, 2) px.
             landmarks: (B, T, 68, 2) px of the frames to paint.
-            bank: further pictures of the person, (B, R, 3, H, W) uint8, and their landmarks, (B, R, 68, 2) px, NaN
-                where a sample has fewer; None: none. A renderer without a bank does not look at them.
+            bank: further pictures of the person, (B, R, 3, H, W) like ``reference``, and their landmarks (B, R, 68, 2)
+                px, NaN where a sample has fewer; None: none. A renderer without a bank does not look at them.
             seed: of the mask noise, one or (B,).
             frame_offset: absolute index of the first frame, one or (B,): the noise belongs to absolute frames.
             blend: (frames (B, T, 3, H, W) in [0, 1], a (B,), b (B,)): put the training sample a x_0 + b n in the place
@@ -230,7 +230,8 @@ class Renderer(ModelMixin, ConfigMixin):
         Returns:
             (B, 3, T, H, W).
         """
-        timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        if not isinstance(timestep, Tensor) or timestep.ndim == 0:  # filled, not copied: a copy waits for the device
+            timestep = torch.full((len(sample),), int(timestep), device=sample.device)
         seen = [sample, condition.channels.to(sample)]
         if self.config.output != "plain":
             seen.append(torch.tanh((sample - condition.carrier) / self.config.residual_scale))
