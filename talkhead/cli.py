@@ -67,8 +67,10 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"talkhead {__version__}")
+    from talkhead.verbs import USES
+
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (add_demo, add_generate, add_preprocess, add_evaluate, add_ablate, add_export, add_doctor):
+    for add in (add_demo, add_generate, *USES, add_preprocess, add_evaluate, add_ablate, add_export, add_doctor):
         add(verbs)
     for verb, what in TRAINING.items():  # listed here, parsed by Lightning: see train
         verbs.add_parser(verb, help=what)

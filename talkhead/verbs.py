@@ -1,0 +1,66 @@
+"""The command line's verbs for people's hands: dub a video, speak live, the page in a browser."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from talkhead.cli import DETECTORS, add_verb, arguments_of, emotion, face
+
+
+def add_dub(verbs: Any) -> None:
+    """Register ``talkhead dub``."""
+    verb = add_verb(
+        verbs,
+        "dub",
+        run_dub,
+        "let a person in a video say something else: only the mouth changes",
+        "  talkhead dub --video talk.mp4 --audio new.wav --output dubbed.mp4\n"
+        "  talkhead dub --video two.mp4 --audio new.wav --output dubbed.mp4 --face 1 --length audio\n"
+        "Killed and started again with the same arguments, it does not track the face again.",
+    )
+    verb.add_argument("--video", required=True, help="the video; its own sound tells how the person holds the mouth")
+    verb.add_argument("--audio", required=True, help="the new speech: any sound or video file")
+    verb.add_argument("--output", required=True, help="the dubbed video: .mp4, .mov or .webm")
+    verb.add_argument(
+        "--length",
+        choices=["video", "audio"],
+        default="video",
+        help="which of the two the result is as long as (%(default)s)",
+    )
+    verb.add_argument("--face", type=face, default="largest", help="largest, center or an index (%(default)s)")
+    verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds the face (%(default)s)")
+    add_speaker(verb)
+    verb.add_argument("--emotion", type=emotion, default="neutral", help="how the words are said (%(default)s)")
+    verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
+    verb.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+
+
+def run_dub(args: argparse.Namespace) -> int:
+    """Write the dubbed video."""
+    from talkhead.pipeline.dub import dub
+
+    options = arguments_of(args)
+    pipeline = loaded(options)
+    print(dub(pipeline, options.pop("video"), options.pop("audio"), options.pop("output"), **options))
+    return 0
+
+
+def add_speaker(verb: argparse.ArgumentParser) -> None:
+    """Add what chooses the networks and where they run."""
+    verb.add_argument(
+        "--speaker", default="bundled", help="`bundled`, a folder made by `export`, or a hub id (%(default)s)"
+    )
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+
+
+def loaded(options: dict[str, Any]) -> Any:
+    """Take ``speaker`` and ``device`` out of a verb's options, and return the pipeline."""
+    from talkhead.pipeline import TalkingHeadPipeline
+
+    return TalkingHeadPipeline.from_pretrained(options.pop("speaker"), device=options.pop("device"))
+
+
+USES: tuple[Callable[[Any], None], ...] = (add_dub,)
+"""What `talkhead.cli` lists beside its own verbs."""

@@ -1,0 +1,190 @@
+"""New words for an existing video: what changes, what must not, and how frames, sound and cuts go together."""
+
+import itertools
+
+import pytest
+import torch
+from conftest import tiny_face, tiny_frames
+from test_pipeline import speech, tiny_pipeline
+
+from talkhead.data.tracking import Detection
+from talkhead.face.mouth_region import mouth_region
+from talkhead.media.read import read_audio, read_video
+from talkhead.media.write import VideoWriter
+from talkhead.nets.landmark import LandmarkNet
+from talkhead.nets.renderer import Renderer
+from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.dub import back_and_forth, dub, dubbed_frames, frames_in_order, plan_dubbing
+from talkhead.pipeline.face_track import FaceTrack, track_face
+from talkhead.pipeline.new_lips import new_lips, resting_face
+
+SIZE = 64
+
+
+class Knows:
+    """A detector that knows each frame's face, by its number; None: not there."""
+
+    name = "known"
+
+    def __init__(self, faces):
+        self.faces, self.asked = itertools.cycle(faces), 0
+
+    def __call__(self, image, face="largest"):
+        self.asked += 1
+        points = next(self.faces)
+        return None if points is None else Detection(points, 1.0, (0, 0, SIZE, SIZE))
+
+
+def faces(count: int = 20) -> list[torch.Tensor]:
+    """A mouth that opens and closes in a head that moves a little."""
+    opening = 0.5 - 0.5 * torch.cos(torch.arange(count) * 0.9)
+    shift = torch.stack([2 * torch.sin(torch.arange(count) / 7), torch.zeros(count)], -1)
+    return [tiny_face(SIZE, float(o)) + s for o, s in zip(opening, shift, strict=True)]
+
+
+def write(path, points, sound=None):
+    """Write a video of the rendered faces; a frame without a face is grey."""
+    with VideoWriter(path, 25, (SIZE, SIZE), sound, crf=0) as video:
+        for p in points:
+            video.append(
+                torch.full((3, SIZE, SIZE), 90, dtype=torch.uint8) if p is None else tiny_frames(p[None], SIZE)[0]
+            )
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TalkingHeadPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """20 frames, the eighth to tenth without a face, and their sound."""
+    points = faces()
+    points[7:10] = [None] * 3
+    points[7:13] = [None] * 6  # longer than what is filled in
+    return write(tmp_path / "clip.mp4", points, speech(0.8)), points
+
+
+def test_only_the_mouths_region_changes(pipe, clip):
+    video, points = clip
+    plan = plan_dubbing(pipe, video, speech(0.8), detector=Knows(points))
+    frames = torch.stack(list(dubbed_frames(pipe, plan)))
+    source = read_video(video)[0].permute(0, 2, 3, 1)
+    assert frames.shape == source.shape and [(run.start, run.stop) for run in plan.runs] == [(0, 7), (13, 20)]
+    assert torch.equal(frames[7:13], source[7:13])  # no face, no change
+    changed = (frames != source).any(-1)
+    assert all(changed[index].any() for index in (0, 6, 13, 19))
+    for index in (*range(7), *range(13, 20)):
+        eyes = int(points[index][36:48, 1].max()) + 2
+        assert not changed[index, :eyes].any()  # bit for bit
+
+
+def test_what_already_is_right_stays(pipe, tmp_path):
+    """A net that moves nothing and a renderer that copies: a still face comes back as it was."""
+    still = [tiny_face(SIZE, 0.0)] * 12
+    video = write(tmp_path / "still.mp4", still, speech(0.48))
+    nothing = TalkingHeadPipeline(
+        LandmarkNet(width=16, layers=1, heads=2),  # its last layer starts at zero
+        None,
+        Renderer(size=32, widths=(8, 16), patch=2, output="residual"),
+        pipe.scheduler,
+        pipe.info,
+    )
+    plan = plan_dubbing(nothing, video, speech(0.48), detector=Knows(still))
+    assert torch.allclose(plan.new, plan.old, atol=0.5)  # lips brought together by a hair
+    frames = torch.stack(list(dubbed_frames(nothing, plan)))
+    assert (frames.float() - read_video(video)[0].permute(0, 2, 3, 1)).abs().mean() < 1
+
+
+def test_the_mouth_says_the_new_and_not_the_old():
+    """Old motion known, head turned: the mouth is the head's own similarity of rest plus new motion, to the point."""
+    rest = tiny_face(SIZE, 0.0)
+    said, to_say = torch.zeros(30, 68, 2), torch.zeros(30, 68, 2)
+    said[:, 57, 1] = torch.sin(torch.arange(30.0))
+    to_say[:, 57, 1] = torch.cos(torch.arange(30.0) / 2)
+    turn = torch.tensor([[0.0, 2.0], [-2.0, 0.0]])  # a quarter turn, twice as large
+    track = FaceTrack((rest + said) @ turn + 100, (0,))
+    new = new_lips(track, torch.arange(30), rest, said, to_say, 25.0)
+    expected = (rest + to_say) @ turn + 100
+    assert torch.allclose(new[:, 48:], expected[:, 48:], atol=1e-3)
+    assert torch.equal(new[:, 17:48], track.landmarks[:, 17:48])
+
+
+@pytest.mark.parametrize(("length", "seconds", "count"), [("video", 0.4, 20), ("audio", 0.4, 10), ("audio", 2.0, 50)])
+def test_lengths(pipe, tmp_path, length, seconds, count):
+    points = faces()
+    video = write(tmp_path / "clip.mp4", points, speech(0.8))
+    out = dub(
+        pipe, video, speech(seconds), tmp_path / "out.mp4", length=length, detector=Knows(points), progress=False,
+        num_inference_steps=1,
+    )  # fmt: skip
+    frames, rate = read_video(out)
+    assert (len(frames), rate) == (count, 25)
+    assert len(read_audio(out)) / 16000 == pytest.approx(count / 25, abs=0.04)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "out.mp4"]
+
+
+def test_an_interrupted_call_does_not_track_again(pipe, tmp_path, monkeypatch):
+    points = faces()
+    video, detector = write(tmp_path / "clip.mp4", points), Knows(points)
+    options = {"detector": detector, "progress": False, "num_inference_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr("talkhead.pipeline.dub.repaint", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            dub(pipe, video, speech(0.8), tmp_path / "out.mp4", **options)
+    assert detector.asked == 20 and not (tmp_path / "out.mp4").exists()
+    dub(pipe, video, speech(0.8), tmp_path / "out.mp4", **options)
+    assert detector.asked == 20
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "out.mp4"]
+    dub(pipe, video, speech(0.8), tmp_path / "out.mp4", **(options | {"face": 1}))
+    assert detector.asked == 40
+
+
+def test_backwards_is_what_indexing_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr("talkhead.pipeline.dub.PIECE", 3)
+    video = write(tmp_path / "clip.mp4", faces(8))
+    order = back_and_forth(8, 30)
+    assert torch.equal(torch.stack(list(frames_in_order(video, order))), read_video(video)[0][order])
+    assert back_and_forth(1, 3).tolist() == [0, 0, 0]
+
+
+def test_a_cut_ends_a_run_and_short_gaps_are_filled():
+    points = faces(12)
+    points[3] = None
+    dark = torch.zeros(3, 36, 64, dtype=torch.uint8)
+    frames = [dark] * 8 + [dark + 80] * 4
+    track = track_face(frames, Knows(points), smoothing=1)
+    assert track.shots == (0, 8) and list(track.runs()) == [slice(0, 8), slice(8, 12)]
+    assert torch.allclose(track.landmarks[3], (points[2] + points[4]) / 2)
+
+
+def test_a_face_that_jumps_is_another_one():
+    points = [tiny_face(SIZE)] * 4 + [tiny_face(SIZE) + 40] * 4
+    track = track_face([torch.zeros(3, 36, 64, dtype=torch.uint8)] * 8, Knows(points))
+    assert list(track.runs()) == [slice(0, 4), slice(4, 8)]
+    assert torch.equal(track.landmarks[3], points[3])  # not smoothed over the jump
+
+
+def test_resting_face_is_the_most_closed():
+    track = FaceTrack(torch.stack([tiny_face(SIZE, 0.8), tiny_face(SIZE, 0.1), tiny_face(SIZE, 0.5)]), (0,))
+    assert torch.allclose(resting_face(track)[17:48], tiny_face(SIZE, 0.1)[17:48])
+
+
+def test_the_region_holds_mouth_and_chin_and_nothing_above_the_nose():
+    points = tiny_face(64)[None]
+    region = mouth_region(points, points, 64)[0]
+    x, y = (points[0, 48:].mean(0) / 2).round().long().tolist()
+    assert region[y, x] == 1
+    assert region[: int(points[0, 27, 1] / 2)].max() == 0 and region[:, 0].max() == 0
+
+
+def test_refusals(pipe, tmp_path):
+    points = faces(6)
+    video = write(tmp_path / "clip.mp4", points)
+    with pytest.raises(ValueError, match="no frame shows the face"):
+        dub(pipe, video, speech(0.2), tmp_path / "out.mp4", detector=Knows([None]), progress=False)
+    with pytest.raises(ValueError, match="not be the video itself"):
+        dub(pipe, video, speech(0.2), video, detector=Knows(points))
+    with pytest.raises(ValueError, match="'video' or 'audio'"):
+        plan_dubbing(pipe, video, speech(0.2), detector=Knows(points), length="long")
