@@ -16,10 +16,10 @@ from talkhead.modules.calibration import fit_temperature
 from talkhead.modules.emotion import (
     EmotionClassifier,
     average_recall,
-    count_emotions,
     save_confusion,
 )
 from talkhead.modules.frame_augmentation import FrameAugmentation
+from talkhead.modules.seen_emotions import count_emotions
 from talkhead.nets.conformer import ConformerClassifier
 
 # Lightning's own: its tree utilities against a newer torch, and its advice on workers for a few tones in memory.

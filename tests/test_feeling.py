@@ -5,8 +5,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from lightning import Trainer
+from torch.utils.data import DataLoader
 
-from talkhead.data.clip import EMOTIONS, emotion_probabilities
+from talkhead.data.clip import EMOTIONS, Clip, emotion_probabilities
+from talkhead.data.dataset import collate
+from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
@@ -20,7 +24,9 @@ POINTS = torch.rand(68, 2, generator=torch.Generator().manual_seed(3)) * 60 + 30
 
 
 def landmark_net(trained_on=None):
-    return LandmarkNet(width=16, layers=1, attention_layers=0, heads=2, trained_on=trained_on)
+    return LandmarkNet(
+        width=16, layers=1, attention_layers=0, heads=2, fusion="concat", dropout=0.0, trained_on=trained_on
+    )
 
 
 def seconds(*times):
@@ -151,3 +157,55 @@ def test_what_is_heard_must_be_clear_to_be_believed():
     odds = ((1 - CALM) / 2) / CALM  # prior odds of happy to neutral; the likelihoods are equal
     assert believed(half, net)[EMOTIONS.index("happy")].item() == pytest.approx(odds / (1 + odds), abs=1e-6)
     assert torch.allclose(believed(HAPPY, net), HAPPY) and torch.allclose(believed(NEUTRAL, net), NEUTRAL)
+
+
+def emotional_clips(emotions, shape, frames=8):
+    """Clips of one still face that is moved by ``shape`` (68, 2) px wherever the emotion is happy."""
+    generator = torch.Generator().manual_seed(1)
+    for name in emotions:
+        audio = 0.1 * torch.randn(frames * 640, generator=generator)
+        face = POINTS + (name == "happy") * shape
+        yield Clip(
+            audio=audio,
+            emotion=torch.tensor(EMOTIONS.index(name)),
+            fps=torch.tensor(25.0),
+            samples=torch.tensor(len(audio)),
+            landmarks=face.expand(frames, 68, 2),
+            reference_landmarks=POINTS,
+        )
+
+
+def test_nothing_is_done_twice(tmp_path):
+    """A net trained on happy clips smiles by itself, once; anger, which it never saw, is worn."""
+    shape = torch.zeros(68, 2)
+    shape[48:, 1] = -5.0
+    clips = list(emotional_clips(["happy", "neutral"] * 4, shape))
+    loader = DataLoader(clips, batch_size=8, collate_fn=collate)  # type: ignore[arg-type]
+    module = LandmarkGenerator(landmark_net(), learning_rate=2e-2)
+    trainer = Trainer(
+        max_epochs=40, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        enable_checkpointing=False,
+        check_val_every_n_epoch=1000,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, loader, loader)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    again = LandmarkGenerator(landmark_net())
+    again.on_load_checkpoint(checkpoint)
+    assert again.net.config["trained_on"] == ["happy", "neutral"] == module.net.config["trained_on"]
+    net, sound = module.net.eval(), clips[0].audio.repeat(20)  # 6.4 s: two windows
+
+    def corners(emotion):
+        keys = emotion_keys(emotion)
+        told = keys.told_at(torch.arange(160, dtype=torch.float64) / 25, net, 1.0)
+        motion = net.generate(sound, POINTS, told, gate=False, idle=0)
+        parts = wear_expressions(iter([motion]), POINTS, keys, net, torch.ones(160), FPS)
+        return motion, torch.cat(list(parts))
+
+    calm, happy, angry = (corners(name) for name in ("neutral", "happy", "angry"))
+    assert torch.equal(calm[1], calm[0]) and torch.equal(happy[1], happy[0])  # left to the net
+    lifted = (happy[1] - calm[1])[30:, [48, 54], 1].mean()
+    assert lifted.item() == pytest.approx(-5, abs=1)  # what the clips taught, not that and a smile on top
+    assert torch.allclose(angry[0], calm[0], atol=1e-4)  # the net is told neutral
+    assert (angry[1] - calm[1])[30:, 17:27].norm(dim=-1).mean() > 0.5

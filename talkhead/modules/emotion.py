@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from talkhead.data.clip import Clip
 from talkhead.media.files import write_whole
 from talkhead.modules.calibration import fit_temperature
 from talkhead.modules.frame_augmentation import FrameAugmentation
+from talkhead.modules.seen_emotions import count_everywhere
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.conformer import ConformerClassifier
 
@@ -115,9 +116,7 @@ class EmotionClassifier(TrainingModule):
 
     def on_train_start(self) -> None:
         """Read from the training data which emotions occur and how often."""
-        counts = count_emotions(self.trainer.train_dataloader or [], self.emotions)
-        if self.trainer.world_size > 1:  # without a manifest each process has counted its own share
-            counts = self.trainer.strategy.reduce(counts.to(self.device), reduce_op="sum").cpu()  # type: ignore[union-attr]
+        counts = count_everywhere(self.trainer, self.emotions)
         present = [name for name, count in zip(self.emotions, counts.tolist(), strict=True) if count]
         if self.net.config["trained_on"] is None:
             self.net.set_trained_on(present)
@@ -212,28 +211,6 @@ def average_recall(confusion: Tensor) -> Tensor:
     """
     count = confusion.sum(1)
     return (confusion.diagonal()[count > 0] / count[count > 0]).mean()
-
-
-def count_emotions(loader: Iterable[Clip], emotions: Sequence[str]) -> Tensor:
-    """Count how often each emotion occurs in training data, from the cache's manifest where there is one.
-
-    Args:
-        loader: batches of ``Clip``.
-        emotions: the classes' names.
-
-    Returns:
-        (E,) int64 counts.
-
-    Raises:
-        ValueError: if a recording's emotion is not among the classes.
-    """
-    entries = getattr(getattr(loader, "dataset", None), "entries", None)
-    if entries is None:
-        return sum((torch.bincount(b.emotion.cpu(), minlength=len(emotions)) for b in loader), torch.zeros(1).long())
-    names = [entry["emotion"] for entry in entries]
-    if unknown := sorted(set(names) - set(emotions)):
-        raise ValueError(f"net.emotions must hold the data's emotions; it lacks {', '.join(unknown)}: add them")
-    return torch.tensor([names.count(name) for name in emotions])
 
 
 def plot_confusion(confusion: Tensor, emotions: Sequence[str]) -> Figure:

@@ -94,6 +94,7 @@ class LandmarkGenerator(TrainingModule):
     """
 
     progress_bar = ("loss", "M-LD")
+    conditioned = "net"
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from talkhead.data.clip import Clip
 from talkhead.data.draws import draw_seed
 from talkhead.modules.optimizers import adam_with_cosine
+from talkhead.modules.seen_emotions import remember_emotions
 
 Stage = Literal["val", "test"]
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -31,9 +32,11 @@ class TrainingModule(LightningModule):
     * Validation and test update the stage's own metrics; they are logged as ``val/...`` and ``test/...`` at its end,
       over all processes. The clips with which Lightning fills processes up to equal numbers do not count.
     * Adam with cosine annealing, ``hparams.learning_rate`` at the start.
+    * A network that is told the emotion, named by ``conditioned``, remembers which emotions it was trained on.
     """
 
     meters: nn.ModuleDict
+    conditioned: str | None = None
     progress_bar: tuple[str, ...] = ()
 
     def watch(self, val: Mapping[str, Metric], test: Mapping[str, Metric]) -> None:
@@ -54,6 +57,21 @@ class TrainingModule(LightningModule):
                 f"trainer.precision must be one of {', '.join(PRECISIONS)}, which keep weights and landmarks float32; "
                 f"got {self.trainer.precision!r}"
             )
+
+    def on_train_start(self) -> None:
+        """Let the network remember which emotions the training data have."""
+        if self.conditioned:
+            remember_emotions(getattr(self, self.conditioned), self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the emotions of the training data beside the weights."""
+        if self.conditioned:
+            checkpoint["trained_on"] = getattr(self, self.conditioned).config["trained_on"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the emotions that the weights were trained on."""
+        if self.conditioned and checkpoint.get("trained_on"):
+            getattr(self, self.conditioned).register_to_config(trained_on=checkpoint["trained_on"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the batch from a random state of its own."""

@@ -62,6 +62,7 @@ class VideoDiffusion(TrainingModule):
     """
 
     progress_bar = ("psnr",)
+    conditioned = "renderer"
 
     def __init__(
         self,

@@ -1,0 +1,52 @@
+"""Which emotions the training data have: counted once, kept with the network, so that nobody asks it for another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from talkhead.data.clip import EMOTIONS, Clip
+
+
+def count_emotions(loader: Iterable[Clip], emotions: Sequence[str]) -> Tensor:
+    """Count how often each emotion occurs in training data, from the cache's manifest where there is one.
+
+    Args:
+        loader: batches of ``Clip``.
+        emotions: the classes' names.
+
+    Returns:
+        (E,) int64 counts.
+
+    Raises:
+        ValueError: if a recording's emotion is not among the classes.
+    """
+    entries = getattr(getattr(loader, "dataset", None), "entries", None)
+    if entries is None:
+        return sum((torch.bincount(b.emotion.cpu(), minlength=len(emotions)) for b in loader), torch.zeros(1).long())
+    names = [entry["emotion"] for entry in entries]
+    if unknown := sorted(set(names) - set(emotions)):
+        raise ValueError(f"net.emotions must hold the data's emotions; it lacks {', '.join(unknown)}: add them")
+    return torch.tensor([names.count(name) for name in emotions])
+
+
+def count_everywhere(trainer: Trainer, emotions: Sequence[str]) -> Tensor:
+    """Count the emotions of a trainer's training data, over all of its processes."""
+    counts = count_emotions(trainer.train_dataloader or [], emotions)
+    if trainer.world_size > 1:  # without a manifest each process has counted its own share
+        counts = trainer.strategy.reduce(counts.to(trainer.strategy.root_device), reduce_op="sum").cpu()  # type: ignore[union-attr]
+    return counts
+
+
+def remember_emotions(net: Any, trainer: Trainer) -> None:
+    """Write into a network's configuration, as ``trained_on``, which emotions it is being trained on.
+
+    Those of an earlier training stay: what was learnt once is known.
+    """
+    counts = count_everywhere(trainer, EMOTIONS).tolist()
+    present = {name for name, count in zip(EMOTIONS, counts, strict=True) if count}
+    net.register_to_config(trained_on=sorted(present | set(net.config["trained_on"] or ())))
