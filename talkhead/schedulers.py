@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor
+
+
+class Scheduler(Protocol):
+    """What the library asks of a process' steps: the part of diffusers' interface that all its schedulers share.
+
+    Attributes:
+        config: with ``num_train_timesteps`` and ``prediction_type``.
+        timesteps: (N,) integers, falling: where the network is asked.
+        set_timesteps: (number, device=...), spaces ``timesteps``.
+        step: (output, timestep, sample) -> an object with ``prev_sample``.
+    """
+
+    timesteps: Tensor
+
+    @property
+    def config(self) -> Any:
+        """As in diffusers."""
+
+    @property
+    def set_timesteps(self) -> Callable[..., None]:
+        """As in diffusers; schedulers differ in what else they take."""
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """As in diffusers; schedulers differ in what else they take."""
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return x_t."""
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what a network with ``prediction_type="v_prediction"`` is to answer."""
+
+    @property
+    def save_pretrained(self) -> Callable[..., Any]:
+        """Write ``scheduler_config.json`` into a folder."""
 
 
 @dataclass
@@ -165,7 +201,7 @@ def even_timesteps(steps: int, start: int) -> list[int]:
     return [round((start + 1) * k / steps) - 1 for k in range(steps, 0, -1)]
 
 
-def forward_coefficients(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+def forward_coefficients(scheduler: Scheduler, timesteps: Tensor) -> tuple[Tensor, Tensor]:
     """Return (a, b) of the forward process x_t = a x_0 + b n.
 
     Args:
@@ -174,9 +210,17 @@ def forward_coefficients(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, Ten
 
     Returns:
         Two (B,) float32 tensors.
+
+    Raises:
+        ValueError: if the scheduler is neither.
     """
     if isinstance(scheduler, MaskNoiseBridgeScheduler):
         return scheduler.coefficients(timesteps)
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            "scheduler must be MaskNoiseBridgeScheduler or have diffusers' alphas_cumprod, from which x_t is mixed in "
+            f"training; got {type(scheduler).__name__}"
+        )
     alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     return alphas.sqrt(), (1 - alphas).sqrt()
 

@@ -21,6 +21,7 @@ from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.tracking import Detection
 from talkhead.evaluate import Table, ablate, evaluate
 from talkhead.evaluate.ablation import PaperProcess, spaced
+from talkhead.evaluate.motions import apply_mean_motion, mean_motion
 from talkhead.evaluate.report import ClipLog, average
 from talkhead.evaluate.rows import (
     DETECTOR_FLOOR,
@@ -33,9 +34,7 @@ from talkhead.evaluate.rows import (
     TRUE_LANDMARKS,
     TRUTH,
     WARPED,
-    apply_mean_motion,
     make_truth,
-    mean_motion,
     paint_repeated,
     paint_warped,
 )

@@ -33,7 +33,7 @@ from talkhead.evaluate.rows import (
 )
 from talkhead.media.files import write_whole
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.schedulers import even_timesteps
+from talkhead.schedulers import Scheduler, even_timesteps
 
 Spacing = Literal["leading", "trailing"]
 Noise = Literal["ancestral", "deterministic"]
@@ -200,7 +200,7 @@ def ablate(
 
 
 def make_settings(
-    scheduler: Any,
+    scheduler: Scheduler,
     start_timesteps: Sequence[int] | None,
     num_inference_steps: Sequence[int] | None,
     spacings: Sequence[Spacing],
@@ -218,7 +218,7 @@ def make_settings(
             yield from (Setting("t steps", t, t, spacing, noise) for t in counts)
 
 
-def make_process(scheduler: Any, setting: Setting) -> Any:
+def make_process(scheduler: Scheduler, setting: Setting) -> Scheduler:
     """Return the model's scheduler as the setting wants it."""
     if not isinstance(scheduler, DDPMScheduler):
         return scheduler

@@ -11,6 +11,7 @@ from torch import Tensor
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.tracking import LandmarkDetector
 from talkhead.evaluate.bench import Bench, Part, make_bench, tracked, window_options, write_strip
+from talkhead.evaluate.motions import mean_motion
 from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
 from talkhead.evaluate.rows import (
     LANDMARK_COLUMNS,
@@ -19,7 +20,6 @@ from talkhead.evaluate.rows import (
     TRUE_LANDMARKS,
     WARPED,
     ClipScorer,
-    mean_motion,
 )
 from talkhead.pipeline import TalkingHeadPipeline
 

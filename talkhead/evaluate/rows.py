@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,12 +14,13 @@ from torch import Tensor
 from talkhead import metrics
 from talkhead.data.clip import SAMPLE_RATE, Clip, emotion_probabilities
 from talkhead.data.tracking import LandmarkDetector
+from talkhead.evaluate.motions import Mover, apply_mean_motion, move_landmarks
 from talkhead.evaluate.report import Scores
 from talkhead.face.warp import thin_plate_spline_warp
+from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.feeling import leave_to
-from talkhead.pipeline.hearing import classify
-from talkhead.pipeline.motion import retarget
 from talkhead.pipeline.windows import render_windows
+from talkhead.schedulers import Scheduler
 
 REPEATED = "reference repeated"
 WARPED = "reference warped by the landmarks"
@@ -216,21 +217,35 @@ def paint_warped(truth: Truth) -> Painting:
     return Painting(frames, 0.0, time.perf_counter() - start)
 
 
+class Painter(Protocol):
+    """What ``paint_model`` needs of a pipeline."""
+
+    @property
+    def renderer(self) -> Renderer:
+        """Paints."""
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Its process."""
+
+
 @dataclass(frozen=True)
 class Model:
-    """What ``paint_model`` needs of a pipeline.
+    """A renderer with its process, without the rest of a pipeline.
 
     Attributes:
         renderer: paints.
         scheduler: its process.
     """
 
-    renderer: Any
-    scheduler: Any
+    renderer: Renderer
+    scheduler: Scheduler
 
 
 @torch.no_grad()
-def paint_model(model: Any, truth: Truth, landmarks: Tensor, emotion: Tensor, options: Mapping[str, Any]) -> Painting:
+def paint_model(
+    model: Painter, truth: Truth, landmarks: Tensor, emotion: Tensor, options: Mapping[str, Any]
+) -> Painting:
     """Return what the model's renderer paints on the landmarks.
 
     Args:
@@ -259,65 +274,8 @@ def window_borders(frames: int, window: int, overlap: int) -> list[int]:
     return sorted({border for start in starts for border in (start, start + overlap)})
 
 
-@torch.no_grad()
-def move_landmarks(model: Any, truth: Truth, size: float | None = None) -> tuple[Tensor, Tensor, float]:
-    """Return the landmarks that the model makes of the sound, the emotion it hears, and the seconds it took.
-
-    The face at rest is the reference frame's. The small random head motion that ``generate`` adds is off: it can only
-    be a distance from this recording's own.
-
-    Args:
-        model: see `ClipScorer`.
-        truth: the clip.
-        size: the frame's width in px, to let the net see where in it the portrait stands; None, as in the pipeline: it
-            sees the face alone. The crop of a cached clip is cut around all of its frames, so the place tells where
-            the head will go: with ``size`` the numbers flatter.
-
-    Returns:
-        (T, 68, 2) px; (8,) probabilities; s.
-    """
-    clip, net, start = truth.clip, model.landmark_net, time.perf_counter()
-    audio, reference_landmarks = clip.audio.to(net.device), truth.reference_landmarks.to(net.device)
-    label = emotion_probabilities(clip.emotion)
-    emotion = label if model.emotion_net is None else classify(model.emotion_net, clip.audio)
-    moved = net.generate(
-        audio, reference_landmarks, leave_to(net, emotion).to(net.device), fps=float(clip.fps), idle=0.0, size=size
-    ).cpu()
-    stop = truth.first + len(truth.frames)
-    return moved[truth.first : stop], emotion, time.perf_counter() - start
-
-
-def mean_motion(clips: Iterable[Clip]) -> tuple[Tensor, Tensor] | None:
-    """Average the training clips' motion, frame index by frame index.
-
-    Displacements from the reference frame are carried over to one face by similarity, so that clips of differing
-    crops can be averaged.
-
-    Args:
-        clips: whole clips with landmarks and reference landmarks.
-
-    Returns:
-        (T, 68, 2) px mean displacements and (68, 2) px the face they belong to; None without clips.
-    """
-    face: Tensor | None = None
-    total, count = torch.zeros(0, 68, 2), torch.zeros(0, 1, 1)
-    for clip in clips:
-        reference_landmarks = clip.reference_landmarks
-        assert reference_landmarks is not None and clip.landmarks is not None
-        face = reference_landmarks if face is None else face
-        motion = retarget(clip.landmarks, reference_landmarks, face) - face
-        seen = motion.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-        pad = (0, 0, 0, 0, 0, max(len(motion) - len(total), 0))
-        total, count = torch.nn.functional.pad(total, pad), torch.nn.functional.pad(count, pad)
-        total[: len(motion)] += torch.where(seen, motion, 0)
-        count[: len(motion)] += seen
-    return None if face is None else (total / count.clamp_min(1), face)
-
-
-def apply_mean_motion(motion: Tensor, face: Tensor, truth: Truth) -> Tensor:
-    """Return the mean motion on the clip's own face, (T, 68, 2) px; past its end it holds its last frame."""
-    index = torch.arange(truth.first, truth.first + len(truth.frames)).clamp_max(len(motion) - 1)
-    return retarget(face + motion[index], face, truth.reference_landmarks)
+class Speaker(Painter, Mover, Protocol):
+    """What `ClipScorer` needs of a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -332,7 +290,7 @@ class ClipScorer:
         show: is given the clip's true frames and each row's painted ones, for a picture.
     """
 
-    model: Any
+    model: Speaker
     detector: LandmarkDetector | None
     options: Mapping[str, Any]
     mean: tuple[Tensor, Tensor] | None
@@ -384,6 +342,7 @@ class ClipScorer:
             rows[MEAN_MOTION] = score_landmarks(apply_mean_motion(*self.mean, truth), truth)
         if moved is not None:
             rows[GENERATOR] = score_landmarks(moved[0], truth)
+            assert self.model.landmark_net is not None  # what moved them
             if self.model.landmark_net.config.portrait_view != "none":
                 placed = move_landmarks(self.model, truth, size=truth.frames.shape[-1])[0]
                 rows[PLACED_GENERATOR] = score_landmarks(placed, truth)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -25,7 +26,9 @@ class FrameWriter(Protocol):
     """What every writer of frames does; see `VideoWriter`."""
 
     def __enter__(self) -> Self: ...  # noqa: D105
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...  # noqa: D105
+    def __exit__(  # noqa: D105
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
     def append(self, frame: Tensor) -> None:
         """Add one (H, W, 3 or 4) uint8 frame."""
@@ -174,7 +177,7 @@ def _palette_graph(size: tuple[int, int], fps: Fraction) -> Any:
 
     graph = av.filter.Graph()
     height, width = size
-    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / fps)
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / fps)
     split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
     use, sink = graph.add("paletteuse", "new=1:dither=sierra2_4a"), graph.add("buffersink")
     source.link_to(split)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -156,7 +156,7 @@ class VideoWriter:
         self._samples = 0
         self.frames_written = 0
 
-    def __enter__(self) -> VideoWriter:
+    def __enter__(self) -> Self:
         """Open the temporary file."""
         import av
 
@@ -165,7 +165,9 @@ class VideoWriter:
             temporary = stack.enter_context(replacing(self.path))
             self._container = av.open(str(temporary), "w", format=self.container, options=options)
             self._whole = stack.pop_all()
-        self._video: Any = self._container.add_stream(self.codec, rate=self.fps, options=self._options)
+        stream = self._container.add_stream(self.codec, rate=self.fps, options=self._options)
+        assert isinstance(stream, av.VideoStream)
+        self._video = stream
         height, width = (side + side % 2 for side in self.size)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, self.pix_fmt
         context = self._video.codec_context

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from diffusers import SchedulerMixin
@@ -21,7 +19,7 @@ from talkhead.modules.picture_augmentation import jitter, mirror, recolour
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.renderer import Condition, Renderer, to_unit
 from talkhead.ops.mask_noise import landmark_maps, to_network
-from talkhead.schedulers import MaskNoiseBridgeScheduler, forward_coefficients
+from talkhead.schedulers import MaskNoiseBridgeScheduler, Scheduler, forward_coefficients
 
 _EYES, _OUTER_LIP, _INNER_LIP = (PARTS.index(part) for part in (EYES, OUTER_LIP, INNER_LIP))
 _WEIGHT_SIGMA = 1 / 32  # of the frame's side: how far around the points the loss is raised
@@ -86,7 +84,7 @@ class VideoDiffusion(TrainingModule):
         super().__init__()
         self.save_hyperparameters(ignore=["renderer", "scheduler"])
         self.renderer = Renderer() if renderer is None else renderer
-        self.scheduler: Any = MaskNoiseBridgeScheduler() if scheduler is None else scheduler
+        self.scheduler: Scheduler = MaskNoiseBridgeScheduler() if scheduler is None else scheduler
         if self.renderer.config.output != "plain" and self.scheduler.config.prediction_type != "sample":
             raise ValueError(
                 f"renderer.output={self.renderer.config.output!r} paints over the carrier and so predicts x_0: give "
@@ -272,6 +270,7 @@ class VideoDiffusion(TrainingModule):
         bank: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Condition, Tensor]:
         """Return x_t as sampling reaches it after one or two steps of the present renderer, target, condition and t."""
+        assert isinstance(self.scheduler, MaskNoiseBridgeScheduler)  # no other is taken with own_share
         condition = self.renderer.prepare(*_places(frames, landmarks), bank=bank, seed=seeds)
         sample, clean = condition.noise, to_network(frames[:, 1:])
         here = torch.full((len(frames),), self.scheduler.config.num_train_timesteps - 1, device=self.device)

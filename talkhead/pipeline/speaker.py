@@ -34,6 +34,7 @@ from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.motion import check_landmarks
 from talkhead.renamed import renamed_arguments
+from talkhead.schedulers import Scheduler
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "speaker"
 EXTRAS = ("portrait.png", "speech.flac", "README.md")
@@ -76,7 +77,7 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def load_parts(folder: Path) -> tuple[LandmarkNet, ConformerClassifier | None, Renderer, Any, dict[str, Any]]:
+def load_parts(folder: Path) -> tuple[LandmarkNet, ConformerClassifier | None, Renderer, Scheduler, dict[str, Any]]:
     """Load what a pipeline's folder holds: landmark net, emotion net, renderer, scheduler, info.
 
     Raises:
@@ -99,7 +100,7 @@ def load_parts(folder: Path) -> tuple[LandmarkNet, ConformerClassifier | None, R
     return landmark, emotion, renderer, scheduler, info
 
 
-def load_scheduler(folder: Path) -> Any:
+def load_scheduler(folder: Path) -> Scheduler:
     """Load a scheduler of ours or of diffusers, whichever its config names."""
     name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
     home = importlib.import_module("talkhead.schedulers")
@@ -115,7 +116,7 @@ def write_parts(
     landmark: LandmarkNet,
     emotion: ConformerClassifier | None,
     renderer: Renderer,
-    scheduler: Any,
+    scheduler: Scheduler,
     info: Mapping[str, Any],
 ) -> None:
     """Write networks, scheduler and ``pipeline.json`` into an empty folder."""
@@ -225,7 +226,7 @@ def check_emotions(net: ConformerClassifier) -> ConformerClassifier:
     return net
 
 
-def load_video(path: str | Path) -> tuple[Renderer, Any]:
+def load_video(path: str | Path) -> tuple[Renderer, Scheduler]:
     """Load renderer and scheduler from a folder that holds both, or from a checkpoint."""
     if Path(path).is_dir():
         return Renderer.from_pretrained(Path(path) / "renderer"), load_scheduler(Path(path) / "scheduler")

@@ -50,6 +50,7 @@ from talkhead.pipeline.stages import (
 from talkhead.pipeline.windows import check_windows, render_windows, set_timesteps
 from talkhead.pipeline.worn import breathing, wear_expressions
 from talkhead.renamed import renamed_arguments
+from talkhead.schedulers import Scheduler
 
 DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
 """What a pipeline does where its ``pipeline.json`` does not say otherwise."""
@@ -72,7 +73,7 @@ class TalkingHeadPipeline:
         landmark_net: LandmarkNet,
         emotion_net: ConformerClassifier | None,
         renderer: Renderer,
-        scheduler: Any,
+        scheduler: Scheduler,
         info: Mapping[str, Any] | None = None,
     ) -> None:
         self.landmark_net = landmark_net.eval()
@@ -281,7 +282,7 @@ class TalkingHeadPipeline:
 
 def paint(
     renderer: Renderer,
-    scheduler: Any,
+    scheduler: Scheduler,
     portrait: Portrait,
     landmarks: Iterator[Tensor],
     emotion: Tensor,

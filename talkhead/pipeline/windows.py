@@ -28,13 +28,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from talkhead.nets.renderer import Condition, Renderer
-from talkhead.schedulers import even_timesteps
+from talkhead.schedulers import Scheduler, even_timesteps
 
 
 def cut_segments(landmarks: Iterable[Tensor], length: int, overlap: int) -> Iterator[tuple[Tensor, bool]]:
@@ -92,7 +91,7 @@ class _Segment:
 
 def render_windows(
     renderer: Renderer,
-    scheduler: Any,
+    scheduler: Scheduler,
     reference: Tensor,
     reference_landmarks: Tensor,
     landmarks: Iterable[Tensor],
@@ -160,7 +159,7 @@ def check_windows(window: int, overlap: int, num_inference_steps: int, windows_p
         raise ValueError(f"windows_per_call must be at least 1, or None; got {windows_per_call}")
 
 
-def set_timesteps(scheduler: Any, steps: int, start: int | None, device: torch.device | str) -> None:
+def set_timesteps(scheduler: Scheduler, steps: int, start: int | None, device: torch.device | str) -> None:
     """Set a scheduler's timesteps: its own spacing, or from ``start`` evenly down where a start is given.
 
     Raises:
@@ -185,7 +184,7 @@ class _Painter:
     def __init__(
         self,
         renderer: Renderer,
-        scheduler: Any,
+        scheduler: Scheduler,
         emotion: Tensor,
         overlap: int,
         seed: int,
