@@ -39,7 +39,7 @@ def add_dub(verbs: Any) -> None:
 
 def run_dub(args: argparse.Namespace) -> int:
     """Write the dubbed video."""
-    from talkhead.pipeline.dub import dub
+    from talkhead.dubbing.dub import dub
 
     options = arguments_of(args)
     pipeline = loaded(options)

@@ -8,15 +8,15 @@ from conftest import tiny_face, tiny_frames
 from test_pipeline import speech, tiny_pipeline
 
 from talkhead.data.tracking import Detection
+from talkhead.dubbing.dub import back_and_forth, dub, dubbed_frames, frames_in_order, plan_dubbing
+from talkhead.dubbing.face_track import FaceTrack, track_face
+from talkhead.dubbing.new_lips import new_lips, resting_face
 from talkhead.face.mouth_region import mouth_region
 from talkhead.media.read import read_audio, read_video
 from talkhead.media.write import VideoWriter
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.pipeline.dub import back_and_forth, dub, dubbed_frames, frames_in_order, plan_dubbing
-from talkhead.pipeline.face_track import FaceTrack, track_face
-from talkhead.pipeline.new_lips import new_lips, resting_face
 
 SIZE = 64
 
@@ -130,7 +130,7 @@ def test_an_interrupted_call_does_not_track_again(pipe, tmp_path, monkeypatch):
     video, detector = write(tmp_path / "clip.mp4", points), Knows(points)
     options = {"detector": detector, "progress": False, "num_inference_steps": 1}
     with monkeypatch.context() as patch:
-        patch.setattr("talkhead.pipeline.dub.repaint", lambda *_: 1 / 0)
+        patch.setattr("talkhead.dubbing.dub.repaint", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             dub(pipe, video, speech(0.8), tmp_path / "out.mp4", **options)
     assert detector.asked == 20 and not (tmp_path / "out.mp4").exists()
@@ -142,7 +142,7 @@ def test_an_interrupted_call_does_not_track_again(pipe, tmp_path, monkeypatch):
 
 
 def test_backwards_is_what_indexing_gives(tmp_path, monkeypatch):
-    monkeypatch.setattr("talkhead.pipeline.dub.PIECE", 3)
+    monkeypatch.setattr("talkhead.dubbing.dub.PIECE", 3)
     video = write(tmp_path / "clip.mp4", faces(8))
     order = back_and_forth(8, 30)
     assert torch.equal(torch.stack(list(frames_in_order(video, order))), read_video(video)[0][order])

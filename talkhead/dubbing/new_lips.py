@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from talkhead.dubbing.face_track import FaceTrack
 from talkhead.face.mouth_gate import close_mouth
 from talkhead.face.points import RIGID
 from talkhead.face.similarity import fit_similarity
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.pipeline.face_track import FaceTrack
 
 HOLD_SECONDS = 0.16
 """Standard deviation of the average that tells how the mouth is held from what it says."""

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from talkhead.dubbing.face_track import FaceTrack
 from talkhead.media.files import write_whole
-from talkhead.pipeline.face_track import FaceTrack
 
 
 @contextmanager

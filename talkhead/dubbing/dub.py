@@ -23,16 +23,16 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.tracking import LandmarkDetector
+from talkhead.dubbing.face_track import FaceTrack, track_face
+from talkhead.dubbing.kept_track import kept_track
+from talkhead.dubbing.new_lips import heard_motion, new_lips, resting_face
+from talkhead.dubbing.repaint import repaint
 from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.media.formats import open_writer
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import mouth_opening
 from talkhead.nets.landmark import num_frames_of
-from talkhead.pipeline.face_track import FaceTrack, track_face
 from talkhead.pipeline.feeling import named_emotion
-from talkhead.pipeline.kept_track import kept_track
-from talkhead.pipeline.new_lips import heard_motion, new_lips, resting_face
-from talkhead.pipeline.repaint import repaint
 from talkhead.pipeline.stages import read_speech
 from talkhead.pipeline.talking_head import TalkingHeadPipeline, progress_bar
 from talkhead.pipeline.windows import set_timesteps

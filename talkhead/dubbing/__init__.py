@@ -1,0 +1,1 @@
+"""New words for an existing video."""
