@@ -27,7 +27,8 @@ class SpeechStates(nn.Module):
         name: model name on the Hugging Face hub, or a folder written by ``save_pretrained``.
         config: the encoder's configuration as a dictionary. Given, the architecture is built from it with random
             weights, to be filled from a state dict; nothing is looked up or downloaded.
-        frozen: keep the encoder as it is (no gradients, no dropout in it).
+        frozen: keep the encoder as it is (no gradients). Trained or not, it drops nothing: other processes would wait
+            for the gradients of layers left out at random.
         seconds: Whisper hears pieces of this length, shorter ones filled up with silence; None: the 30 s it was made
             for. Short recordings cost as much as a whole piece. Encoders of waveforms hear everything at once.
 
@@ -47,16 +48,18 @@ class SpeechStates(nn.Module):
             self._shorten(seconds)
         self.extract = _whisper_spectrogram(self.encoder.config) if self.whisper else None
         self.frozen = frozen
+        self.encoder.eval()
         if frozen:
-            self.encoder.requires_grad_(False).eval()
+            self.encoder.requires_grad_(False)
+        if hasattr(self.encoder, "masked_spec_embed"):
+            self.encoder.masked_spec_embed.requires_grad_(False)  # stands for what is masked in training: nothing is
         self.layers: int = self.encoder.config.num_hidden_layers + 1
         self.channels: int = self.encoder.config.hidden_size
 
     def train(self, mode: bool = True) -> SpeechStates:
-        """Switch the mode; a frozen encoder stays in evaluation mode."""
+        """Switch the mode; the encoder stays in evaluation mode."""
         super().train(mode)
-        if self.frozen:
-            self.encoder.eval()
+        self.encoder.eval()
         return self
 
     def forward(self, audio: Tensor) -> tuple[Tensor, float, int]:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 
-class Standardisation(nn.BatchNorm1d):
+class Standardisation(nn.Module):
     """Subtract the training data's mean and divide by its standard deviation, in training as in use.
 
     Unlike batch normalisation it normalises by the running statistics alone, so that a batch's other recordings do not
-    matter; they are averages over the whole training.
+    matter; they are averages over the whole training, of the batches of all processes together.
 
     Args:
         size: number of features.
@@ -20,21 +20,47 @@ class Standardisation(nn.BatchNorm1d):
         eps: added to the variance: small beside that of the smallest feature.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, size: int, limit: float = 5.0, eps: float = 1e-5) -> None:
-        super().__init__(size, eps=eps, affine=False, momentum=None)
-        self.limit = limit
+        super().__init__()
+        self.limit, self.eps = limit, eps
+        self.register_buffer("running_mean", torch.zeros(size))
+        self.register_buffer("running_var", torch.ones(size))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, N) -> (B, N), within the limit."""
-        if self.training and len(input) > 1:
-            super().forward(input.detach())
-        assert self.running_mean is not None and self.running_var is not None  # they are tracked
+        if self.training:
+            self._follow(input)
         scale = (self.running_var + self.eps).rsqrt()
         return ((input - self.running_mean) * scale).clamp(-self.limit, self.limit)
+
+    @torch.no_grad()
+    def _follow(self, input: Tensor) -> None:
+        """Let the running statistics take in one more batch; a single recording has no variance."""
+        x = input.float()
+        count = _over_processes(x.new_tensor(len(x)))
+        if count < 2:
+            return
+        mean = _over_processes(x.sum(0)) / count
+        variance = _over_processes((x - mean).square().sum(0)) / (count - 1)
+        self.num_batches_tracked += 1
+        self.running_mean += (mean - self.running_mean) / self.num_batches_tracked
+        self.running_var += (variance - self.running_var) / self.num_batches_tracked
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         rename_sums(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def _over_processes(value: Tensor) -> Tensor:
+    """Return the sum of a value over all processes that train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value
 
 
 def rename_sums(state_dict: dict[str, Any], prefix: str) -> None:

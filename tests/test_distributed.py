@@ -1,0 +1,103 @@
+"""Two processes train as one: through the command line, as a person types it, on the CPU (gloo)."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from talkhead.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+HANGS = 300  # s: an idle machine needs ten; two processes that wait for each other never end
+TINY = {
+    # Nets without dropout, no augmentation, and (threshold) no mask: nothing is drawn but the clips and their windows.
+    "landmark": [
+        *("--model.net.init_args.width=8", "--model.net.init_args.dropout=0", "--model.net.init_args.portrait_noise=0"),
+        *("--model.net.init_args.spec_augment=false", "--model.portrait=1", "--model.augment=0", "--model.size=32"),
+        *("--data.num_frames=8", "--trainer.check_val_every_n_epoch=1"),
+    ],
+    "video": [
+        *("--model.renderer.init_args.size=32", "--model.renderer.init_args.widths=[8,16]"),
+        *("--model.renderer.init_args.threshold=1e6", "--model.own_share=0", "--model.class_dropout=0"),
+        *("--model.recolour=0", "--model.mirror=0", "--model.jitter=0", "--model.num_inference_steps=1"),
+        *("--data.num_frames=4", "--data.samples_per_clip=1", "--trainer.precision=32-true", "--trainer.max_steps=-1"),
+    ],
+    "emotion": ["--model.net.init_args.size=XS", "--data.split=clip", "--trainer.check_val_every_n_epoch=1"],
+}
+
+
+def arguments(verb: str, module: str, cache: Path, output: Path, batch: int, *more: str) -> list[str]:
+    """Return a command line: 8 clips to train on, and 3 to validate with, which two processes cannot share evenly."""
+    return [
+        *(verb, f"--config={module}", f"--data.root={cache}", f"--trainer.default_root_dir={output}"),
+        *(f"--data.batch_size={batch}", "--data.val_fraction=0.25", "--data.test_fraction=0.1"),
+        *("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"),
+        *TINY[module],
+        *more,
+    ]
+
+
+def as_two(*given: str) -> None:
+    """Run `python -m talkhead` on two processes, and end both where they hang."""
+    command = [sys.executable, "-m", "talkhead", *given, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = running.communicate(timeout=HANGS)
+    except subprocess.TimeoutExpired:
+        os.killpg(running.pid, signal.SIGKILL)
+        said, _ = running.communicate()
+        pytest.fail(f"hung: {said[-2000:]}")
+    assert running.returncode == 0, said[-3000:]
+    assert "MEMBER: 2/2" in said
+
+
+def logged(output: Path) -> dict[str, dict[int, float]]:
+    """Return every curve of a run by its name: step -> value, the newest log's where two hold the same step."""
+    curves: dict[str, dict[int, float]] = {}
+    for log in sorted((output / "logs").glob("version_*/metrics.csv")):
+        for row in csv.DictReader(log.read_text().splitlines()):
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    curves.setdefault(name, {})[int(row["step"])] = float(value)
+    return curves
+
+
+def state(output: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a run's last checkpoint."""
+    return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("module", ["landmark", "video"])
+def test_two_processes_with_half_the_batch_train_as_one(module: str, tiny_cache: Path, tmp_path: Path) -> None:
+    """Loss, validation, weights, and all of them again after going on from a checkpoint."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    for epochs in (["--trainer.max_epochs=2"], ["--trainer.max_epochs=3", "--ckpt_path=last"]):
+        as_two(*arguments("fit", module, tiny_cache, two, 2, *epochs))
+        assert main(arguments("fit", module, tiny_cache, one, 4, *epochs)) == 0
+    found, expected = logged(two), logged(one)
+    assert set(found) == set(expected) and len(found["train/loss"]) == 6
+    for name, curve in expected.items():
+        # Sums in another order: float32 rounding, which six steps of Adam and correlations enlarge.
+        assert found[name] == pytest.approx(curve, rel=2e-3, abs=1e-3, nan_ok=True), name
+
+
+def test_two_processes_measure_as_one(tiny_cache: Path, tmp_path: Path) -> None:
+    """The Conformer normalises each process's batch by itself, so only what is measured can be compared."""
+    for epochs in (["--trainer.max_epochs=2"], ["--trainer.max_epochs=3", "--ckpt_path=last"]):
+        as_two(*arguments("fit", "emotion", tiny_cache, tmp_path, 2, *epochs))
+    names = ("val/accuracy", "val/uar", "val/temperature")
+    found = [list(logged(tmp_path)[name].values())[-1] for name in names]
+    shutil.rmtree(tmp_path / "logs")
+    last = f"--ckpt_path={tmp_path / 'checkpoints' / 'last.ckpt'}"
+    assert main(arguments("validate", "emotion", tiny_cache, tmp_path, 1, last)) == 0
+    assert found == pytest.approx([list(logged(tmp_path)[name].values())[-1] for name in names], rel=1e-4)
