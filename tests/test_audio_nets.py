@@ -15,12 +15,9 @@ from talkhead.modules.speech_augmentation import (
 from talkhead.nets.audio import (
     LogMelEncoder,
     RawBranch,
-    block_rms,
-    frame_centres,
     mask_spectrogram,
-    sample_at,
-    speech_level,
 )
+from talkhead.speech.level import block_rms, frame_centres, sample_at, speech_level
 
 
 def tone(seconds: float, hertz: float = 300.0, level: float = 0.3) -> torch.Tensor:

@@ -6,9 +6,9 @@ from torch.nn.functional import pad
 
 from talkhead.data.clip import EMOTIONS
 from talkhead.nets.conformer import SIZES, ConformerClassifier
-from talkhead.nets.logmel import LogMel
-from talkhead.nets.pitch import HIGHEST, LOWEST, PITCH_BINS, Pitchgram, melody
-from talkhead.nets.statistics import PitchStatistics
+from talkhead.speech.logmel import LogMel
+from talkhead.speech.pitch import HIGHEST, LOWEST, PITCH_BINS, Pitchgram, melody
+from talkhead.speech.statistics import PitchStatistics
 
 
 @pytest.fixture(

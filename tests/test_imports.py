@@ -17,8 +17,8 @@ SLOW = 3  # a busy machine with two cores may take this many times what an idle 
 
 # Data flows from left to right; a file may import what stands left of it, and its own layer.
 ORDER = [
-    "data.clip", "media", "face", "ops", "metrics", "data", "nets", "schedulers", "modules", "pipeline", "dubbing",
-    "evaluate", "app", "scale", "cli",
+    "data.clip", "media", "face", "ops", "speech", "metrics", "data", "nets", "schedulers", "modules", "pipeline",
+    "dubbing", "evaluate", "app", "scale", "cli",
 ]  # fmt: skip
 # Rooms that know nothing of each other.
 SIDE_BY_SIDE = {"media", "face", "ops"}

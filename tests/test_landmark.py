@@ -9,7 +9,8 @@ from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face
 from talkhead.metrics import mouth_opening
 from talkhead.modules.landmark import LandmarkGenerator, landmark_loss
-from talkhead.nets.landmark import LandmarkNet, num_frames_of
+from talkhead.nets.landmark import LandmarkNet
+from talkhead.speech.level import num_frames_of
 
 NEUTRAL = emotion_probabilities("neutral")
 

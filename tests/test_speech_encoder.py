@@ -13,10 +13,10 @@ from torch.nn.functional import layer_norm, pad
 
 from talkhead.modules.emotion import EmotionClassifier
 from talkhead.modules.frame_augmentation import FrameAugmentation
-from talkhead.nets.audio import speech_level
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.speech_encoder import WHISPER_LEVEL, SpeechEncoder, SpeechStates
+from talkhead.speech.level import speech_level
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm", "whisper"])

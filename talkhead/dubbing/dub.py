@@ -31,11 +31,11 @@ from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.media.formats import open_writer
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import mouth_opening
-from talkhead.nets.landmark import num_frames_of
 from talkhead.pipeline.feeling import named_emotion
 from talkhead.pipeline.stages import read_speech
 from talkhead.pipeline.talking_head import TalkingHeadPipeline, progress_bar
 from talkhead.pipeline.windows import set_timesteps
+from talkhead.speech.level import num_frames_of
 
 PIECE = 64
 """Frames that are held at once when a video is played backwards."""

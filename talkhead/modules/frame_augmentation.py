@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torchaudio.functional import mask_along_axis_iid
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.nets.logmel import MEL_BINS, length_mask
-from talkhead.nets.pitch import OCTAVES
+from talkhead.speech.logmel import MEL_BINS, length_mask
+from talkhead.speech.pitch import OCTAVES
 
 MEL_TOP = math.log(1 + SAMPLE_RATE / 2 / 700)
 """The mel scale's upper end, in units in which it is ln(1 + Hz / 700)."""

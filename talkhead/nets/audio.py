@@ -13,68 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
-
-BLOCK = 160
-"""Samples per block of the energy envelope: 10 ms."""
+from talkhead.speech.level import BLOCK, block_rms, frame_centres, sample_at
 
 FFT = 512
 """Points of the Fourier transform under the mel spectrogram."""
-
-QUIETEST = 10 ** (-55 / 20)
-"""Speech level below which a recording counts as silent (-55 dB of full scale), and is not amplified further."""
-
-
-def block_rms(audio: Tensor) -> Tensor:
-    """Return the (..., max(1, S // 160)) root mean square of each 10-ms block of (..., S) audio."""
-    if audio.shape[-1] < BLOCK:
-        audio = F.pad(audio, (0, BLOCK - audio.shape[-1]))
-    blocks = audio.shape[-1] // BLOCK
-    return audio[..., : blocks * BLOCK].unflatten(-1, (blocks, BLOCK)).norm(dim=-1) / BLOCK**0.5
-
-
-def speech_level(audio: Tensor) -> Tensor:
-    """Measure how loud the speech in a recording is: the 95th percentile of the 10-ms RMS.
-
-    Pauses, however long (up to 95%), hardly move it, and neither does a single click.
-
-    Args:
-        audio: (..., S) waveform in [-1, 1].
-
-    Returns:
-        (...) level, at least ``QUIETEST``: silence has no speech level of its own.
-    """
-    return block_rms(audio.float()).quantile(0.95, dim=-1).clamp_min(QUIETEST)
-
-
-def sample_at(features: Tensor, positions: Tensor) -> Tensor:
-    """Read (B, C, N) features at fractional indices, linearly interpolated and held at the ends.
-
-    Args:
-        features: (B, C, N).
-        positions: (M,) indices into the last axis; 0 is the first entry.
-
-    Returns:
-        (B, C, M).
-    """
-    last = features.shape[-1] - 1
-    positions = positions.clamp(0, last)
-    left = positions.floor().long().clamp(max=max(last - 1, 0))
-    right = (left + 1).clamp(max=last)
-    weight = (positions - left).to(features.dtype)
-    return torch.lerp(features[..., left], features[..., right], weight)
-
-
-def frame_centres(samples: int, num_frames: int, device: torch.device | None = None) -> Tensor:
-    """Return the (T,) float32 sample positions of the frames' centres; a sample's own centre is its index."""
-    return (torch.arange(num_frames, device=device) + 0.5) * (samples / num_frames) - 0.5
-
-
-def frame_decibels(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
-    """Return the (T,) loudness of (S,) audio at the frames' centres, in dB relative to the speech level."""
-    rms = block_rms(audio)
-    smooth = F.avg_pool1d(F.pad(rms[None, None], (2, 2), mode="replicate"), 5, 1)
-    positions = (frame_centres(len(audio), num_frames, audio.device) - (BLOCK - 1) / 2) / BLOCK
-    return 20 * torch.log10(sample_at(smooth, positions)[0, 0] / level + 1e-6)
 
 
 class ConvBlock(nn.Module):

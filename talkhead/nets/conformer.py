@@ -17,12 +17,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
-from talkhead.nets.logmel import MEL_BINS, LogMel, length_mask
-from talkhead.nets.pitch import PITCH_BINS
 from talkhead.nets.speech_encoder import SpeechStates
 from talkhead.nets.speech_frames import LayerMix, SpeechFrames
 from talkhead.nets.standardisation import Standardisation
-from talkhead.nets.statistics import PitchStatistics, SpectralStatistics
+from talkhead.speech.logmel import MEL_BINS, LogMel, length_mask
+from talkhead.speech.pitch import PITCH_BINS
+from talkhead.speech.statistics import PitchStatistics, SpectralStatistics
 
 
 class ConformerSize(NamedTuple):

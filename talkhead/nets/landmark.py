@@ -17,7 +17,7 @@ After the paper's Sec. 2 and its ref. 11 (Vo-Thanh et al. 2024, "KAN-based fusio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,14 +35,12 @@ from talkhead.nets.attention import RelativeAttention
 from talkhead.nets.audio import (
     LogMelEncoder,
     RawBranch,
-    frame_centres,
-    frame_decibels,
-    sample_at,
-    speech_level,
 )
+from talkhead.nets.cross_fade import cross_faded
 from talkhead.nets.kan import KANLayer
 from talkhead.nets.speech_encoder import SpeechEncoder
 from talkhead.nets.standardisation import Standardisation, rename_sums
+from talkhead.speech.level import frame_centres, frame_decibels, num_frames_of, sample_at, speech_level
 
 BRANCHES = ("raw", "content")
 
@@ -313,7 +311,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         rest = close_mouth(reference_landmarks) if gate else reference_landmarks
         done = 0
         hear = partial(self._hear, audio, rest, emotion, fps, level, size)
-        for part in _cross_faded(hear, total, round(window_seconds * fps), round(context_seconds * fps)):
+        for part in cross_faded(hear, total, round(window_seconds * fps), round(context_seconds * fps)):
             if opened is not None:
                 part = relax_mouth(part, rest, opened[done : done + len(part)])
             if idle:
@@ -339,17 +337,6 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         part = F.pad(part, (0, last - first - len(part)))
         emotion = emotion if emotion.ndim == 1 else emotion[low:high]
         return self(part[None], reference_landmarks[None], emotion[None], high - low, level[None], size)[0]
-
-
-def num_frames_of(samples: int, fps: float) -> int:
-    """Return how many frames show ``samples`` of sound at 16 kHz: the last may be shown in part, never dropped.
-
-    Example:
-        >>> num_frames_of(48_000, 25.0), num_frames_of(48_400, 25.0)
-        (75, 76)
-    """
-    # Whole frames come in whole samples, rounded; half a sample more is not another frame.
-    return max(1, -int(-(samples - 0.5) * fps / SAMPLE_RATE // 1))
 
 
 def _check_choices(branches: Sequence[str], fusion: str, recurrent: str, portrait_view: str, habits: int) -> None:
@@ -391,31 +378,3 @@ def _check_stream(
         raise ValueError(
             "reference_landmarks must be finite landmarks in px; got NaN, so no face was found in the portrait"
         )
-
-
-def _cross_faded(make: Callable[[int, int], Tensor], total: int, window: int, context: int) -> Iterator[Tensor]:
-    """Make ``total`` frames window by window, each with ``context`` more at both sides, and fade over half of it.
-
-    Args:
-        make: returns the (high - low, ...) frames low..high-1.
-        total: number of frames.
-        window: frames of one window.
-        context: frames heard before and after it.
-
-    Yields:
-        (t, ...) consecutive frames.
-    """
-    window = max(1, window)
-    fade = min(context // 2, window // 4)
-    start, held = 0, None
-    while start < total:
-        # A rest shorter than half a window joins the last one: short windows hear too little.
-        stop = total if total - start < 1.5 * window else start + window
-        low, high = max(0, start - context), min(total, stop + context)
-        part = make(low, high)[max(0, start - fade) - low : min(total, stop + fade) - low]
-        if held is not None and len(held):
-            ramp = ((torch.arange(len(held)) + 0.5) / len(held)).view(-1, 1, 1).to(part)
-            part = torch.cat([torch.lerp(held, part[: len(held)], ramp), part[len(held) :]])
-        keep = len(part) if stop == total else len(part) - 2 * fade
-        yield part[:keep]
-        start, held = stop, part[keep:]

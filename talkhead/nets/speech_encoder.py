@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.nets.audio import frame_centres, sample_at
+from talkhead.speech.level import frame_centres, sample_at
 
 HOP = 160
 """Samples from one frame of Whisper's mel spectrogram to the next; one of its states spans two."""

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.nets.audio import speech_level
 from talkhead.nets.speech_encoder import SpeechStates
+from talkhead.speech.level import speech_level
 
 FRAMES_PER_SECOND = 12.5
 """An emotion changes more slowly than sounds: fifty states a second are averaged by fours."""

@@ -17,9 +17,10 @@ from talkhead.data.tracking import LandmarkDetector
 from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, to_crop
 from talkhead.media.formats import open_writer
 from talkhead.media.read import exact_fps, read_audio, read_image
-from talkhead.nets.landmark import LandmarkNet, num_frames_of
+from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, EmotionTrack, join_tracks
 from talkhead.pipeline.motion import LandmarkSequence, check_landmarks, motion_gains
+from talkhead.speech.level import num_frames_of
 
 if TYPE_CHECKING:
     from talkhead.pipeline.placing import FramePlacer

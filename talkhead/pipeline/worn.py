@@ -13,9 +13,9 @@ from torch import Tensor
 from talkhead.data.clip import EMOTIONS
 from talkhead.face.expression import EMOTION_ACTIONS, action_offsets, project
 from talkhead.face.expressive_motion import expressive_motion
-from talkhead.nets.audio import frame_decibels, speech_level
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, left_by
+from talkhead.speech.level import frame_decibels, speech_level
 
 OPENING = "jawOpen"
 """The action that only the words may have: the jaw drops as far as they part the lips."""

@@ -9,8 +9,8 @@ import torchaudio
 from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.nets.pitch import Pitchgram
 from talkhead.ops.precision import full_precision
+from talkhead.speech.pitch import Pitchgram
 
 MEL_BINS = 80
 HOP = 160

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from talkhead.nets.logmel import MEL_BINS, length_mask
-from talkhead.nets.pitch import PITCH_BINS, melody
 from talkhead.ops.precision import full_precision
+from talkhead.speech.logmel import MEL_BINS, length_mask
+from talkhead.speech.pitch import PITCH_BINS, melody
 
 
 class SpectralStatistics(nn.Module):
