@@ -50,7 +50,7 @@ COLUMNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bundled", help="pipeline folder (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
+    parser.add_argument("--device", default="auto", help="(%(default)s)")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="lengths of speech (10)")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4], help="network calls per frame (1 4)")
     parser.add_argument("--size", type=int, help="side of the frames in px; default: the renderer's own")

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import emotion_probabilities
+from talkhead.devices import chosen_device
 from talkhead.evaluate.bench import read_clip
 from talkhead.evaluate.report import Scores, Table, average, environment
 from talkhead.evaluate.rows import PICTURE_COLUMNS, Model, Truth, make_truth, paint_model, paint_warped, score_pictures
@@ -66,12 +67,13 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], metavar="LABEL=WHAT[:CALLS[:START]]", help="a row")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
     parser.add_argument("--cell", type=int, help="side of a frame in the picture, px; default: the frame's own")
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
+    parser.add_argument("--device", default="auto", help="(%(default)s)")
     arguments = parser.parse_args()
     if arguments.output.suffix.lower() != ".png":
         parser.error(f"output must end in .png; got {arguments.output}")
     check_writable(arguments.output)
-    models = [load_model(text, arguments.seed, arguments.device) for text in arguments.model]
+    device = chosen_device(arguments.device)
+    models = [load_model(text, arguments.seed, device) for text in arguments.model]
     truths = {name: make_truth(read_clip(arguments.cache, name, arguments.first), None) for name in arguments.clip}
     clips, scores = {}, []
     for name, truth in truths.items():
@@ -81,11 +83,11 @@ def main() -> None:
     print(Table("Pictures", COLUMNS, average(scores)).markdown() + "\n")
     frames = sum(len(truth.frames) for truth in truths.values())
     settings = {"clips": f"{', '.join(truths)}: {frames} frames", "seed": str(arguments.seed)}
-    for key, value in {**settings, **environment(torch.device(arguments.device))}.items():
+    for key, value in {**settings, **environment(device)}.items():
         print(f"- {key}: {value}")
 
 
-def load_model(text: str, seed: int, device: str) -> Row:
+def load_model(text: str, seed: int, device: torch.device) -> Row:
     """Load what LABEL=WHAT[:CALLS[:START]] names."""
     parts = re.fullmatch(r"([^=]+)=(.+?)(?::(\d+))?(?::(\d+))?", text)
     if parts is None:

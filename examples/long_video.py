@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--audio", help="recording to speak; default: the pipeline's own")
     parser.add_argument("--clip", nargs=2, metavar=("CACHE", "NAME"), help="move as this clip, without sound")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
+    parser.add_argument("--device", default="auto", help="(%(default)s)")
     parser.add_argument("--keep", help="folder for the videos; default: they are deleted")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # measure one length here, write the result there
     arguments = parser.parse_args()

@@ -168,7 +168,15 @@ def add_rendering(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--guidance-scale", type=float, default=1.0, help="above 1 exaggerates the emotion (%(default)s)")
     verb.add_argument("--emotion-scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its old name
     verb.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (%(default)s)")
-    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+    verb.add_argument("--windows-per-call", type=int, metavar="N", help="painted together (8 on a GPU, else 1)")
+    verb.add_argument("--compile", action="store_true", help="compile the renderer: slow to start, then faster")
+    verb.add_argument("--preset", default="medium", help="H.264's speed, such as veryfast (%(default)s)")
+    add_device(verb)
+
+
+def add_device(verb: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    verb.add_argument("--device", default="auto", help="auto: the GPU where there is one; cpu, cuda, cuda:1 ... (auto)")
 
 
 def run_generate(args: argparse.Namespace) -> int:
@@ -176,7 +184,8 @@ def run_generate(args: argparse.Namespace) -> int:
     from talkhead.pipeline import TalkingHeadPipeline
 
     options = arguments_of(args)
-    pipeline = TalkingHeadPipeline.from_pretrained(options.pop("speaker"), device=options.pop("device"))
+    place = {name: options.pop(name) for name in ("device", "compile")}
+    pipeline = TalkingHeadPipeline.from_pretrained(options.pop("speaker"), **place)
     print(pipeline.generate_file(options.pop("image"), options.pop("audio"), options.pop("output"), **options))
     return 0
 
@@ -216,6 +225,7 @@ def add_preprocess(verbs: Any) -> None:
         "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
     )
     verb.add_argument("--segment-seconds", type=float, default=10.0, help="cut longer videos into pieces (%(default)s)")
+    add_device(verb)
 
 
 def run_preprocess(args: argparse.Namespace) -> int:
@@ -296,7 +306,7 @@ def add_measuring(verb: argparse.ArgumentParser) -> None:
         "--detector", default="dlib", choices=[*DETECTORS, "none"], help="on painted frames (%(default)s)"
     )
     verb.add_argument("--seed", type=int, default=0, help="of the mask noise (%(default)s)")
-    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+    add_device(verb)
 
 
 def measuring(args: argparse.Namespace) -> dict[str, Any]:

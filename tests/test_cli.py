@@ -210,12 +210,12 @@ def test_generate_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: p
     calls: dict[str, Any] = {}
 
     class Pipeline:
-        def generate_file(self, image: str, audio: str, output: str, **options: Any) -> Path:
+        def generate_file(self, image: str, audio: str, output: str, preset: str, **options: Any) -> Path:
             whole.bind(self, image, audio, **options)
-            calls.update(options, image=image, audio=audio)
+            calls.update(options, image=image, audio=audio, preset=preset)
             return Path(output)
 
-    monkeypatch.setattr(TalkingHeadPipeline, "from_pretrained", lambda name, device: Pipeline())
+    monkeypatch.setattr(TalkingHeadPipeline, "from_pretrained", lambda name, **place: calls.update(place) or Pipeline())
     arguments = [
         "--image",
         "a.png",
@@ -232,6 +232,11 @@ def test_generate_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().out == "c.mp4\n"
     assert calls["fps"].denominator == 1001
     assert (calls["emotion"], calls["face"], calls["mouth"]) == ("happy", "center", 1.2)
+    assert (calls["device"], calls["compile"], calls["preset"]) == ("auto", False, "medium")
+    fast = ["--device", "cuda:1", "--compile", "--preset", "veryfast", "--windows-per-call", "3"]
+    assert main(["generate", *arguments, *fast]) == 0
+    assert (calls["device"], calls["compile"], calls["preset"]) == ("cuda:1", True, "veryfast")
+    assert calls["windows_per_call"] == 3
     assert main(["generate", *arguments, "--guidance-scale", "2"]) == 0 and calls["guidance_scale"] == 2
     with pytest.warns(FutureWarning, match="--emotion-scale is called --guidance-scale"):
         assert main(["generate", *arguments, "--emotion-scale", "3"]) == 0

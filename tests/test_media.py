@@ -195,6 +195,16 @@ def test_unwritable_outputs_are_refused_before_work(tmp_path, monkeypatch):
         VideoWriter("/proc/a.mp4", 25, (48, 64))
 
 
+def test_a_slower_preset_makes_a_smaller_file(tmp_path):
+    y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
+    for preset in ("ultrafast", "slow"):
+        with VideoWriter(tmp_path / f"{preset}.mp4", 25, (96, 96), preset=preset) as video:
+            for frame in range(20):
+                wave = 128 + 100 * torch.sin((x + 3 * frame) / 7) * torch.cos((y - frame) / 5)
+                video.append(wave.to(torch.uint8).expand(3, -1, -1))
+    assert (tmp_path / "slow.mp4").stat().st_size < (tmp_path / "ultrafast.mp4").stat().st_size
+
+
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
@@ -203,6 +213,7 @@ def test_unwritable_outputs_are_refused_before_work(tmp_path, monkeypatch):
         ({"path": "a.avi"}, "path must end"),
         ({"audio": torch.zeros(2, 100)}, "audio must be"),
         ({"audio": torch.zeros(100), "sample_rate": 12345}, "sample_rate"),
+        ({"preset": "quick"}, "preset must be one of"),
     ],
 )
 def test_writer_refuses(tmp_path, kwargs, match):

@@ -41,6 +41,7 @@ class Job:
     face: str | int
     segment_seconds: float | None
     versions: dict[str, str]
+    device: str = "auto"
 
 
 def process_source(source: Source, job: Job, stopped: Callable[[], bool]) -> list[Entry]:
@@ -109,7 +110,7 @@ def _track(
         part = itertools.islice(frames, length)
         try:
             yield track_landmarks(
-                part, detector_named(job.detector), face=job.face, missing=job.missing, max_gap=job.max_gap
+                part, detector_named(job.detector, job.device), face=job.face, missing=job.missing, max_gap=job.max_gap
             )
         except MissingFaceError as error:
             for _ in part:
@@ -147,7 +148,7 @@ def _cache_segment(
     return new_entry(
         job, source, segment,
         fps=str(fps), frames=len(painted), samples=len(sound), size=job.size, crop=[crop.x, crop.y, crop.side],
-        source_size=list(shape), detector=detector_named(job.detector).name,
+        source_size=list(shape), detector=detector_named(job.detector, job.device).name,
     )  # fmt: skip
 
 
@@ -167,16 +168,17 @@ class _Unwritable(OSError):
     """The cache cannot be written: no fault of the source, and no use going on."""
 
 
-_loaded: dict[str, LandmarkDetector] = {}
+_loaded: dict[tuple[str, str], LandmarkDetector] = {}
 
 
-def detector_named(detector: str | LandmarkDetector) -> LandmarkDetector:
-    """Return this process's detector of that name (or the one given), loaded once."""
+def detector_named(detector: str | LandmarkDetector, device: str = "auto") -> LandmarkDetector:
+    """Return this process's detector of that name on ``device`` (or the one given), loaded once."""
     if not isinstance(detector, str):
         return detector
-    if detector not in _loaded:
-        _loaded[detector] = load_detector(detector)
-    return _loaded[detector]
+    key = (detector, device)
+    if key not in _loaded:
+        _loaded[key] = load_detector(*key)
+    return _loaded[key]
 
 
 def _until(stopped: Callable[[], bool], frames: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from talkhead.devices import chosen_device
+
 Box = tuple[float, float, float, float]
 
 
@@ -191,17 +193,17 @@ class FaceAlignmentDetector:
     weights = ("2DFAN4-11f355bf06.pth.tar", "s3fd-619a316812.pth")
     url = "https://www.adrianbulat.com/downloads/python-fan/"
 
-    def __init__(self, device: str | torch.device | None = None) -> None:
+    def __init__(self, device: str | torch.device = "auto") -> None:
         """Load the networks.
 
         Args:
-            device: where they run; None: the GPU where there is one.
+            device: where they run, see ``chosen_device``.
 
         Raises:
             ImportError: if face-alignment is not installed.
             FileNotFoundError: if the weights are neither in the cache nor can be downloaded.
         """
-        self._device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = str(chosen_device(device))
         self._load()
 
     def _load(self) -> None:

@@ -88,6 +88,7 @@ def preprocess(
     max_gap: int = 5,
     face: Literal["largest", "center"] | int = "largest",
     segment_seconds: float | None = 10.0,
+    device: str = "auto",
     progress: bool = True,
 ) -> Summary:
     """Turn a folder of recordings into a cache, in parallel, continuing what an earlier run left.
@@ -113,6 +114,7 @@ def preprocess(
         face: which face where there are several: ``largest``, ``center``, or its place from the left.
         segment_seconds: videos longer than this become several clips ``<name>@000``, ``<name>@001``, ... of equal
             length, each with a crop of its own; None: one clip per video.
+        device: where face-alignment runs, see ``load_detector``; every worker loads it there.
         progress: show a progress bar on stderr, and print the summary at the end.
 
     Returns:
@@ -134,15 +136,15 @@ def preprocess(
         "size": size, "scale": scale, "missing": missing, "max_gap": max_gap, "face": face,
         "segment_seconds": segment_seconds,
     }  # fmt: skip
-    detector = _settle(output, settings, detector, any(s.has_video and not s.skip for s in sources))
+    detector = _settle(output, settings, detector, device, any(s.has_video and not s.skip for s in sources))
     job = Job(
         root, output, size, scale, detector, missing, max_gap, face, segment_seconds,
-        versions=_versions(detector if isinstance(detector, str) else detector.name),
+        versions=_versions(detector if isinstance(detector, str) else detector.name), device=device,
     )  # fmt: skip
     kept, todo = _resume(job, sources)
     if any(s.has_video for s in todo):
         # Loaded here so that a missing package is one error now, not one failure per clip.
-        detector_named(detector)
+        detector_named(detector, device)
     entries = _finish(output, kept + _work(job, todo, len(sources), workers, progress))
     summary = _summarise(entries)
     if progress:
@@ -174,7 +176,9 @@ def _finish(output: Path, entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def _settle(output: Path, settings: Entry, detector: str | LandmarkDetector, needed: bool) -> str | LandmarkDetector:
+def _settle(
+    output: Path, settings: Entry, detector: str | LandmarkDetector, device: str, needed: bool
+) -> str | LandmarkDetector:
     """Hold the cache to one set of settings; return the detector to use (``auto`` settled on one name)."""
     path = output / "preprocess.json"
     recorded: Entry | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -184,7 +188,7 @@ def _settle(output: Path, settings: Entry, detector: str | LandmarkDetector, nee
     if detector == "auto" and before:
         detector = before
     if detector == "auto" and needed:
-        detector = detector_named(detector).name
+        detector = detector_named(detector, device).name
     name = before if not needed else detector if isinstance(detector, str) else detector.name
     settings = settings | {"detector": name}
     if recorded is not None and (before is not None or recorded != settings | {"detector": None}):

@@ -25,6 +25,7 @@ from talkhead.data.detectors import (
     offline,
     weights_folder,
 )
+from talkhead.devices import chosen_device
 
 __all__ = [
     "Detection",
@@ -65,34 +66,36 @@ class MissingFaceError(ValueError):
     """No face was found where one is needed."""
 
 
-def load_detector(name: str = "auto") -> LandmarkDetector:
+def load_detector(name: str = "auto", device: str | torch.device = "auto") -> LandmarkDetector:
     """Load a landmark detector.
 
     Args:
         name: ``"face-alignment"``, ``"dlib"``, or ``"auto"``: face-alignment where its weights are in torch's cache,
             else dlib where it is installed, else face-alignment with its weights downloaded.
+        device: where face-alignment's networks run, see ``chosen_device``; dlib's detector runs on the CPU.
 
     Returns:
         The detector.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or the device.
         ImportError: if the package is not installed; with ``"auto"``, if neither can be used.
         FileNotFoundError: if face-alignment's weights are missing and cannot be downloaded.
     """
-    detectors: dict[str, Any] = {"face-alignment": FaceAlignmentDetector, "dlib": DlibDetector}
+    place = chosen_device(device)
+    detectors: dict[str, Any] = {"face-alignment": lambda: FaceAlignmentDetector(place), "dlib": DlibDetector}
     if name in detectors:
         return detectors[name]()
     if name != "auto":
         raise ValueError(f"detector must be one of auto, face-alignment, dlib; got {name!r}")
     installed = importlib.util.find_spec("face_alignment") is not None
     if installed and not missing_weights(FaceAlignmentDetector.weights):
-        return FaceAlignmentDetector()
+        return FaceAlignmentDetector(place)
     try:
         return DlibDetector()
     except ImportError:
         if installed and not offline():
-            return FaceAlignmentDetector()
+            return FaceAlignmentDetector(place)
         missing = ", ".join(FaceAlignmentDetector.weights)
         raise ImportError(
             "detector 'auto' found none it can use; run: pip install dlib-bin face-recognition-models, "

@@ -154,7 +154,7 @@ def ablate(
     seed: int = 0,
     limit: int | None = 4,
     num_frames: int | None = 17,
-    device: str = "cpu",
+    device: str = "auto",
     verbose: bool = True,
 ) -> Report:
     """Sweep both readings of the paper's timesteps with ground-truth landmarks: the counterpart of its Table 2.

@@ -144,7 +144,7 @@ def make_bench(
             f"root: the clips of {data.root!r} are {sorted(sizes)} px, this renderer paints {size} px: "
             f"preprocess them with size {size}"
         )
-    finder = load_detector(detector) if isinstance(detector, str) else detector
+    finder = load_detector(detector, device) if isinstance(detector, str) else detector
     label = str(model) if isinstance(model, str | Path) else type(model).__name__
     Path(output).mkdir(parents=True, exist_ok=True)
     return Bench(pipeline, data, names, part, Path(output), num_frames, finder, label)

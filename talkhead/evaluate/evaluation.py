@@ -37,7 +37,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     num_frames: int | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     verbose: bool = True,
     **options: Any,
 ) -> Report:
@@ -56,7 +56,7 @@ def evaluate(
         seed: of the mask noise.
         limit: take only the first clips, in order of name.
         num_frames: take only each clip's first frames, the reference included.
-        device: where the networks go, if ``model`` has to be loaded.
+        device: where the networks go, if ``model`` has to be loaded; "auto": the GPU where there is one.
         verbose: show a progress bar and the tables.
         **options: window, overlap and start_timestep of ``render_windows``.
 

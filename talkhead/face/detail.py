@@ -25,7 +25,7 @@ class DetailRestorer:
     Args:
         square: (3, S, S) uint8 RGB, or (4, S, S) with the opacity: the portrait.
         face: (3, s, s) uint8 the portrait as the renderer saw it.
-        landmarks: (68, 2) the portrait's landmarks, px of ``face``.
+        landmarks: (68, 2) the portrait's landmarks, px of ``face``; all three on the device that is to do the work.
         border: share of the side over which the motion fades; 0: not at all.
     """
 
@@ -36,8 +36,8 @@ class DetailRestorer:
         # Colours that are weighted by their opacity can be moved; those under no opacity mean nothing.
         self._square = large if self.opaque else torch.cat((large[:, :3] * (large[:, 3:] / 255), large[:, 3:]), 1)
         self._face, self._landmarks = face[None].float(), landmarks[None]
-        self._weight = fading(self.size, border)
-        centres = (torch.arange(self.side) + 0.5) / self.side * 2 - 1
+        self._weight = fading(self.size, border).to(square.device)
+        centres = (torch.arange(self.side, device=square.device) + 0.5) / self.side * 2 - 1
         self._still = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)[None]
 
     @torch.inference_mode()

@@ -41,6 +41,7 @@ def open_writer(
     audio: Tensor | Iterable[Tensor] | None = None,
     *,
     alpha: bool = False,
+    preset: str = "medium",
 ) -> FrameWriter:
     """Return the writer that a file's name asks for; frames are appended one by one, in constant memory.
 
@@ -55,6 +56,7 @@ def open_writer(
         size: (height, width) px of the frames that will come.
         audio: see `VideoWriter`; formats without sound leave it out.
         alpha: whether the frames have a fourth channel.
+        preset: H.264's speed, see `VideoWriter`; the other formats have none.
 
     Raises:
         ValueError: if the name's ending is none of these, or the format cannot keep opacity.
@@ -69,7 +71,7 @@ def open_writer(
         return WebMWriter(path, fps, size, audio, alpha=alpha)
     if suffix == ".gif":
         return GIFWriter(path, fps, size)
-    return PNGWriter(path, size) if suffix == ".png" else VideoWriter(path, fps, size, audio)
+    return PNGWriter(path, size) if suffix == ".png" else VideoWriter(path, fps, size, audio, preset=preset)
 
 
 class WebMWriter(VideoWriter):

@@ -20,6 +20,8 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.media.files import check_writable, replacing, write_whole
 
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+"""x264's speeds."""
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Sample rates that AAC can carry (ISO/IEC 14496-3, table 1.18)."""
 
@@ -133,7 +135,7 @@ class VideoWriter:
             audio: (S,) float in [-1, 1], or an iterable of such pieces, drawn on as frames come; None: no sound.
             sample_rate: samples per second of ``audio``.
             crf: x264's constant quality, 0 (lossless) to 51; 17 is visually lossless.
-            preset: x264's speed preset.
+            preset: x264's speed, one of ``PRESETS``: a slower one makes a smaller file of the same quality.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -150,6 +152,8 @@ class VideoWriter:
         if isinstance(audio, Tensor):
             _check_sound(audio)
             audio = (audio,)
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of x264's, {', '.join(PRESETS)}; got {preset!r}")
         check_writable(self.path)
         self._sound = iter(audio) if audio is not None else None
         self._sample_rate, self._options = sample_rate, {"crf": str(crf), "preset": preset}

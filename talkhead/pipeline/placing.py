@@ -30,6 +30,7 @@ class FramePlacer:
         frame: "crop": the square alone; "full": the whole picture with the square in it.
         size: side of the crop in px; None: as the portrait has it, from the renderer's size to ``LARGEST``.
         alpha: (H, W) uint8 opacity of the portrait's picture: frames then have four channels.
+        device: where the squares are enlarged and pasted.
 
     Raises:
         ValueError: if ``frame`` or ``size`` is out of range, or ``size`` is given for a whole picture.
@@ -41,10 +42,12 @@ class FramePlacer:
         frame: Literal["crop", "full"] = "crop",
         size: int | None = None,
         alpha: Tensor | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         check_output(frame, size)
         self._portrait, self._full = portrait, frame == "full"
         picture = portrait.picture if alpha is None else torch.cat((portrait.picture, alpha[None]))
+        picture, self._device = picture.to(device), device
         self._painted_size = portrait.face.shape[-1]
         self._side = round(portrait.crop.side) if self._full else size or fitting_size(portrait)
         self.size = portrait.size if self._full else (self._side, self._side)
@@ -54,19 +57,19 @@ class FramePlacer:
             square = torch.cat([crop_frames(part, portrait.crop, self._side) for part in _threes(picture)])
             square = square[: len(picture)]
             border = BORDER if self._full else 0.0
-            self._restore = DetailRestorer(square, portrait.face, portrait.reference_landmarks, border)
+            face, landmarks = portrait.face.to(device), portrait.reference_landmarks.to(device)
+            self._restore = DetailRestorer(square, face, landmarks, border)
 
     def __call__(self, painted: Tensor, landmarks: Tensor) -> Tensor:
-        """Return (t, H, W, 3 or 4) uint8 frames of (t, 3, s, s) uint8 squares with their (t, 68, 2) px landmarks."""
-        painted, landmarks = painted.cpu(), landmarks.cpu()
+        """Return (t, H, W, 3 or 4) uint8 frames on the CPU of (t, 3, s, s) uint8 squares, (t, 68, 2) px landmarks."""
+        painted, landmarks = painted.to(self._device), landmarks.to(self._device, non_blocking=True)
         if self._restore is not None:
             painted = self._restore(painted, landmarks)
         elif self._side < self._painted_size:
             whole = type(self._portrait.crop)(0.0, 0.0, float(self._painted_size))
             painted = crop_frames(painted, whole, self._side)
-        if not self._full:
-            return painted.permute(0, 2, 3, 1).contiguous()
-        return self._in_picture(painted.permute(0, 2, 3, 1))
+        squares = painted.permute(0, 2, 3, 1)
+        return (self._in_picture(squares) if self._full else squares).contiguous().cpu()
 
     def to_frame(self, landmarks: Tensor) -> Tensor:
         """Turn (..., 68, 2) px of the painted square into px of the frames."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.tracking import LandmarkDetector, load_detector
+from talkhead.devices import chosen_device
 from talkhead.media.formats import open_writer
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
@@ -85,19 +86,26 @@ class TalkingHeadPipeline:
         self._detectors: dict[str, LandmarkDetector] = {}
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "bundled", device: str | torch.device = "cpu") -> Self:
+    def from_pretrained(
+        cls, name: str | Path = "bundled", device: str | torch.device = "auto", *, compile: bool = False
+    ) -> Self:
         """Load a pipeline.
 
         Args:
             name: "bundled" for the speaker that comes with the package; a folder; or a Hugging Face hub id.
-            device: where the networks go.
+            device: where the networks go: "auto", the GPU where there is one, else the CPU; "cpu", "cuda", "cuda:1" ...
+            compile: run the renderer's U-Net through ``torch.compile``: the first calls of each shape take tens of
+                seconds, the later ones less time than before.
 
         Raises:
             FileNotFoundError: if there is no such folder, or the hub's copy cannot be had.
-            ValueError: if the folder holds no pipeline.
+            ValueError: if the folder holds no pipeline, or there is no such device.
         """
+        place = chosen_device(device)
         folder = find_folder(name)
-        pipeline = cls(*load_parts(folder)).to(device)
+        pipeline = cls(*load_parts(folder)).to(place)
+        if compile:
+            pipeline.renderer.unet.compile()
         pipeline.folder = folder
         return pipeline
 
@@ -114,8 +122,14 @@ class TalkingHeadPipeline:
                 if self.folder is not None and (self.folder / name).is_file():
                     shutil.copyfile(self.folder / name, made / name)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.renderer.device
+
     def to(self, device: str | torch.device) -> Self:
-        """Move the networks to ``device`` and return the pipeline."""
+        """Move the networks to ``device`` ("auto": the GPU where there is one) and return the pipeline."""
+        device = chosen_device(device)
         nets: tuple[torch.nn.Module | None, ...] = (self.landmark_net, self.emotion_net, self.renderer)
         for net in nets:
             if net is not None:
@@ -127,7 +141,14 @@ class TalkingHeadPipeline:
         return join_results(list(self.stream(image, audio, **options)))
 
     def generate_file(
-        self, image: Any, audio: Any, output: str | Path, *, progress: bool = True, **options: Any
+        self,
+        image: Any,
+        audio: Any,
+        output: str | Path,
+        *,
+        progress: bool = True,
+        preset: str = "medium",
+        **options: Any,
     ) -> Path:
         """Write the video as it is made, in memory that does not grow with its pictures.
 
@@ -137,6 +158,7 @@ class TalkingHeadPipeline:
             output: an .mp4, .m4v, .mov, .webm or .gif file, or pictures (``frames/%05d.png``); it appears when it is
                 complete, or not at all.
             progress: show a bar on stderr.
+            preset: H.264's speed, such as "veryfast"; see `VideoWriter`.
             options: see `stream`.
 
         Returns:
@@ -147,10 +169,12 @@ class TalkingHeadPipeline:
             OSError: if ``output`` cannot be written; this is found out before the work begins.
         """
         alpha = bool(options.get("transparent"))
-        open_writer(output, fps=25, size=(2, 2), alpha=alpha)  # opens nothing, and refuses what it could not write
+        open_writer(
+            output, fps=25, size=(2, 2), alpha=alpha, preset=preset
+        )  # opens nothing, and refuses what it could not write
         pieces = self.stream(image, audio, **options)
         with (
-            open_writer(output, pieces.fps, pieces.size, pieces.audio, alpha=alpha) as video,
+            open_writer(output, pieces.fps, pieces.size, pieces.audio, alpha=alpha, preset=preset) as video,
             progress_bar(pieces.num_frames, progress) as advance,
         ):
             for piece in pieces:
@@ -186,6 +210,7 @@ class TalkingHeadPipeline:
         window: int | None = None,
         overlap: int | None = None,
         start_timestep: int | None = None,
+        windows_per_call: int | None = None,
     ) -> Stream:
         """Make the video piece by piece, in memory that does not grow with its pictures.
 
@@ -220,6 +245,8 @@ class TalkingHeadPipeline:
             window: frames painted together; None: the pipeline's.
             overlap: frames shared by neighbouring windows; None: the pipeline's.
             start_timestep: how noisy the process' start is; None: the noise end.
+            windows_per_call: windows painted in one network call, at most; None: 8 on a GPU, else 1. Fewer need less
+                memory.
 
         Returns:
             The pieces, each a `Result`, in order.
@@ -229,7 +256,7 @@ class TalkingHeadPipeline:
             ValueError: if an argument is out of range, a file cannot be read, or no face is found.
         """
         check_output(frame, size)
-        options = self._window_options(window, overlap, num_inference_steps, start_timestep)
+        options = self._window_options(window, overlap, num_inference_steps, start_timestep, windows_per_call)
         options |= {"seed": seed, "guidance_scale": guidance_scale}
         for name, gain in {"mouth": mouth, "pose": pose, "blink": blink, "idle": idle}.items():
             check_gain(name, gain)
@@ -257,26 +284,32 @@ class TalkingHeadPipeline:
             moved = wear_expressions(moved, portrait.reference_landmarks, keys, self.landmark_net, breath, rate)
         told = keys.told_at(times, self.renderer, emotion_strength)
         painted = paint(self.renderer, self.scheduler, portrait, moved, told, options)
-        placer = FramePlacer(portrait, frame, size, alpha)
+        placer = FramePlacer(portrait, frame, size, alpha, self.device)
         return Stream(painted, portrait, speech, keys, rate, num_frames, placer)
 
     def _window_options(
-        self, window: int | None, overlap: int | None, steps: int | None, start_timestep: int | None
+        self,
+        window: int | None,
+        overlap: int | None,
+        steps: int | None,
+        start_timestep: int | None,
+        together: int | None,
     ) -> dict[str, Any]:
         """Fill in the pipeline's own numbers for those not given, and check them."""
         window = self.info["window"] if window is None else window
         overlap = min(self.info["overlap"], window // 2) if overlap is None else overlap
         steps = self.info["num_inference_steps"] if steps is None else steps
-        check_windows(window, overlap, steps)
+        check_windows(window, overlap, steps, together)
         set_timesteps(copy.deepcopy(self.scheduler), steps, start_timestep, "cpu")  # refuses what cannot be spaced
-        return {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start_timestep}
+        options = {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start_timestep}
+        return options | {"windows_per_call": together}
 
     def _detector(self, detector: str | LandmarkDetector) -> LandmarkDetector:
         """Load a detector once."""
         if not isinstance(detector, str):
             return detector
         if detector not in self._detectors:
-            self._detectors[detector] = load_detector(detector)
+            self._detectors[detector] = load_detector(detector, self.device)
         return self._detectors[detector]
 
 
@@ -321,7 +354,8 @@ def demo(
     output: str | Path = "outputs/demo.mp4",
     *,
     pipeline: str | Path = "bundled",
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
+    compile: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> Path:
@@ -330,7 +364,8 @@ def demo(
     Args:
         output: the video; its folder is made.
         pipeline: see `TalkingHeadPipeline.from_pretrained`.
-        device: where the networks run.
+        device: where the networks run; see `TalkingHeadPipeline.from_pretrained`, also for ``compile``.
+        compile: see there.
         progress: show a bar on stderr.
         options: see `TalkingHeadPipeline.stream`.
 
@@ -342,7 +377,7 @@ def demo(
         ValueError: if it has no portrait, landmarks or speech of its own.
         OSError: if ``output`` cannot be written.
     """
-    speaker = TalkingHeadPipeline.from_pretrained(pipeline, device)
+    speaker = TalkingHeadPipeline.from_pretrained(pipeline, device, compile=compile)
     assert speaker.folder is not None
     portrait, speech = speaker.folder / "portrait.png", speaker.folder / "speech.flac"
     if not (portrait.is_file() and speech.is_file() and "reference_landmarks" in speaker.info):

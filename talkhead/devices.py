@@ -1,0 +1,34 @@
+"""Where tensors live: what a name such as ``auto`` or ``cuda:1`` means on this machine."""
+
+from __future__ import annotations
+
+import torch
+
+
+def chosen_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device that a name means.
+
+    Args:
+        name: ``auto``: the first CUDA GPU where there is one, else the CPU; or a device of PyTorch: ``cpu``, ``cuda``,
+            ``cuda:1`` ...
+
+    Raises:
+        ValueError: if the name is unknown, or this machine has no such device.
+
+    Example:
+        >>> chosen_device("cpu")
+        device(type='cpu')
+    """
+    if isinstance(name, str) and name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:1 ...; got {name!r}") from None
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"device must be one that PyTorch finds here; got {str(name)!r}, and there are {count} CUDA devices: "
+            "give auto or cpu, or see `talkhead doctor`"
+        )
+    return device
