@@ -221,7 +221,7 @@ def forward_coefficients(scheduler: Scheduler, timesteps: Tensor) -> tuple[Tenso
             "scheduler must be MaskNoiseBridgeScheduler or have diffusers' alphas_cumprod, from which x_t is mixed in "
             f"training; got {type(scheduler).__name__}"
         )
-    alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    alphas = scheduler.alphas_cumprod.to(timesteps.device, non_blocking=True)[timesteps]
     return alphas.sqrt(), (1 - alphas).sqrt()
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from talkhead.cli import DETECTORS, add_verb, arguments_of, emotion, face
+from talkhead.cli import DETECTORS, add_device, add_verb, arguments_of, emotion, face
 
 
 def add_dub(verbs: Any) -> None:
@@ -52,7 +52,7 @@ def add_speaker(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--speaker", default="bundled", help="`bundled`, a folder made by `export`, or a hub id (%(default)s)"
     )
-    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+    add_device(verb)
 
 
 def loaded(options: dict[str, Any]) -> Any:

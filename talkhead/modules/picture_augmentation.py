@@ -27,14 +27,14 @@ def recolour(frames: Tensor, share: float, generator: torch.Generator) -> Tensor
     batch = len(frames)
 
     def draw(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator).to(frames)
+        return torch.rand(*shape, generator=generator).to(frames, non_blocking=True)
 
     mix = torch.softmax(4 * draw(batch, 3, 3), -1)  # rows are convex: grey stays grey
     strength = draw(batch, 1, 1)
-    mix = strength * mix + (1 - strength) * torch.eye(3).to(frames)
+    mix = strength * mix + (1 - strength) * torch.eye(3).to(frames, non_blocking=True)
     gain, offset = 0.6 + 0.8 * draw(batch, 3, 1), 0.3 * draw(batch, 3, 1) - 0.15
     chosen = draw(batch, 1, 1) < share
-    mix = torch.where(chosen, mix * gain, torch.eye(3).to(frames))
+    mix = torch.where(chosen, mix * gain, torch.eye(3).to(frames, non_blocking=True))
     offset = torch.where(chosen, offset, 0.0)
     with full_precision(frames):
         mixed = torch.einsum("bij,btjhw->btihw", mix, frames) + offset[:, None, :, :, None]
@@ -50,7 +50,7 @@ def mirror(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
         share: probability that a sample is flipped.
         generator: source of the draws.
     """
-    chosen = (torch.rand(len(frames), generator=generator) < share).to(frames.device)
+    chosen = (torch.rand(len(frames), generator=generator) < share).to(frames.device, non_blocking=True)
     flipped = landmarks[..., MIRROR, :].clone()
     flipped[..., 0] = frames.shape[-1] - 1 - flipped[..., 0]
     return (
@@ -69,8 +69,8 @@ def jitter(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
         generator: source of the draws.
     """
     batch, count, _, height, width = frames.shape
-    draws = (2 * torch.rand(batch, 4, generator=generator) - 1).to(frames)
-    draws = draws * (torch.rand(batch, 1, generator=generator) < share).to(frames)
+    draws = (2 * torch.rand(batch, 4, generator=generator) - 1).to(frames, non_blocking=True)
+    draws = draws * (torch.rand(batch, 1, generator=generator) < share).to(frames, non_blocking=True)
     angle, scale = draws[:, 0] * math.radians(15), torch.exp(draws[:, 1] * math.log(1.25))
     rotation = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], -1).view(batch, 1, 2, 2)
     centre = frames.new_tensor([(width - 1) / 2, (height - 1) / 2])
@@ -78,7 +78,7 @@ def jitter(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
     scale = scale[:, None, None, None]
     moved = turn(landmarks - centre, scale * rotation) + (centre + shift)[:, None, None]
     ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([xs, ys], -1).to(frames) - centre - shift[:, None, None]
+    pixels = torch.stack([xs, ys], -1).to(frames, non_blocking=True) - centre - shift[:, None, None]
     grid = turn(pixels, rotation.mT / scale) + centre
     grid = (grid + 0.5) / frames.new_tensor([width, height]) * 2 - 1
     sampled = F.grid_sample(frames.flatten(1, 2), grid, padding_mode="reflection", align_corners=False)

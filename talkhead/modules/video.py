@@ -106,7 +106,7 @@ class VideoDiffusion(TrainingModule):
         frames, landmarks, bank = self._augmented(batch, generator)
         emotion = emotion_probabilities(batch.emotion)
         kept = torch.rand(len(emotion), 1, generator=generator) >= self.hparams.class_dropout
-        loss = self.loss(frames, landmarks, emotion * kept.to(emotion), generator, bank)
+        loss = self.loss(frames, landmarks, emotion * kept.to(emotion, non_blocking=True), generator, bank)
         self.log_loss(loss, len(emotion))
         return loss
 
@@ -128,7 +128,7 @@ class VideoDiffusion(TrainingModule):
             bank: further pictures, (B, R, 3, H, W) float in [0, 1], and their landmarks, see ``Renderer.prepare``.
         """
         batch, steps = len(frames), self.scheduler.config.num_train_timesteps
-        seeds = torch.randint(2**31, (batch,), generator=generator).to(self.device)
+        seeds = torch.randint(2**31, (batch,), generator=generator).to(self.device, non_blocking=True)
         own = self.hparams.own_share > 0 and torch.rand((), generator=generator) < self.hparams.own_share
         with torch.no_grad():
             if own:
@@ -136,7 +136,7 @@ class VideoDiffusion(TrainingModule):
             else:
                 timesteps = torch.randint(steps, (batch,), generator=generator)
                 last = torch.rand(batch, generator=generator) < self.hparams.last_step_share
-                timesteps = torch.where(last, steps - 1, timesteps).to(self.device)
+                timesteps = torch.where(last, steps - 1, timesteps).to(self.device, non_blocking=True)
                 sample, target, condition = self._noised(frames, landmarks, seeds, timesteps, bank)
         predicted = self.renderer(sample, timesteps, condition, emotion)
         with torch.autocast(frames.device.type, enabled=False):
@@ -277,7 +277,7 @@ class VideoDiffusion(TrainingModule):
         for _ in range(1 + int(torch.randint(2, (), generator=generator))):
             answer = self.renderer(sample, here, condition, emotion)
             answer = self.scheduler.original_sample(answer, here, sample)
-            share = torch.rand(len(frames), generator=generator).to(self.device)
+            share = torch.rand(len(frames), generator=generator).to(self.device, non_blocking=True)
             there = (share * here).long()
             sample, here = self.scheduler.bridge(answer, sample, here, there), there
         return sample, self._target(clean, condition, here), condition, here

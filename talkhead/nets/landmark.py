@@ -247,7 +247,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
 
     def _who(self, emotion: Tensor, seen: Tensor | None, steps: int) -> Tensor:
         """Return (B, steps, 32): the emotion relative to ``neutral``, and the portrait."""
-        neutral = F.one_hot(torch.tensor(EMOTIONS.index("neutral")), len(EMOTIONS)).to(emotion)
+        neutral = (torch.arange(len(EMOTIONS), device=emotion.device) == EMOTIONS.index("neutral")).to(emotion)
         who = self.emotion(emotion - neutral)
         who = who.unsqueeze(1) if who.ndim == 2 else who
         who = sample_at(who.mT, frame_centres(who.shape[1], steps, who.device)).mT
