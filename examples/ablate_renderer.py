@@ -31,7 +31,6 @@ from talkhead.data.cache import manifest_lines
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import read_manifest
-from talkhead.evaluate.ablation import PaperProcess
 from talkhead.evaluate.bench import read_clip
 from talkhead.evaluate.report import ClipLog, Scores, Table, average, environment
 from talkhead.evaluate.rows import (
@@ -49,7 +48,7 @@ from talkhead.evaluate.rows import (
 from talkhead.media.files import write_whole
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.renderer import Renderer
-from talkhead.schedulers import MaskNoiseBridgeScheduler
+from talkhead.schedulers import MaskNoiseBridgeScheduler, PaperProcess
 
 NET: dict[str, Any] = {
     "widths": (16, 32, 64, 128),

@@ -1,4 +1,4 @@
-"""The mask-noise bridge: a deterministic process between a picture and its mask-noised twin."""
+"""The processes: the mask-noise bridge between a picture and its mask-noised twin, and the paper's, which is DDPM."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any, Literal, Protocol
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler, DDPMSchedulerOutput
 from diffusers.utils import BaseOutput
 from torch import Tensor
+
+Spacing = Literal["leading", "trailing"]
 
 
 class Scheduler(Protocol):
@@ -186,6 +189,48 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
         return MaskNoiseBridgeOutput(previous, clean) if return_dict else (previous, clean)
 
 
+class PaperProcess(DDPMScheduler):
+    """DDPM with both readings of the paper's timesteps, with or without its ancestral noise.
+
+    Attributes:
+        ancestral: whether a step adds Gaussian noise. The noise end of the process is mask noise, so a network
+            trained on it has never seen a Gaussian.
+    """
+
+    ancestral = True
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: list[int] | None = None,
+        start_timestep: int | None = None,
+    ) -> None:
+        """Choose exactly ``num_inference_steps`` steps at or below ``start_timestep``, by ``timestep_spacing``."""
+        start = self.config["num_train_timesteps"] - 1 if start_timestep is None else start_timestep
+        if timesteps is None:
+            timesteps = spaced(num_inference_steps or 0, start, self.config["timestep_spacing"])
+        super().set_timesteps(timesteps=timesteps, device=device or "cpu")
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int,
+        sample: Tensor,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+    ) -> DDPMSchedulerOutput | tuple:
+        r"""Step down; deterministic: :math:`x_{t'} = \sqrt{a'} x_0 + \sqrt{(1-a')/(1-a)} (x_t - \sqrt{a} x_0)`."""
+        previous, clean = super().step(model_output, timestep, sample, generator=generator, return_dict=False)
+        if not self.ancestral:
+            before = self.previous_timestep(timestep)
+            here = self.alphas_cumprod[timestep]
+            there = self.alphas_cumprod[before] if before >= 0 else self.one
+            kept = ((1 - there) / (1 - here)).sqrt()
+            previous = there.sqrt() * clean + kept * (sample - here.sqrt() * clean)
+        return DDPMSchedulerOutput(previous, clean) if return_dict else (previous, clean)
+
+
 def even_timesteps(steps: int, start: int) -> list[int]:
     """Return ``steps`` integers from ``start`` down, evenly spaced; one more of them would be -1, the clean end.
 
@@ -199,6 +244,24 @@ def even_timesteps(steps: int, start: int) -> list[int]:
     if not 1 <= steps <= start + 1:
         raise ValueError(f"num_inference_steps must lie in 1..{start + 1}, what is left from step {start}; got {steps}")
     return [round((start + 1) * k / steps) - 1 for k in range(steps, 0, -1)]
+
+
+def spaced(steps: int, start: int, spacing: Spacing) -> list[int]:
+    """Return ``steps`` integers from at most ``start`` down, as diffusers spaces them, but always as many as asked.
+
+    Raises:
+        ValueError: if there are fewer than 1 or more than start + 1 steps, or the spacing is unknown.
+
+    Example:
+        >>> spaced(4, 999, "leading"), spaced(4, 999, "trailing")
+        ([750, 500, 250, 0], [999, 749, 499, 249])
+    """
+    trailing = even_timesteps(steps, start)  # refuses too many steps, for either spacing
+    if spacing == "leading":
+        return [k * ((start + 1) // steps) for k in reversed(range(steps))]
+    if spacing == "trailing":
+        return trailing
+    raise ValueError(f"spacing must be 'leading' or 'trailing'; got {spacing!r}")
 
 
 def forward_coefficients(scheduler: Scheduler, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,6 @@ from talkhead.data.clip import Clip
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.tracking import Detection
 from talkhead.evaluate import Table, ablate, evaluate
-from talkhead.evaluate.ablation import PaperProcess, spaced
 from talkhead.evaluate.motions import apply_mean_motion, mean_motion
 from talkhead.evaluate.report import ClipLog, average
 from talkhead.evaluate.rows import (
@@ -40,7 +39,7 @@ from talkhead.evaluate.rows import (
 )
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.schedulers import MaskNoiseBridgeScheduler
+from talkhead.schedulers import MaskNoiseBridgeScheduler, PaperProcess, spaced
 
 
 class MouthDetector:

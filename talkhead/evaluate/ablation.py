@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler, DDPMSchedulerOutput
-from torch import Tensor
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
@@ -33,9 +31,8 @@ from talkhead.evaluate.rows import (
 )
 from talkhead.media.files import write_whole
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.schedulers import Scheduler, even_timesteps
+from talkhead.schedulers import PaperProcess, Scheduler, Spacing
 
-Spacing = Literal["leading", "trailing"]
 Noise = Literal["ancestral", "deterministic"]
 
 PAPER_STEPS = (100, 200, 300, 400, 500, 1000)
@@ -49,66 +46,6 @@ READINGS = {
     "deterministic": "each step keeps the noise that is there (DDIM, eta = 0); nothing is added",
     "paper": "Table 2 of the paper, on MEAD M030: other data, to compare the course and not the values",
 }
-
-
-class PaperProcess(DDPMScheduler):
-    """DDPM with both readings of the paper's timesteps, with or without its ancestral noise.
-
-    Attributes:
-        ancestral: whether a step adds Gaussian noise. The noise end of the process is mask noise, so a network
-            trained on it has never seen a Gaussian.
-    """
-
-    ancestral = True
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: list[int] | None = None,
-        start_timestep: int | None = None,
-    ) -> None:
-        """Choose exactly ``num_inference_steps`` steps at or below ``start_timestep``, by ``timestep_spacing``."""
-        start = self.config["num_train_timesteps"] - 1 if start_timestep is None else start_timestep
-        if timesteps is None:
-            timesteps = spaced(num_inference_steps or 0, start, self.config["timestep_spacing"])
-        super().set_timesteps(timesteps=timesteps, device=device or "cpu")
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int,
-        sample: Tensor,
-        generator: torch.Generator | None = None,
-        return_dict: bool = True,
-    ) -> DDPMSchedulerOutput | tuple:
-        r"""Step down; deterministic: :math:`x_{t'} = \sqrt{a'} x_0 + \sqrt{(1-a')/(1-a)} (x_t - \sqrt{a} x_0)`."""
-        previous, clean = super().step(model_output, timestep, sample, generator=generator, return_dict=False)
-        if not self.ancestral:
-            before = self.previous_timestep(timestep)
-            here = self.alphas_cumprod[timestep]
-            there = self.alphas_cumprod[before] if before >= 0 else self.one
-            kept = ((1 - there) / (1 - here)).sqrt()
-            previous = there.sqrt() * clean + kept * (sample - here.sqrt() * clean)
-        return DDPMSchedulerOutput(previous, clean) if return_dict else (previous, clean)
-
-
-def spaced(steps: int, start: int, spacing: Spacing) -> list[int]:
-    """Return ``steps`` integers from at most ``start`` down, as diffusers spaces them, but always as many as asked.
-
-    Raises:
-        ValueError: if there are fewer than 1 or more than start + 1 steps, or the spacing is unknown.
-
-    Example:
-        >>> spaced(4, 999, "leading"), spaced(4, 999, "trailing")
-        ([750, 500, 250, 0], [999, 749, 499, 249])
-    """
-    trailing = even_timesteps(steps, start)  # refuses too many steps, for either spacing
-    if spacing == "leading":
-        return [k * ((start + 1) // steps) for k in reversed(range(steps))]
-    if spacing == "trailing":
-        return trailing
-    raise ValueError(f"spacing must be 'leading' or 'trailing'; got {spacing!r}")
 
 
 @dataclass(frozen=True)

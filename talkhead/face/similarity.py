@@ -53,8 +53,8 @@ def fit_similarity(source: Tensor, target: Tensor) -> Similarity:
     Example:
         >>> points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         >>> quarter = fit_similarity(points, points @ torch.tensor([[0.0, 2.0], [-2.0, 0.0]]) + 5)
-        >>> quarter.factor.item()  # twice as large, turned from x to y
-        2j
+        >>> f"{quarter.factor.abs():.3f} {quarter.factor.angle().rad2deg():.3f}"  # twice as large, turned from x to y
+        '2.000 90.000'
     """
     source, target = _exact(source), _exact(target)
     source_mean, target_mean = source.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
