@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 TRAINING = {
     "fit": "train a module: landmark, emotion or video",
@@ -54,6 +54,7 @@ def short_refusal(message: str) -> str:
 
 def training_cli() -> Callable[[list[str]], Any]:
     """Return what runs Lightning's command line on a list of arguments."""
+    import torch
     from lightning import LightningModule
     from lightning.pytorch.callbacks import LambdaCallback
     from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -67,7 +68,16 @@ def training_cli() -> Callable[[list[str]], Any]:
         def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
             self.config = parser.parse_args(args)
 
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument(
+                "--float32_matmul_precision",
+                type=Literal["highest", "high", "medium"],
+                default="highest",
+                help="of float32 matrix products on a GPU: 'high' computes them in TensorFloat-32",
+            )
+
         def before_instantiate_classes(self) -> None:
+            torch.set_float32_matmul_precision(self.config[self.subcommand].float32_matmul_precision)
             place_outputs(self.config[self.subcommand].trainer)
             model.update(self.config[self.subcommand].model.init_args.as_dict())
 

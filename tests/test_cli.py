@@ -286,6 +286,25 @@ def test_print_config_round_trips(name: str, tmp_path: Path, capsys: pytest.Capt
     assert_contains(yaml.safe_load(first), yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text()))
 
 
+@pytest.mark.parametrize("name", ["landmark", "emotion", "video", "paper/video"])
+def test_gpu_goes_behind_any_recipe_and_changes_its_speed_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"--data.root={tmp_path}"
+    assert main(["fit", "--config", name, "--config", "gpu", root, "--print_config"]) == 0
+    both = yaml.safe_load(capsys.readouterr().out)
+    recipe = yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text())
+    assert_contains(both, yaml.safe_load((training.CONFIGS / "gpu.yaml").read_text()))
+    recipe["trainer"].pop("precision", None)
+    assert_contains(both, recipe)
+    set_to: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    away = f"--trainer.default_root_dir={tmp_path}"
+    assert main(["fit", "--config", name, root, away]) == 2  # there is no cache
+    assert main(["fit", "--config", name, "--config", "gpu", root, away]) == 2
+    assert set_to == ["highest", "high"]
+
+
 def assert_contains(whole: Any, part: Any) -> None:
     """Assert that each entry of nested ``part`` is in ``whole``."""
     if isinstance(part, dict):

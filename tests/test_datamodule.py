@@ -241,7 +241,8 @@ def test_a_torn_manifest_line_is_left_out(cache: Path) -> None:
 
 def test_workers_read_the_same_as_the_main_process(cache: Path) -> None:
     alone = MEADDataModule(str(cache), batch_size=5, num_frames=6).train_dataloader()
-    helped = MEADDataModule(str(cache), batch_size=5, num_frames=6, num_workers=1).train_dataloader()
+    helped = MEADDataModule(str(cache), batch_size=5, num_frames=6, num_workers=1, prefetch=3).train_dataloader()
+    assert helped.prefetch_factor == 3
     for epoch in (0, 1):  # the workers outlive an epoch
         for loader in (alone, helped):
             assert isinstance(loader.sampler, EpochSampler)

@@ -161,7 +161,10 @@ class MEADDataModule(LightningDataModule):
         split_seed: of the split alone. Order and windows belong to the run's seed (``run_seed``), so that a second run
             on the same split is one with another ``seed_everything``.
         fold: which test part of a cross-validation.
-        num_workers: processes that read.
+        num_workers: processes that read; on a GPU enough that it never waits (``--config gpu``: 8).
+        prefetch: batches that each of them has ready.
+        pin_memory: hand batches over in page-locked memory, from which a GPU copies beside its work; None: where there
+            is a GPU.
         audio_seconds: length of the stretches in modality ``audio``.
         samples_per_clip: windows drawn from each training clip per epoch.
         reference: ``random`` or ``first`` frame of the clip.
@@ -188,6 +191,8 @@ class MEADDataModule(LightningDataModule):
         split_seed: int = 0,
         fold: int = 0,
         num_workers: int = 0,
+        prefetch: int = 2,
+        pin_memory: bool | None = None,
         audio_seconds: float = 4.0,
         samples_per_clip: int = 1,
         reference: Reference = "random",
@@ -201,6 +206,7 @@ class MEADDataModule(LightningDataModule):
             if value not in get_args(choices):
                 raise ValueError(f"data.{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
         counts = {"batch_size": batch_size, "num_frames": num_frames or 1, "samples_per_clip": samples_per_clip}
+        counts["prefetch"] = prefetch
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"data.{name} must be at least 1; got {count}")
@@ -212,7 +218,8 @@ class MEADDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_frames = num_frames
         self.modality: Modality = modality
-        self.num_workers = num_workers
+        self.num_workers, self.prefetch = num_workers, prefetch
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.audio_seconds = audio_seconds
         self.samples_per_clip = samples_per_clip
         self.reference: Reference = reference
@@ -325,6 +332,7 @@ class MEADDataModule(LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            prefetch_factor=self.prefetch if self.num_workers else None,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
         )
