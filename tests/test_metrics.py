@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from talkhead import metrics
-from talkhead.data.clip import MOUTH
+from talkhead.face.points import MOUTH
 
 UPPER, LOWER = [61, 62, 63], [67, 66, 65]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from talkhead.face.mouth_bank import mouth_bank, mouth_opening_map, mouth_region, mouth_shape, nearest_mouths
+from talkhead.face.mouth_bank import lip_map, mouth_bank, mouth_opening_map, mouth_shape, nearest_mouths
 from talkhead.face.polygon import signed_distance
 
 
@@ -55,7 +55,7 @@ def test_the_same_face_is_offered_as_it_is_and_only_at_the_mouth():
     torch.testing.assert_close(offered[0, 0, :3, 0], picture[0, 1], atol=1e-3, rtol=0)
     trust = offered[0, 0, 3, 0]
     assert trust[88, 64] > 0.95 and trust[50, 39] < 1e-3 and trust[10, 64] < 1e-3
-    assert torch.equal(trust > 0.5, mouth_region(face(12.0)[None, None], (128, 128))[0, 0] > 0.5)
+    assert torch.equal(trust > 0.5, lip_map(face(12.0)[None, None], (128, 128))[0, 0] > 0.5)
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from talkhead.data.clip import Clip
-from talkhead.face.mouth_bank import mouth_region
+from talkhead.face.mouth_bank import lip_map
 from talkhead.modules.video import VideoDiffusion, change_loss, detail_loss
 from talkhead.nets.renderer import Renderer
 from talkhead.schedulers import MaskNoiseBridgeScheduler
@@ -204,7 +204,7 @@ def test_a_renderer_learns_to_copy_a_mouth_that_only_the_bank_shows():
     module.hparams.bank_dropout = 0.0
     optimizer, generator = torch.optim.Adam(module.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
     points = face(4.0, width=12.0, size=32).expand(4, 1, 68, 2)
-    where = mouth_region(points, (32, 32))[:, 0, None, None] > 0.5
+    where = lip_map(points, (32, 32))[:, 0, None, None] > 0.5
 
     def error(shown: bool) -> torch.Tensor:
         colour = torch.rand(4, 1, 3, 1, 1)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from talkhead.face.points import MOUTH as MOUTH
-
 EMOTIONS = ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")
 """MEAD's eight emotion labels in alphabetical order; an emotion's index is its place here."""
 

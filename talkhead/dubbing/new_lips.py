@@ -15,29 +15,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.dubbing.face_track import FaceTrack
+from talkhead.face.frame import face_size
 from talkhead.face.mouth_gate import close_mouth
-from talkhead.face.points import RIGID
+from talkhead.face.points import LOWER_JAW, MOUTH, RIGID, UPPER_LIP
 from talkhead.face.similarity import fit_similarity
+from talkhead.metrics.landmarks import mouth_opening
 from talkhead.nets.landmark import LandmarkNet
 
 HOLD_SECONDS = 0.16
 """Standard deviation of the average that tells how the mouth is held from what it says."""
 
-UPPER_LIP = (48, 49, 50, 51, 52, 53, 54)
-"""The outline of the lip that moves with the skull, and its corners."""
-
 _WEIGHT = torch.zeros(68, 1)
-_WEIGHT[48:] = 1
-_WEIGHT[4:13] = 1
-_WEIGHT[[3, 13]] = 0.5
+_WEIGHT[LOWER_JAW] = 1
+_WEIGHT[[LOWER_JAW.start, LOWER_JAW.stop - 1]] = 0.5
+_WEIGHT[MOUTH] = 1
 
 
 def resting_face(track: FaceTrack) -> Tensor:
     """Return the (68, 2) px of the frame whose mouth is the most closed, with the lips brought together."""
     points = track.landmarks[track.shown]
-    size = (points - points.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()
-    opening = (points[:, 61:64] - points[:, [67, 66, 65]]).norm(dim=-1).mean(1) / size
-    return close_mouth(points[opening.argmin()])
+    return close_mouth(points[(mouth_opening(points) / face_size(points)).argmin()])
 
 
 def heard_motion(net: LandmarkNet, speech: Tensor, rest: Tensor, emotion: Tensor, fps: float) -> Tensor:

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from talkhead.face.frame import eye_line
+from talkhead.face.mouth_gate import gaps_between_lips
+from talkhead.face.points import INNER_LIP, MOUTH_CORNERS, OUTER_LIP, OUTER_LIP_PAIRS
 from talkhead.face.polygon import signed_distance
 from talkhead.face.warp import sample, thin_plate_spline_field
 
@@ -28,10 +31,11 @@ def mouth_shape(landmarks: Tensor) -> Tensor:
     Returns:
         (..., 3); NaN where the landmarks are.
     """
-    eyes = (landmarks[..., 42:48, :].mean(-2) - landmarks[..., 36:42, :].mean(-2)).norm(dim=-1)
-    inner = (landmarks[..., [61, 62, 63], :] - landmarks[..., [67, 66, 65], :]).norm(dim=-1).mean(-1)
-    outer = (landmarks[..., 51, :] - landmarks[..., 57, :]).norm(dim=-1)
-    width = (landmarks[..., 48, :] - landmarks[..., 54, :]).norm(dim=-1)
+    eyes = eye_line(landmarks).norm(dim=-1)
+    inner = gaps_between_lips(landmarks).norm(dim=-1).mean(-1)
+    (upper, lower), (right, left) = OUTER_LIP_PAIRS[1], MOUTH_CORNERS
+    outer = (landmarks[..., upper, :] - landmarks[..., lower, :]).norm(dim=-1)
+    width = (landmarks[..., right, :] - landmarks[..., left, :]).norm(dim=-1)
     return torch.stack([inner, outer, width], -1) / eyes.clamp_min(1e-6)[..., None]
 
 
@@ -77,22 +81,22 @@ def mouth_bank(bank: Tensor, bank_landmarks: Tensor, landmarks: Tensor, count: i
     field = thin_plate_spline_field(source.flatten(0, 1), target.flatten(0, 1)[:, None], size)
     moved = sample(_chosen(bank, index).flatten(0, 1), field)[:, :, 0]
     moved = rearrange(moved, "(b t n) c h w -> b n c t h w", t=frames, n=count)
-    where = mouth_region(landmarks, size)[:, None, None]  # (B, 1, 1, T, H, W)
+    where = lip_map(landmarks, size)[:, None, None]  # (B, 1, 1, T, H, W)
     trust = rearrange(reliability, "b t n -> b n 1 t 1 1") * where
     return torch.cat([moved, trust.to(moved)], 2)
 
 
-def mouth_region(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
+def lip_map(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return (B, T, H, W) in [0, 1]: 1 on the lips and a little around them, falling softly to 0."""
     unit = size[0] / _BASE_SIZE
-    distance = _distance(landmarks[..., 48:60, :], size)
+    distance = _distance(landmarks[..., OUTER_LIP, :], size)
     return torch.sigmoid((_MARGIN * unit - distance) / (_SOFTNESS * unit))
 
 
 def mouth_opening_map(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return (B, T, H, W) in [0, 1]: near 1 between the lips of an open mouth, near 0 elsewhere."""
     unit = size[0] / _BASE_SIZE
-    distance = _distance(landmarks[..., 60:68, :], size)
+    distance = _distance(landmarks[..., INNER_LIP, :], size)
     return torch.sigmoid((-0.75 * unit - distance) / (0.5 * unit))
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from talkhead.face.points import MOUTH
+from talkhead.face.frame import face_size
+from talkhead.face.points import LOWER_FACE, MOUTH
 from talkhead.face.polygon import signed_distance
 
-OUTLINE = (*range(4, 13), 35, 33, 31)
-"""Around the lower face: along the jaw below the cheeks, and back under the nose."""
 STRIDE = 2
 """px between the places where the weight is computed; it is smooth."""
 
@@ -31,12 +30,12 @@ def mouth_region(old: Tensor, new: Tensor, size: int, fade: float = 0.12, beyond
         (N, size / 2, size / 2) in [0, 1], exactly 0 outside.
     """
     centre = old[:, MOUTH].mean(1, keepdim=True)
-    face = (old - old.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()[:, None, None]
+    face = face_size(old)[:, None, None]
     corners = []
-    for points in (old[:, OUTLINE], new[:, OUTLINE]):
+    for points in (old[:, LOWER_FACE], new[:, LOWER_FACE]):
         away = points - centre
         reach = away.norm(dim=-1, keepdim=True)
-        push = torch.ones(len(OUTLINE), 1)
+        push = torch.ones(len(LOWER_FACE), 1)
         push[-3:] = 0  # the nose stays
         corners.append((away / reach.clamp_min(1e-6), reach + beyond * face * push))
     further = corners[0][1] >= corners[1][1]

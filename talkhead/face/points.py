@@ -26,6 +26,8 @@ MOUTH = slice(48, 68)
 """The outer and the inner lip."""
 MOUTH_CORNERS = (48, 54)
 """Right and left, of the outer lip."""
+UPPER_LIP = (48, 49, 50, 51, 52, 53, 54)
+"""The outer edge of the lip that moves with the skull, and its corners."""
 OUTER_LIP_PAIRS = ((50, 58), (51, 57), (52, 56))
 """Points of the upper and the lower lip's outer edge that face each other, right, middle, left."""
 INNER_LIP_PAIRS = ((61, 67), (62, 66), (63, 65))
@@ -41,6 +43,8 @@ CHIN = slice(6, 11)
 LOWER_JAW = slice(3, 14)
 """The points that follow the mouth when it opens wide."""
 JAW_ENDS = (0, 16)
+LOWER_FACE = (*range(4, 13), 35, 33, 31)
+"""An outline: along the jaw below the cheeks, and back under the nose."""
 
 RIGID = (*range(27, 36), *EYE_CORNERS)
 """Nose and eye corners: they move with the head, hardly with speech, and not with a blink."""

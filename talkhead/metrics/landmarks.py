@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from talkhead.face.points import LOWER_INNER_LIP, MOUTH, UPPER_INNER_LIP
+from talkhead.face.mouth_gate import gaps_between_lips
+from talkhead.face.points import MOUTH
 from talkhead.face.similarity import fit_similarity
 from talkhead.metrics.average import MeanMetric, reduced
 
@@ -163,7 +164,7 @@ def mouth_opening(landmarks: Tensor) -> Tensor:
     """
     if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
         raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
-    return (landmarks[..., LOWER_INNER_LIP, :] - landmarks[..., UPPER_INNER_LIP, :]).norm(dim=-1).mean(-1)
+    return gaps_between_lips(landmarks).norm(dim=-1).mean(-1)
 
 
 def opening_correlation(pred: Tensor, target: Tensor, max_lag: int = 5) -> Correlation:

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.data.draws import draw_seed
-from talkhead.face.mouth_bank import mouth_region
+from talkhead.face.mouth_bank import lip_map
 from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.media.read import write_image
 from talkhead.metrics import FramePSNR, FrameSSIM
@@ -150,7 +150,7 @@ class VideoDiffusion(TrainingModule):
             loss = loss + self.hparams.detail_weight * detail_loss(predicted, target, weight)
         if self.hparams.change_weight:
             side = self.renderer.config.size
-            where = mouth_region(landmarks, (side, side))[:, None]
+            where = lip_map(landmarks, (side, side))[:, None]
             loss = loss + self.hparams.change_weight * change_loss(predicted, target, where)
         return loss
 
