@@ -138,7 +138,7 @@ def add_generate(verbs: Any) -> None:
     verb.add_argument(
         "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
     )
-    for part in ("mouth", "pose", "blink", "idle"):
+    for part in ("mouth", "pose", "brow", "blink", "idle"):
         verb.add_argument(
             f"--{part}", type=float, default=1.0, metavar="GAIN", help="gain of this motion (%(default)s)"
         )
@@ -333,6 +333,7 @@ def add_export(verbs: Any) -> None:
     verb.add_argument(
         "--emotion", help="checkpoint of EmotionClassifier, or its net's folder; left out: always say --emotion"
     )
+    verb.add_argument("--head", help="checkpoint of HeadMotionGenerator, or its net's folder; left out: the head sways")
     verb.add_argument(
         "--video", required=True, help="checkpoint of VideoDiffusion, or a folder with renderer and scheduler"
     )

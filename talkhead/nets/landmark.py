@@ -28,6 +28,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.face.articulation import articulate
 from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face, turn
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
@@ -279,6 +280,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         idle: float = 1.0,
         seed: int = 0,
         size: float | None = None,
+        articulation: float = 1.0,
+        habit: float = 1.0,
     ) -> Iterator[Tensor]:
         """Predict the landmarks of a recording of any length, window by window, in constant memory.
 
@@ -296,6 +299,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             idle: gain of the small head motion and blinks that speech does not tell (``idle_motion``); 0: none.
             seed: of that motion.
             size: as in ``forward``.
+            articulation: gain of the mouth's swing, for voices that the net was not trained on (``articulate``).
+            habit: gain of the head's mean motion, which is that of the speakers trained on.
 
         Yields:
             (t, 68, 2) px. The frames add up to T = ceil(S / 16000 * fps): no sound is left without a picture.
@@ -310,7 +315,11 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         opened = speech_gate(frame_decibels(audio, level, total), fps) if gate else None
         rest = close_mouth(reference_landmarks) if gate else reference_landmarks
         done = 0
-        hear = partial(self._hear, audio, rest, emotion, fps, level, size)
+        heard = partial(self._hear, audio, rest, emotion, fps, level, size)
+
+        def hear(low: int, high: int) -> Tensor:
+            return articulate(heard(low, high), rest, articulation, habit)
+
         for part in cross_faded(hear, total, round(window_seconds * fps), round(context_seconds * fps)):
             if opened is not None:
                 part = relax_mouth(part, rest, opened[done : done + len(part)])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from talkhead.data.tracking import smooth_landmarks
-from talkhead.face.points import EYES, LOWER_JAW, LOWER_LIDS, MOUTH, RIGID, UPPER_LIDS
+from talkhead.face.points import BROWS, EYES, LOWER_JAW, LOWER_LIDS, MOUTH, RIGID, UPPER_LIDS
 from talkhead.face.similarity import fit_similarity
 from talkhead.media.files import check_writable, write_whole
 from talkhead.media.read import exact_fps
@@ -69,13 +69,17 @@ class LandmarkSequence:
 
     @renamed_arguments(identity="reference_landmarks")
     def gain(
-        self, reference_landmarks: Tensor | None = None, mouth: float = 1.0, pose: float = 1.0, blink: float = 1.0
+        self,
+        reference_landmarks: Tensor | None = None,
+        mouth: float = 1.0,
+        pose: float = 1.0,
+        blink: float = 1.0,
+        brow: float = 1.0,
     ) -> LandmarkSequence:
         """Exaggerate or damp the motion; see `motion_gains`. ``reference_landmarks`` defaults to the first frame."""
         reference_landmarks = self.landmarks[0] if reference_landmarks is None else reference_landmarks
-        return replace(
-            self, landmarks=motion_gains(self.landmarks, reference_landmarks, mouth=mouth, pose=pose, blink=blink)
-        )
+        gains = {"mouth": mouth, "pose": pose, "blink": blink, "brow": brow}
+        return replace(self, landmarks=motion_gains(self.landmarks, reference_landmarks, **gains))
 
     def smooth(self, window: int = 5) -> LandmarkSequence:
         """Return the sequence smoothed over ``window`` (odd) frames; see `smooth_landmarks`."""
@@ -184,12 +188,19 @@ def retarget(landmarks: Tensor, reference_landmarks: Tensor, face: Tensor) -> Te
 
 
 def motion_gains(
-    landmarks: Tensor, reference_landmarks: Tensor, *, mouth: float = 1.0, pose: float = 1.0, blink: float = 1.0
+    landmarks: Tensor,
+    reference_landmarks: Tensor,
+    *,
+    mouth: float = 1.0,
+    pose: float = 1.0,
+    blink: float = 1.0,
+    brow: float = 1.0,
 ) -> Tensor:
-    """Scale what the mouth, the head and the eyelids do, relative to the face at rest.
+    """Scale what the mouth, the head, the eyelids and the brows do, relative to the face at rest.
 
     Each frame is ``c + a (z - c + e) + d``: z the face at rest, c the middle of its rigid points, (a, d) the head's
-    pose, e the expression. A gain multiplies e (mouth with the lower jaw; eyelids) or raises the pose to its power.
+    pose, e the expression. A gain multiplies e (mouth with the lower jaw; eyelids; brows) or raises the pose to its
+    power.
 
     Args:
         landmarks: (T, 68, 2) px.
@@ -197,6 +208,7 @@ def motion_gains(
         mouth: gain of lips and lower jaw; 0 keeps them at rest, 1 changes nothing.
         pose: gain of the head's rotation, scale and shift.
         blink: gain of the eyelids.
+        brow: gain of the brows.
 
     Returns:
         (T, 68, 2) px.
@@ -204,9 +216,9 @@ def motion_gains(
     Raises:
         ValueError: if a gain is negative or not finite.
     """
-    for name, gain in (("mouth", mouth), ("pose", pose), ("blink", blink)):
+    for name, gain in (("mouth", mouth), ("pose", pose), ("blink", blink), ("brow", brow)):
         check_gain(name, gain)
-    if mouth == pose == blink == 1:
+    if mouth == pose == blink == brow == 1:
         return landmarks
     centre = reference_landmarks[RIGID, :].mean(0)
     z, w = _complex(reference_landmarks - centre), _complex(landmarks - centre)
@@ -214,7 +226,7 @@ def motion_gains(
     a, shift = head.factor, _complex(head.target_mean)[:, 0]  # the source's mean is 0
     expression = (w - shift[:, None]) / a[:, None] - z
     turned = torch.polar(a.abs() ** pose, a.angle() * pose)
-    w = turned[:, None] * (z + expression * _gain_per_point(mouth, blink).to(z.device)) + pose * shift[:, None]
+    w = turned[:, None] * (z + expression * _gain_per_point(mouth, blink, brow).to(z.device)) + pose * shift[:, None]
     return _real(w) + centre
 
 
@@ -226,12 +238,13 @@ def _real(points: Tensor) -> Tensor:
     return torch.view_as_real(points.resolve_conj())
 
 
-def _gain_per_point(mouth: float, blink: float) -> Tensor:
+def _gain_per_point(mouth: float, blink: float, brow: float) -> Tensor:
     gain = torch.ones(68)
     gain[LOWER_JAW] = mouth
     gain[[LOWER_JAW.start, LOWER_JAW.stop - 1]] = (1 + mouth) / 2  # its ends go half the way
     gain[MOUTH] = mouth
     gain[EYES] = blink
+    gain[BROWS] = brow
     return gain
 
 

@@ -30,6 +30,7 @@ from talkhead.data.tracking import load_detector, track_landmarks
 from talkhead.media.files import new_folder
 from talkhead.media.read import exact_fps, read_audio, read_image, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.motion import check_landmarks
@@ -100,6 +101,21 @@ def load_parts(folder: Path) -> tuple[LandmarkNet, ConformerClassifier | None, R
     return landmark, emotion, renderer, scheduler, info
 
 
+def load_drawn_head(folder: Path) -> HeadMotionNet | None:
+    """Load the net that draws the head's motion; None where the folder has none, as older ones have.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    if not (folder / "head").is_dir():
+        return None
+    try:
+        return HeadMotionNet.from_pretrained(folder / "head").eval()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"pipeline: '{folder}' is damaged or incomplete ({reason}); export it again") from error
+
+
 def load_scheduler(folder: Path) -> Scheduler:
     """Load a scheduler of ours or of diffusers, whichever its config names."""
     name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
@@ -118,9 +134,10 @@ def write_parts(
     renderer: Renderer,
     scheduler: Scheduler,
     info: Mapping[str, Any],
+    head: HeadMotionNet | None = None,
 ) -> None:
     """Write networks, scheduler and ``pipeline.json`` into an empty folder."""
-    parts = {"landmark": landmark, "emotion": emotion, "renderer": renderer, "scheduler": scheduler}
+    parts = {"landmark": landmark, "head": head, "emotion": emotion, "renderer": renderer, "scheduler": scheduler}
     for name, part in parts.items():
         if part is not None:
             part.save_pretrained(folder / name)
@@ -135,6 +152,7 @@ def export_pipeline(
     landmark: str | Path,
     emotion: str | Path | None,
     video: str | Path,
+    head: str | Path | None = None,
     portrait: str | Path | None = None,
     speech: str | Path | None = None,
     reference_landmarks: Tensor | None = None,
@@ -156,6 +174,7 @@ def export_pipeline(
         landmark: checkpoint of `LandmarkGenerator`, or a folder of `LandmarkNet.save_pretrained`.
         emotion: checkpoint of `EmotionClassifier`, or a folder of `ConformerClassifier.save_pretrained`; None: none.
         video: checkpoint of `VideoDiffusion`, or a folder with ``renderer/`` and ``scheduler/``.
+        head: checkpoint of `HeadMotionGenerator`, or a folder of `HeadMotionNet.save_pretrained`; None: the head sways.
         portrait: a picture of the speaker, for the demo.
         speech: a recording, for the demo.
         reference_landmarks: (68, 2) px of the portrait; None: detected.
@@ -188,7 +207,7 @@ def export_pipeline(
     if reference_landmarks is not None:
         info["reference_landmarks"] = check_landmarks(reference_landmarks[None], "reference_landmarks")[0].tolist()
     with new_folder(output) as folder:
-        write_parts(folder, *parts, info)
+        write_parts(folder, *parts, info, head=None if head is None else load_head(head))
         if picture is not None:
             write_image(folder / "portrait.png", picture)
         if sound is not None:
@@ -214,6 +233,15 @@ def load_emotion(path: str | Path) -> ConformerClassifier:
     from talkhead.modules.emotion import EmotionClassifier
 
     return check_emotions(_checkpoint(EmotionClassifier, path).net)
+
+
+def load_head(path: str | Path) -> HeadMotionNet:
+    """Load the net that draws the head's motion from a folder or a checkpoint."""
+    if Path(path).is_dir():
+        return HeadMotionNet.from_pretrained(path)
+    from talkhead.modules.head_motion import HeadMotionGenerator
+
+    return _checkpoint(HeadMotionGenerator, path).net
 
 
 def check_emotions(net: ConformerClassifier) -> ConformerClassifier:

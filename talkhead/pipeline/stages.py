@@ -320,6 +320,10 @@ def place_landmarks(given: Tensor | LandmarkSequence, portrait: Portrait, chunk:
         yield portrait.to_face(part)
 
 
+ANYONE = {"articulation": 1.35, "habit": 0.5}
+"""What the landmark net's motion is multiplied by for a voice and a face it was not trained on (docs/landmark.md)."""
+
+
 def move_landmarks(
     net: LandmarkNet, speech: Tensor | None, portrait: Portrait, emotion: Tensor, fps: Fraction, idle: float, seed: int
 ) -> Iterator[Tensor]:
@@ -329,7 +333,7 @@ def move_landmarks(
     """
     assert speech is not None
     sound, face, feeling = (tensor.to(net.device) for tensor in (speech, portrait.reference_landmarks, emotion))
-    for part in net.stream(sound, face, feeling, float(fps), idle=idle, seed=seed):
+    for part in net.stream(sound, face, feeling, float(fps), idle=idle, seed=seed, **ANYONE):
         yield part.cpu()
 
 

@@ -20,18 +20,28 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from talkhead.data.clip import SAMPLE_RATE
+from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.data.tracking import LandmarkDetector, load_detector
 from talkhead.devices import chosen_device
 from talkhead.media.formats import open_writer
 from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
+from talkhead.pipeline.drawn_head import draw_head
 from talkhead.pipeline.feeling import check_strength, emotion_keys
 from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.motion import LandmarkSequence, check_gain
 from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
-from talkhead.pipeline.speaker import EXTRAS, check_emotions, find_folder, load_parts, new_folder, write_parts
+from talkhead.pipeline.speaker import (
+    EXTRAS,
+    check_emotions,
+    find_folder,
+    load_drawn_head,
+    load_parts,
+    new_folder,
+    write_parts,
+)
 from talkhead.pipeline.stages import (
     Portrait,
     Result,
@@ -65,6 +75,7 @@ class TalkingHeadPipeline:
         emotion_net: speech to emotion probabilities; None where the emotion is always given.
         renderer: landmarks to frames.
         scheduler: the diffusion process' steps.
+        head_net: draws head, brows and lids; None: they sway and blink by rule (`idle_motion`).
         info: what ``pipeline.json`` says: fps, crop_scale, window, overlap, num_inference_steps, reference_landmarks.
         folder: where the pipeline was loaded from, or None.
     """
@@ -76,9 +87,11 @@ class TalkingHeadPipeline:
         renderer: Renderer,
         scheduler: Scheduler,
         info: Mapping[str, Any] | None = None,
+        head_net: HeadMotionNet | None = None,
     ) -> None:
         self.landmark_net = landmark_net.eval()
         self.emotion_net = check_emotions(emotion_net).eval() if emotion_net is not None else None
+        self.head_net = head_net.eval() if head_net is not None else None
         self.renderer = renderer.eval()
         self.scheduler = scheduler
         self.info = {**DEFAULTS, **(info or {})}
@@ -103,7 +116,7 @@ class TalkingHeadPipeline:
         """
         place = chosen_device(device)
         folder = find_folder(name)
-        pipeline = cls(*load_parts(folder)).to(place)
+        pipeline = cls(*load_parts(folder), head_net=load_drawn_head(folder)).to(place)
         if compile:
             pipeline.renderer.unet.compile()
         pipeline.folder = folder
@@ -117,7 +130,9 @@ class TalkingHeadPipeline:
             OSError: if it cannot be written.
         """
         with new_folder(folder) as made:
-            write_parts(made, self.landmark_net, self.emotion_net, self.renderer, self.scheduler, self.info)
+            write_parts(
+                made, self.landmark_net, self.emotion_net, self.renderer, self.scheduler, self.info, self.head_net
+            )
             for name in EXTRAS:
                 if self.folder is not None and (self.folder / name).is_file():
                     shutil.copyfile(self.folder / name, made / name)
@@ -130,7 +145,12 @@ class TalkingHeadPipeline:
     def to(self, device: str | torch.device) -> Self:
         """Move the networks to ``device`` ("auto": the GPU where there is one) and return the pipeline."""
         device = chosen_device(device)
-        nets: tuple[torch.nn.Module | None, ...] = (self.landmark_net, self.emotion_net, self.renderer)
+        nets: tuple[torch.nn.Module | None, ...] = (
+            self.landmark_net,
+            self.head_net,
+            self.emotion_net,
+            self.renderer,
+        )
         for net in nets:
             if net is not None:
                 net.to(device)
@@ -204,6 +224,7 @@ class TalkingHeadPipeline:
         face: str | int = "largest",
         mouth: float = 1.0,
         pose: float = 1.0,
+        brow: float = 1.0,
         blink: float = 1.0,
         idle: float = 1.0,
         guidance_scale: float = 1.0,
@@ -239,8 +260,10 @@ class TalkingHeadPipeline:
             face: which face of several: "largest", "center" or an index from the left.
             mouth: gain of the mouth's motion; 1 changes nothing. See `motion_gains`.
             pose: gain of the head's motion.
+            brow: gain of the brows' motion.
             blink: gain of the eyelids' motion.
-            idle: gain of the small head motions and blinks that are added to the generated landmarks; 0: none.
+            idle: gain of what speech does not tell and ``seed`` draws: the motion of head and brows, and blinks; 0: the
+                head moves as the landmark generator's mean does, and nobody blinks.
             guidance_scale: 1 follows the emotion, more exaggerates it at twice the cost.
             window: frames painted together; None: the pipeline's.
             overlap: frames shared by neighbouring windows; None: the pipeline's.
@@ -258,7 +281,7 @@ class TalkingHeadPipeline:
         check_output(frame, size)
         options = self._window_options(window, overlap, num_inference_steps, start_timestep, windows_per_call)
         options |= {"seed": seed, "guidance_scale": guidance_scale}
-        for name, gain in {"mouth": mouth, "pose": pose, "blink": blink, "idle": idle}.items():
+        for name, gain in {"mouth": mouth, "pose": pose, "brow": brow, "blink": blink, "idle": idle}.items():
             check_gain(name, gain)
         check_strength(emotion_strength)
         keys = None if emotion is None else emotion_keys(emotion)
@@ -275,10 +298,18 @@ class TalkingHeadPipeline:
         times = torch.arange(num_frames, dtype=torch.float64) / float(rate)
         if given is None:
             told = keys.told_at(times, self.landmark_net, emotion_strength)
-            moved = move_landmarks(self.landmark_net, speech, portrait, told, rate, idle, seed)
+            sway = 0.0 if self.head_net is not None else idle
+            moved = move_landmarks(self.landmark_net, speech, portrait, told, rate, sway, seed)
+            if self.head_net is not None and idle:
+                assert speech is not None
+                feeling = keys.told_at(times, self.head_net, emotion_strength).reshape(-1, len(EMOTIONS)).mean(0)
+                gains = {"pose": idle * pose, "brow": idle * brow, "blink": idle * blink}
+                pose = brow = blink = 1.0
+                face_points = portrait.reference_landmarks
+                moved = draw_head(self.head_net, moved, speech, face_points, feeling, float(rate), gains, seed)
         else:
             moved = place_landmarks(given, portrait)
-        moved = scale_motion(moved, portrait, mouth=mouth, pose=pose, blink=blink)
+        moved = scale_motion(moved, portrait, mouth=mouth, pose=pose, brow=brow, blink=blink)
         if given is None:
             breath = emotion_strength * breathing(speech, num_frames, rate, seed)
             moved = wear_expressions(moved, portrait.reference_landmarks, keys, self.landmark_net, breath, rate)

@@ -1,0 +1,59 @@
+"""How far a mouth moves: the swing of lips and jaw about their mean, for a voice that the net was not trained on.
+
+A regression that hears a stranger is less sure and moves less than the stranger does. The lips' swing about their mean
+posture is therefore widened; the posture itself, which belongs to the face, is not. Lips meet but never
+cross, unless they do so at rest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from talkhead.face.frame import eye_line, quarter_turn
+from talkhead.face.head_state import move_head, read_head, still_head
+from talkhead.face.mouth_gate import bring_together, gaps_between_lips
+from talkhead.face.points import LOWER_JAW, MOUTH
+
+
+def articulate(landmarks: Tensor, rest: Tensor, articulation: float = 1.0, habit: float = 1.0) -> Tensor:
+    """Widen the mouth's swing, and keep a share of the head's motion.
+
+    Args:
+        landmarks: (T, 68, 2) px: a stretch of speech, long enough for its mean to be a posture (seconds).
+        rest: (68, 2) px: the face at rest.
+        articulation: gain of the swing of lips and lower jaw about their mean over the stretch.
+        habit: gain of the head's and brows' motion from rest: 1 keeps what the net has learnt of its speaker, 0 holds
+            the head still.
+
+    Returns:
+        (T, 68, 2) px.
+    """
+    if articulation == habit == 1:
+        return landmarks
+    head = habit * read_head(landmarks, rest)
+    moved = still_head(landmarks, rest)
+    for points in (LOWER_JAW, MOUTH):
+        part = moved[:, points]
+        moved[:, points] = torch.lerp(part.mean(0), part, articulation)
+    return move_head(part_lips(moved, rest), rest, head)
+
+
+def part_lips(landmarks: Tensor, rest: Tensor) -> Tensor:
+    """Push lips that cross apart until they touch.
+
+    Args:
+        landmarks: (..., T, 68, 2) px.
+        rest: (68, 2) px: lips that are closer together here may come as close again.
+
+    Returns:
+        (..., T, 68, 2) px.
+    """
+    gap = (gaps_between_lips(landmarks) * _down(landmarks)).sum(-1)
+    least = (gaps_between_lips(rest) * _down(rest)).sum(-1).clamp(max=0.0)
+    return bring_together(landmarks, (gap - least).clamp_max(0).unsqueeze(-1) * _down(landmarks))
+
+
+def _down(landmarks: Tensor) -> Tensor:
+    """Return (..., 1, 2): the unit vector from the eyes' line towards the chin."""
+    return quarter_turn(torch.nn.functional.normalize(eye_line(landmarks), dim=-1)).unsqueeze(-2)

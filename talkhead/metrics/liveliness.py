@@ -1,0 +1,428 @@
+"""Whether a face is alive: how lips, brows, lids and head move, judged from 68 points with or without a truth.
+
+A measure m of a generated video is compared with that of a true one by its closeness, 1 - |m - truth| / |truth|: 1 is
+as lively as life, and both too little and too much cost. A still face has measure 0, so closeness 0, in all of them.
+
+All lengths are taken over the distance between the eyes' centres, e, averaged over the clip, unless a frame width is
+given, so that they do not depend on the picture's size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from talkhead.face.points import EYELIDS, LEFT_EYE, MOUTH, NOSE_TIP, RIGHT_EYE
+from talkhead.metrics.average import MeanMetric
+from talkhead.metrics.landmarks import audio_envelope, mouth_opening
+
+RIGHT_BROW, LEFT_BROW = slice(17, 22), slice(22, 27)
+"""The person's own right and left, which stand on the picture's left and right."""
+NOSE_FORWARD, NOSE_DOWN = 0.59, 0.47
+"""How far the nose's tip stands before and below the eyes' middle, in eye distances (ICT FaceKit's neutral face)."""
+_CORNERS = ((36, 39), (42, 45))
+
+
+class HeadPose(NamedTuple):
+    """A head's pose in each frame.
+
+    Attributes:
+        roll: (T,) degrees, positive clockwise in the picture.
+        yaw: (T,) degrees, positive towards the picture's right.
+        pitch: (T,) degrees, positive downwards.
+        shift: (T, 2) eye distances, the eyes' middle from its mean over the clip.
+    """
+
+    roll: Tensor
+    yaw: Tensor
+    pitch: Tensor
+    shift: Tensor
+
+
+class Blinks(NamedTuple):
+    """The blinks of a clip.
+
+    Attributes:
+        per_minute: how many per minute.
+        duration: seconds from half closed to half open, averaged; NaN without a blink.
+    """
+
+    per_minute: float
+    duration: float
+
+
+def closeness(value: float | Tensor, truth: float | Tensor) -> float:
+    """Return 1 - |value - truth| / |truth|: 1 where they agree, 0 for a value of 0, negative beyond twice the truth.
+
+    Example:
+        >>> closeness(0.8, 1.0), closeness(1.2, 1.0), closeness(0.0, 1.0)
+        (0.8, 0.8, 0.0)
+    """
+    value, truth = float(value), float(truth)
+    return 1 - abs(value - truth) / abs(truth) if truth else math.nan
+
+
+def lip_dynamics(landmarks: Tensor, size: int) -> Tensor:
+    """Return how much the lips change shape: the standard deviation over time of the distance between two lip points.
+
+    Averaged over all 190 pairs of the 20 lip points, so the head's shift and roll do not count.
+
+    Args:
+        landmarks: (..., T, 68, 2) px; frames with NaN are left out.
+        size: width of the frame in px; the result is for a frame 256 px wide.
+
+    Returns:
+        (...) px256.
+
+    Raises:
+        ValueError: if the shape is wrong.
+
+    Example:
+        >>> landmarks = torch.rand(68, 2).repeat(2, 1, 1)
+        >>> landmarks[:, 48:68] = torch.tensor([1.0, 3.0]).view(2, 1, 1) * torch.rand(20, 2)
+        >>> torch.allclose(lip_dynamics(landmarks, 128), lip_dynamics(2 * landmarks, 256))
+        True
+    """
+    lips = _checked(landmarks)[..., MOUTH, :] * (256 / size)
+    first, second = torch.triu_indices(20, 20, 1)
+    return _spread((lips[..., first, :] - lips[..., second, :]).norm(dim=-1)).mean(-1)
+
+
+def silences(audio: Tensor, num_frames: int, fps: float, below: float = -20.0, shortest: float = 0.3) -> Tensor:
+    """Find the frames in which nobody speaks.
+
+    Args:
+        audio: (S,) waveform that spans the frames.
+        num_frames: T.
+        fps: frames per second.
+        below: dB relative to the 95th percentile of the frames' loudness; quieter frames are silent.
+        shortest: a silence lasts at least so many seconds; shorter ones are closures within speech.
+
+    Returns:
+        (T,) bool.
+
+    Example:
+        >>> sound = torch.cat([torch.zeros(8000), torch.rand(8000) - 0.5])
+        >>> silences(sound, 10, fps=10.0).tolist() == [True] * 5 + [False] * 5
+        True
+    """
+    envelope = audio_envelope(audio, num_frames)
+    quiet = envelope < envelope.quantile(0.95) * 10 ** (below / 20)
+    return _runs_at_least(quiet, max(1, math.ceil(shortest * fps - 1e-6)))
+
+
+def silent_lips(landmarks: Tensor, silent: Tensor) -> Tensor:
+    """Return how much the mouth fidgets while nobody speaks: the deviation over time of its opening, in eye distances.
+
+    Args:
+        landmarks: (T, 68, 2) px; frames with NaN are left out.
+        silent: (T,) bool from :func:`silences`; each silence has a mean of its own.
+
+    Returns:
+        () root mean square deviation from the silence's mean, eye distances; NaN without a silence.
+
+    Example:
+        >>> landmarks = torch.rand(68, 2).repeat(4, 1, 1)
+        >>> silent_lips(landmarks, torch.tensor([True, True, True, False])).item()
+        0.0
+    """
+    opening = mouth_opening(_checked(landmarks)) / _eye_distance(landmarks)
+    starts = silent & ~F.pad(silent, (1, 0))[:-1]
+    which = starts.cumsum(0)
+    parts = [opening[silent & (which == n)] for n in range(1, int(starts.sum()) + 1)]
+    away = [part[part.isfinite()] - part[part.isfinite()].mean() for part in parts if part.isfinite().any()]
+    return torch.cat(away).square().mean().sqrt() if away else landmarks.new_tensor(math.nan)
+
+
+def brow_heights(landmarks: Tensor) -> Tensor:
+    """Return how high the brows stand above the eyes: (..., 2) eye distances, the person's right side first.
+
+    The distance between the mean of a brow's five points and the mean of the eye's six below it.
+    """
+    points = _checked(landmarks)
+    sides = [(points[..., b, :].mean(-2) - points[..., e, :].mean(-2)).norm(dim=-1) for b, e in _SIDES]
+    return torch.stack(sides, dim=-1) / _eye_distance(points)[..., None]
+
+
+def brow_dynamics(landmarks: Tensor) -> Tensor:
+    """Return how restless the brows are: the mean absolute change of their height per frame, over both sides.
+
+    Args:
+        landmarks: (..., T, 68, 2) px at 25 frames per second or so (the measure is per frame); NaN is left out.
+
+    Returns:
+        (...) eye distances per frame.
+
+    Raises:
+        ValueError: if there are fewer than two frames.
+    """
+    if landmarks.ndim < 3 or landmarks.shape[-3] < 2:
+        raise ValueError(f"landmarks must be (..., T, 68, 2) with T >= 2 for a change; got {tuple(landmarks.shape)}")
+    return brow_heights(landmarks).diff(dim=-2).abs().mean(-1).nanmean(-1)
+
+
+def head_pose(landmarks: Tensor) -> HeadPose:
+    """Estimate a head's pose from its 68 points, without a camera.
+
+    Roll is the slope of the line of the eyes. Yaw and pitch follow from where the nose's tip stands against the eyes'
+    middle when an average head turns, sin(yaw) = x / f and sin(pitch) = (y - d) / f with f and d ``NOSE_FORWARD`` and
+    ``NOSE_DOWN``: a face's own nose adds a constant, so their changes mean more than their values.
+
+    Args:
+        landmarks: (T, 68, 2) px.
+    """
+    points = _checked(landmarks)
+    right, left = points[..., RIGHT_EYE, :].mean(-2), points[..., LEFT_EYE, :].mean(-2)
+    across, middle = left - right, (left + right) / 2
+    distance = across.norm(dim=-1, keepdim=True)
+    across = across / distance
+    down = torch.stack([-across[..., 1], across[..., 0]], dim=-1)
+    nose = (points[..., NOSE_TIP, :] - middle) / distance
+    aside, below = (nose * across).sum(-1), (nose * down).sum(-1) - NOSE_DOWN
+    return HeadPose(
+        torch.atan2(across[..., 1], across[..., 0]).rad2deg(),
+        (aside / NOSE_FORWARD).clamp(-1, 1).asin().rad2deg(),
+        (below / NOSE_FORWARD).clamp(-1, 1).asin().rad2deg(),
+        (middle - middle.nanmean(-2, keepdim=True)) / distance.nanmean(-2, keepdim=True),
+    )
+
+
+def head_motion(landmarks: Tensor) -> dict[str, Tensor]:
+    """Return the standard deviations over time of a head's pose.
+
+    Args:
+        landmarks: (T, 68, 2) px; frames with NaN are left out.
+
+    Returns:
+        ``roll``, ``yaw``, ``pitch``, () degrees, and ``shift``, () eye distances: the root mean square distance of the
+        eyes' middle from its mean.
+    """
+    pose = head_pose(landmarks)
+    angles = {name: _spread(getattr(pose, name).unsqueeze(-1))[..., 0] for name in ("roll", "yaw", "pitch")}
+    return angles | {"shift": pose.shift.square().sum(-1).nanmean(-1).sqrt()}
+
+
+def eye_opening(landmarks: Tensor) -> Tensor:
+    """Return the (...) height of the eyes over their width, averaged over both (the eye aspect ratio)."""
+    points = _checked(landmarks)
+    height = torch.stack([(points[..., up, :] - points[..., low, :]).norm(dim=-1) for up, low in EYELIDS]).mean(0)
+    width = torch.stack([(points[..., a, :] - points[..., b, :]).norm(dim=-1) for a, b in _CORNERS]).mean(0)
+    return height / width
+
+
+def find_blinks(landmarks: Tensor, fps: float, closed: float = 0.75, reopened: float = 0.1) -> Blinks:
+    """Count the blinks of one clip.
+
+    A blink is a dip of the eyes' opening, relative to its upper quartile in the four seconds around it, under
+    ``closed``; two dips are one where the opening does not rise by ``reopened`` between them. What stays closed for
+    0.8 s is a look downwards.
+
+    Args:
+        landmarks: (T, 68, 2) px; frames with NaN count as open.
+        fps: frames per second.
+        closed: share of the open eye under which it counts as blinking; a detector never sees it wholly shut.
+        reopened: rise, as a share of the open eye, between two blinks.
+
+    Returns:
+        Their rate, and their mean duration at half depth.
+    """
+    durations = [duration for _, duration in blink_moments(landmarks, fps, closed, reopened)]
+    mean = sum(durations) / len(durations) if durations else math.nan
+    return Blinks(60 * len(durations) * fps / len(landmarks), mean)
+
+
+def blink_moments(
+    landmarks: Tensor, fps: float, closed: float = 0.75, reopened: float = 0.1
+) -> list[tuple[int, float]]:
+    """Return the frame at which the lids are closest, and the duration in seconds, of each blink of `find_blinks`."""
+    opening = eye_opening(landmarks)
+    opening = opening.nan_to_num(float(opening.nanmedian()))
+    relative = opening / _running_quantile(opening, round(4 * fps), 0.75).clamp_min(1e-6)
+    found: list[tuple[int, float]] = []
+    for low in _minima(relative, closed):
+        last = found[-1][0] if found else None
+        if last is not None and relative[last : low + 1].max() - relative[[last, low]].max() < reopened:
+            continue
+        duration = _width_below(relative, low, (1 + relative[low].item()) / 2) / fps
+        if duration <= 0.8:
+            found.append((low, duration))
+    return found
+
+
+def head_diversity(landmarks: Tensor) -> Tensor:
+    """Return how differently the head moves from one seed to another: 0 where every seed gives the same video.
+
+    The standard deviation over the seeds of the position of the eyes' middle, both axes, averaged over time.
+
+    Args:
+        landmarks: (N, T, 68, 2) px, N >= 2 videos of one portrait and one recording.
+
+    Returns:
+        () eye distances.
+
+    Raises:
+        ValueError: if there are fewer than two.
+    """
+    if landmarks.ndim != 4 or len(landmarks) < 2:
+        raise ValueError(f"landmarks must be (N, T, 68, 2) of N >= 2 seeds; got {tuple(landmarks.shape)}")
+    middle = (landmarks[..., RIGHT_EYE, :].mean(-2) + landmarks[..., LEFT_EYE, :].mean(-2)) / 2
+    away = middle - middle.mean(0)
+    return (away.square().sum(-1).mean(0).sqrt() / _eye_distance(landmarks).mean(0)).mean()
+
+
+class LipDynamics(MeanMetric):
+    """:func:`lip_dynamics` averaged over clips.
+
+    Args:
+        size: width of the frame in px.
+        **kwargs: as in ``torchmetrics.Metric``.
+    """
+
+    higher_is_better = None
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+
+    def values(self, landmarks: Tensor) -> Tensor:
+        """Return each clip's value; landmarks are (..., T, 68, 2) px."""
+        return lip_dynamics(landmarks, self.size)
+
+
+class BrowDynamics(MeanMetric):
+    """:func:`brow_dynamics` averaged over clips."""
+
+    higher_is_better = None
+
+    def values(self, landmarks: Tensor) -> Tensor:
+        """Return each clip's value; landmarks are (..., T, 68, 2) px."""
+        return brow_dynamics(landmarks)
+
+
+class HeadMotion(MeanMetric):
+    """One entry of :func:`head_motion` averaged over clips.
+
+    Args:
+        part: ``roll``, ``yaw``, ``pitch`` or ``shift``.
+        **kwargs: as in ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: if the part is unknown.
+    """
+
+    higher_is_better = None
+
+    def __init__(self, part: str = "roll", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if part not in ("roll", "yaw", "pitch", "shift"):
+            raise ValueError(f"part must be roll, yaw, pitch or shift; got {part!r}")
+        self.part = part
+
+    def values(self, landmarks: Tensor) -> Tensor:
+        """Return each clip's value; landmarks are (..., T, 68, 2) px."""
+        return head_motion(landmarks)[self.part]
+
+
+class BlinkRate(MeanMetric):
+    """:func:`find_blinks`' rate averaged over clips of equal length.
+
+    Args:
+        fps: frames per second.
+        **kwargs: as in ``torchmetrics.Metric``.
+    """
+
+    higher_is_better = None
+
+    def __init__(self, fps: float = 25.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fps = fps
+
+    def values(self, landmarks: Tensor) -> Tensor:
+        """Return each clip's blinks per minute; landmarks are (B, T, 68, 2) px, or one clip's (T, 68, 2)."""
+        clips = landmarks if landmarks.ndim == 4 else landmarks[None]
+        return torch.tensor([find_blinks(clip, self.fps).per_minute for clip in clips])
+
+
+class SilentLips(MeanMetric):
+    """:func:`silent_lips` averaged over clips that have a silence.
+
+    Args:
+        fps: frames per second.
+        **kwargs: as in ``torchmetrics.Metric``.
+    """
+
+    higher_is_better = None
+
+    def __init__(self, fps: float = 25.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fps = fps
+
+    def values(self, landmarks: Tensor, audio: Tensor) -> Tensor:
+        """Return each clip's value; landmarks are (B, T, 68, 2) px and audio (B, S) of the same time."""
+        return torch.stack(
+            [
+                silent_lips(clip, silences(sound, len(clip), self.fps))
+                for clip, sound in zip(landmarks, audio, strict=True)
+            ]
+        )
+
+
+_SIDES = ((RIGHT_BROW, RIGHT_EYE), (LEFT_BROW, LEFT_EYE))
+
+
+def _checked(landmarks: Tensor) -> Tensor:
+    if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
+        raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
+    return landmarks.float()
+
+
+def _eye_distance(landmarks: Tensor) -> Tensor:
+    """Return (..., 1) px from (..., T, 68, 2): the distance of the eyes' centres, averaged over time."""
+    across = landmarks[..., LEFT_EYE, :].mean(-2) - landmarks[..., RIGHT_EYE, :].mean(-2)
+    return across.norm(dim=-1).nanmean(-1, keepdim=True)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Return the (..., N) standard deviation over time of (..., T, N), without what is NaN."""
+    return (values - values.nanmean(-2, keepdim=True)).square().nanmean(-2).sqrt()
+
+
+def _runs_at_least(flags: Tensor, length: int) -> Tensor:
+    """Keep the runs of True that are at least ``length`` long (a morphological opening)."""
+    if len(flags) < length:
+        return torch.zeros_like(flags)
+    full = flags.float().unfold(0, length, 1).amin(1)
+    return F.max_pool1d(F.pad(full, (length - 1, length - 1))[None, None], length, 1)[0, 0] > 0
+
+
+def _running_quantile(values: Tensor, window: int, share: float) -> Tensor:
+    half = min(window // 2, len(values) - 1)
+    padded = F.pad(values[None, None], (half, half), mode="reflect")[0, 0]
+    return padded.unfold(0, 2 * half + 1, 1).quantile(share, dim=1)
+
+
+def _minima(values: Tensor, below: float) -> list[int]:
+    """Return the indices of the local minima under ``below``, in order; a plateau counts once."""
+    padded = F.pad(values, (1, 1), value=math.inf)
+    return ((values < below) & (values < padded[:-2]) & (values <= padded[2:])).nonzero()[:, 0].tolist()
+
+
+def _width_below(values: Tensor, low: int, level: float) -> float:
+    """Return how many frames around ``low`` a curve stays below ``level``, with linear interpolation at both ends."""
+    first, last = low, low
+    while first > 0 and values[first] < level:
+        first -= 1
+    while last < len(values) - 1 and values[last] < level:
+        last += 1
+
+    def crossing(outside: int, inside: int) -> float:
+        rise = (values[outside] - values[inside]).item()
+        return 1.0 if values[outside] < level or not rise else (level - values[inside].item()) / rise
+
+    left = crossing(first, first + 1) if first < low else 0.0
+    right = crossing(last, last - 1) if last > low else 0.0
+    return last - first - 2 + left + right if first < low < last else last - first

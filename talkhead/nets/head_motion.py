@@ -1,0 +1,206 @@
+"""What sound does not determine is drawn: the motion of head and brows by flow matching, blinks as a point process.
+
+The state y_t (``face/head_state.py``: shift, size, roll, yaw, pitch, brows) is sampled by following
+
+    dx/ds = v(x, s, speech),   s from 0 to 1,   x(0) = n,   x(1) = y      [flow matching, Lipman et al. 2023]
+
+in one to four midpoint steps. The source n is not white noise but has the motion's own spectrum: a sum of Gaussian
+processes of six time scales whose shares are fitted to the structure function E|y_{t+l} - y_t|^2 of the training clips.
+So the slow part comes from the source and v, a convolution of half a second to each side, need only bend it to what is
+said. Everything is a convolution of numbers that are functions of (seed, frame): a frame's motion is the same whatever
+window it is computed in, it needs constant memory, is stationary (no drift) and does not repeat (no loop).
+
+Lids close with an intensity exp(w . speech) per frame, thinned so that no two blinks are closer than a third of a
+second (Matern's hard-core process), each with the training clips' mean course.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from talkhead.data.clip import EMOTIONS
+from talkhead.face.head_state import STATE
+from talkhead.ops.philox import philox4x32, split_seed, uniform
+from talkhead.speech.prosody import PROSODY
+
+RATE = 25
+"""Frames per second at which the net thinks."""
+SCALES = (0.6, 1.5, 3.0, 6.0, 12.0, 24.0)
+"""Standard deviations, in frames, of the Gaussian kernels of the source's six processes."""
+SOURCE_REACH = 72
+"""Frames of white noise to each side that the slowest of them needs."""
+BLINK_BEFORE, BLINK_AFTER = 6, 15
+"""Frames of a blink's course before and after the lids are closest."""
+REFRACTORY = 8
+"""Frames to each side in which only one of several blinks is kept."""
+
+
+BLINK_CHANNEL = 1 << 20
+"""The random numbers' channel of the blinks, far from those of the source."""
+
+
+class HeadMotionNet(ModelMixin, ConfigMixin):
+    """Draws a head's motion for a stretch of speech (see the module's docstring).
+
+    The emotion enters relative to ``neutral`` with zero weight at first, as in ``LandmarkNet``. What is measured on the
+    training clips (spectrum, sizes, blinks) are buffers: an untrained net draws the still head.
+
+    Args:
+        width: channels of the velocity's net.
+        dilations: of its convolutions (kernel 5).
+        steps: midpoint steps of the flow, 1 to 4.
+    """
+
+    spectrum: Tensor
+    spread: Tensor
+    gain: Tensor
+    blink: Tensor
+    blink_rate: Tensor
+
+    @register_to_config
+    def __init__(self, width: int = 64, dilations: Sequence[int] = (1, 2, 4), steps: int = 4) -> None:
+        super().__init__()
+        if not 1 <= steps <= 8:
+            raise ValueError(f"steps must be 1 to 8; got {steps}")
+        state = len(STATE)
+        self.entry = nn.Conv1d(state + PROSODY, width, 1)
+        self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
+        self.emotion = nn.Linear(len(EMOTIONS), width, bias=False)
+        nn.init.zeros_(self.emotion.weight)
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, 5, dilation=d) for d in dilations)
+        self.exit = nn.Conv1d(width, state, 1)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)
+        self.hazard = nn.Conv1d(PROSODY, 1, 1)
+        nn.init.zeros_(self.hazard.weight)
+        self.register_buffer("spectrum", torch.ones(state, len(SCALES)) / len(SCALES))
+        self.register_buffer("spread", torch.zeros(state))
+        self.register_buffer("gain", torch.ones(state))
+        self.register_buffer("blink", torch.zeros(BLINK_BEFORE + BLINK_AFTER + 1))
+        self.register_buffer("blink_rate", torch.zeros(()))
+
+    @property
+    def reach(self) -> int:
+        """Frames to each side that one evaluation of the velocity sees."""
+        return 2 * sum(self.config.dilations)
+
+    def velocity(self, x: Tensor, s: Tensor, heard: Tensor, emotion: Tensor) -> Tensor:
+        """Return v(x, s, speech).
+
+        Args:
+            x: (B, 8, N) states over their spread.
+            s: (B,) in [0, 1].
+            heard: (B, P, N) from ``prosody``.
+            emotion: (B, 8) probabilities.
+
+        Returns:
+            (B, 8, N - 2 reach): the frames that have all their neighbours. Nothing is padded.
+        """
+        angle = s[:, None] * math.pi * 2 ** torch.arange(8, device=s.device)
+        neutral = F.one_hot(torch.tensor(EMOTIONS.index("neutral")), len(EMOTIONS)).to(emotion)
+        told = self.time(torch.cat([angle.sin(), angle.cos()], 1)) + self.emotion(emotion - neutral)
+        h = self.entry(torch.cat([x, heard], 1)) + told.unsqueeze(-1)
+        for layer in self.layers:
+            inner = layer(F.silu(h))
+            cut = (h.shape[-1] - inner.shape[-1]) // 2
+            h = h[..., cut : h.shape[-1] - cut] + inner
+        return self.exit(F.silu(h))
+
+    def source(self, seed: int, first: int, count: int) -> Tensor:
+        """Return the source's frames ``first`` to ``first + count - 1``: (8, count), unit spread."""
+        white = gaussian(seed, first - SOURCE_REACH, count + 2 * SOURCE_REACH, len(STATE) * len(SCALES))
+        return self.coloured(white.to(self.spectrum).unflatten(0, (len(STATE), len(SCALES))))
+
+    def coloured(self, white: Tensor) -> Tensor:
+        """Give white noise (..., 8, 6, N + 144) the motion's spectrum: (..., 8, N)."""
+        kernels = _kernels().to(white)
+        flat = white.reshape(-1, len(SCALES), white.shape[-1])
+        parts = F.conv1d(flat, kernels, groups=len(SCALES)).unflatten(0, white.shape[:-2])
+        return (parts * self.spectrum.sqrt().unsqueeze(-1)).sum(-2)
+
+    @torch.no_grad()
+    def draw(self, heard: Tensor, emotion: Tensor, seed: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Draw the motion of some frames of a recording.
+
+        Args:
+            heard: (P, N) from ``prosody``, at ``RATE``, of the whole recording; held beyond its ends.
+            emotion: (8,) probabilities.
+            seed: chooses the draw.
+            first: first frame, at ``RATE``; may lie beyond the recording.
+            count: how many.
+
+        Returns:
+            (count, 8) states and (count,) how far the lids are closed, in [0, 1].
+        """
+        steps = self.config.steps
+        margin = 2 * steps * self.reach
+        index = torch.arange(first - margin, first + count + margin, device=heard.device)
+        around = heard[:, index.clamp(0, heard.shape[1] - 1)].unsqueeze(0)
+        x = self.source(seed, first - margin, count + 2 * margin).unsqueeze(0)
+        for step in range(steps):
+            x = self._midpoint(x, step / steps, 1 / steps, around, emotion.unsqueeze(0))
+        state = x[0].mT * self.spread * self.gain
+        return state, self._closing(heard, seed, first, count)
+
+    def _midpoint(self, x: Tensor, s: float, h: float, heard: Tensor, emotion: Tensor) -> Tensor:
+        """Take one midpoint step; the result has ``2 * reach`` frames less at both ends."""
+        cut = (heard.shape[-1] - x.shape[-1]) // 2
+        heard = heard[..., cut : heard.shape[-1] - cut]
+        reach = self.reach
+        half = x[..., reach:-reach] + h / 2 * self.velocity(x, x.new_full((1,), s), heard, emotion)
+        slope = self.velocity(half, x.new_full((1,), s + h / 2), heard[..., reach:-reach], emotion)
+        return x[..., 2 * reach : -2 * reach] + h * slope
+
+    def intensity(self, heard: Tensor) -> Tensor:
+        """Return the (..., N) logarithm of the blinks' intensity per frame, before ``blink_rate``."""
+        return self.hazard(heard).squeeze(-2)
+
+    @torch.no_grad()
+    def blink_moments(self, heard: Tensor, seed: int, first: int, count: int) -> Tensor:
+        """Return the (count,) bool frames at which lids are closest; none at the start, which is the portrait."""
+        index = torch.arange(first - REFRACTORY, first + count + REFRACTORY, device=heard.device)
+        rate = (self.intensity(heard).exp() * self.blink_rate)[index.clamp(0, heard.shape[1] - 1)]
+        draws = uniform(_words(seed, index, torch.tensor(BLINK_CHANNEL))[0]).to(heard.device)
+        wanted = (draws < rate) & (index > BLINK_BEFORE)
+        # Of candidates close to each other the one with the smallest draw stays: that looks at neighbours only.
+        mark = torch.where(wanted, draws, 2.0)
+        least = -F.max_pool1d(-mark[None, None], 2 * REFRACTORY + 1, 1, REFRACTORY)[0, 0]
+        return (wanted & (mark == least))[REFRACTORY : REFRACTORY + count]
+
+    def _closing(self, heard: Tensor, seed: int, first: int, count: int) -> Tensor:
+        """Return the (count,) closing of the lids: the blinks' courses around their moments."""
+        moments = self.blink_moments(heard, seed, first - BLINK_AFTER, count + BLINK_BEFORE + BLINK_AFTER)
+        return F.conv1d(moments.to(self.blink)[None, None], self.blink.flip(0)[None, None])[0, 0].clamp(0, 1)
+
+
+def gaussian(seed: int, first: int, count: int, channels: int) -> Tensor:
+    """Return (channels, count) standard normal numbers that are functions of (seed, frame, channel) alone."""
+    words = _words(seed, torch.arange(first, first + count), torch.arange(channels)[:, None])
+    radius = (-2 * (1 - uniform(words[0])).log()).sqrt()  # Box and Muller
+    return radius * (2 * math.pi * uniform(words[1])).cos()
+
+
+def _words(seed: int, frame: Tensor, channel: Tensor) -> tuple[Tensor, ...]:
+    """Return Philox's words for each (frame, channel); frames may be negative."""
+    low, high = split_seed(frame.cpu())
+    return philox4x32((low, high, channel, torch.zeros_like(low)), split_seed(torch.tensor(seed)))
+
+
+def _kernels() -> Tensor:
+    """Return (6, 1, 2 reach + 1): Gaussian kernels of unit energy, so that white noise keeps its variance."""
+    time = torch.arange(-SOURCE_REACH, SOURCE_REACH + 1, dtype=torch.float64)
+    kernels = torch.exp(-0.5 * (time / torch.tensor(SCALES, dtype=torch.float64)[:, None]) ** 2)
+    return (kernels / kernels.norm(dim=1, keepdim=True)).float().unsqueeze(1)
+
+
+def structure_function(lags: Tensor) -> Tensor:
+    """Return (L, 6): E|g_{t+l} - g_t|^2 of each unit process at each lag, 2 (1 - exp(-l^2 / 4 sigma^2))."""
+    sigma = torch.tensor(SCALES, dtype=torch.float64)
+    return 2 * (1 - torch.exp(-(lags.double()[:, None] ** 2) / (4 * sigma**2)))

@@ -1,0 +1,240 @@
+"""The head's state against known motions; the drawn motion is stationary, the same in any window, as large as data."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from talkhead import metrics
+from talkhead.data.clip import Clip, emotion_probabilities
+from talkhead.face.frame import face_frame
+from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
+from talkhead.modules.head_motion import HeadMotionGenerator, _nonnegative
+from talkhead.nets.head_motion import SCALES, HeadMotionNet, gaussian, structure_function
+from talkhead.pipeline.drawn_head import draw_head
+from talkhead.speech.level import speech_level
+from talkhead.speech.prosody import PROSODY, prosody
+
+NEUTRAL = emotion_probabilities("neutral")
+
+
+@pytest.fixture
+def face() -> Tensor:
+    """A plausible (68, 2) face in px: an oval with brows, eyes, nose and mouth in their places."""
+    angle = torch.linspace(math.pi, 0, 17)
+    jaw = torch.stack([60 + 40 * angle.cos(), 50 + 55 * angle.sin()], -1)
+    brows = torch.cat([torch.stack([x + torch.linspace(-9, 9, 5), torch.full((5,), 38.0)], -1) for x in (42.0, 78.0)])
+    bridge = torch.stack([torch.full((4,), 60.0), torch.linspace(48, 66, 4)], -1)
+    base = torch.stack([torch.linspace(53, 67, 5), torch.full((5,), 71.0)], -1)
+    ring = torch.tensor([[-7.0, 0], [-3, -3], [3, -3], [7, 0], [3, 3], [-3, 3]])
+    eyes = torch.cat([ring + torch.tensor([x, 48.0]) for x in (42.0, 78.0)])
+    outer = torch.tensor(
+        [[-14.0, 0], [-9, -4], [-4, -6], [0, -5], [4, -6], [9, -4], [14, 0], [9, 5], [4, 7], [0, 8], [-4, 7], [-9, 5]]
+    )
+    inner = torch.tensor([[-11.0, 0], [-4, -1], [0, -1], [4, -1], [11, 0], [4, 2], [0, 2], [-4, 2]])
+    return torch.cat(
+        [jaw, brows, bridge, base, eyes, outer + torch.tensor([60.0, 84]), inner + torch.tensor([60.0, 84])]
+    )
+
+
+@pytest.mark.parametrize("number", range(len(STATE)))
+def test_each_number_of_the_state_is_read_as_it_was_put(face: Tensor, number: int) -> None:
+    state = torch.zeros(3, len(STATE))
+    state[:, number] = torch.tensor([0.0, 0.03, -0.05])
+    read = read_head(move_head(face.expand(3, 68, 2), face, state), face)
+    assert torch.allclose(read, state, atol=1e-4)
+
+
+def test_a_rolled_and_moved_picture_is_roll_and_shift(face: Tensor) -> None:
+    centre, axes = face_frame(face)
+    size = axes[0].norm()
+    rigid = face[[*range(27, 36), 36, 39, 42, 45]].mean(0)
+    turn = torch.tensor([[math.cos(0.1), math.sin(0.1)], [-math.sin(0.1), math.cos(0.1)]])
+    moved = 1.1 * (face - rigid) @ turn + rigid + torch.tensor([0.0, 5.0])
+    expected = torch.tensor([0, 5 / size, math.log(1.1), 0.1, 0, 0, 0, 0])
+    assert torch.allclose(read_head(moved[None], face)[0], expected, atol=1e-4)
+
+
+def test_still_head_leaves_the_lips(face: Tensor) -> None:
+    speaking = face.repeat(4, 1, 1)
+    speaking[:, 55:60, 1] += torch.tensor([0.0, 3, 6, 2])[:, None]
+    state = 0.03 * torch.randn(4, len(STATE))
+    moved = move_head(speaking, face, state)
+    assert torch.allclose(still_head(moved, face), speaking, atol=2e-3)
+    assert not torch.allclose(moved, speaking, atol=0.5)
+
+
+def test_close_lids_to_the_given_share(face: Tensor) -> None:
+    closed = close_lids(face.expand(3, 68, 2), torch.tensor([0.0, 0.5, 1.0]))
+    opening = metrics.eye_opening(closed)
+    assert torch.allclose(opening / opening[0], torch.tensor([1.0, 0.5, 0.0]), atol=1e-5)
+    assert torch.equal(closed[:, 48:], face.expand(3, 68, 2)[:, 48:])
+
+
+def test_gaussian_numbers_are_normal_and_belong_to_their_frames() -> None:
+    numbers = gaussian(3, -50, 4000, 4)
+    assert numbers.mean().abs() < 0.03 and (numbers.std() - 1).abs() < 0.03
+    assert torch.equal(gaussian(3, 100, 50, 4), numbers[:, 150:200])
+    assert not torch.equal(gaussian(4, 100, 50, 4), numbers[:, 150:200])
+
+
+def test_the_source_has_the_structure_function_it_is_made_for() -> None:
+    net = HeadMotionNet()
+    net.spectrum[:] = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.1, 0.1])
+    source = net.source(0, 0, 20000).double()
+    lags = torch.tensor([1, 4, 16])
+    expected = structure_function(lags) @ net.spectrum[0].double()
+    measured = torch.stack([(source[:, lag:] - source[:, :-lag]).square().mean() for lag in lags.tolist()])
+    assert torch.allclose(measured, expected, rtol=0.1)  # 8 x 20,000 numbers, correlated over a second
+    assert source.square().mean().item() == pytest.approx(1, rel=0.05)
+
+
+def test_nonnegative_shares_are_found_again() -> None:
+    lags = torch.tensor([1, 2, 4, 8, 16, 32])
+    shares = torch.tensor([0.0, 2.0, 0.0, 1.0, 0.0, 3.0], dtype=torch.float64)
+    found = _nonnegative(structure_function(lags), structure_function(lags) @ shares)
+    assert found.min() >= 0
+    matrix = structure_function(lags)  # near scales resemble each other: what they add up to is found again
+    assert torch.allclose(matrix @ found, matrix @ shares, rtol=0.02)
+
+
+@pytest.fixture
+def lively() -> HeadMotionNet:
+    torch.manual_seed(0)
+    net = HeadMotionNet(width=8, steps=2)
+    torch.nn.init.normal_(net.exit.weight, std=0.3)
+    net.spread.fill_(0.02)
+    net.blink_rate.fill_(0.02)
+    net.blink[:] = torch.cat([torch.linspace(0, 0.5, 7), torch.linspace(0.5, 0, 16)[1:]])
+    return net.eval()
+
+
+def test_a_frame_moves_alike_whatever_window_it_is_drawn_in(lively: HeadMotionNet) -> None:
+    heard = torch.randn(PROSODY, 200)
+    whole = lively.draw(heard, NEUTRAL, 7, 0, 200)
+    part = lively.draw(heard, NEUTRAL, 7, 60, 50)
+    assert torch.allclose(part[0], whole[0][60:110], atol=1e-5)
+    assert torch.equal(part[1], whole[1][60:110])
+    other = lively.draw(heard, NEUTRAL, 8, 60, 50)
+    assert not torch.allclose(other[0], part[0], atol=1e-3)
+
+
+def test_blinks_keep_their_rate_and_their_distance(lively: HeadMotionNet) -> None:
+    moments = lively.blink_moments(torch.zeros(PROSODY, 10), 1, 0, 20000).nonzero()[:, 0]
+    # Of candidates at rate p, one stays if it has the smallest draw among its 2 x 8 neighbours.
+    p, neighbours = 0.02, 16
+    expected = 20000 * (1 - (1 - p) ** (neighbours + 1)) / (neighbours + 1)
+    assert len(moments) == pytest.approx(expected, rel=0.15)
+    assert moments.diff().min() > 8 and moments.min() > 6
+
+
+def test_two_hours_do_not_drift_and_do_not_repeat(lively: HeadMotionNet) -> None:
+    heard = torch.zeros(PROSODY, 10)
+    early, late = (lively.draw(heard, NEUTRAL, 0, first, 1500)[0] for first in (0, 180_000))
+    assert (late.mean(0) - early.mean(0)).abs().max() < 0.02  # a spread
+    assert late.std(0).mean().item() == pytest.approx(early.std(0).mean().item(), rel=0.3)
+    assert not torch.allclose(early, late, atol=1e-2)
+
+
+def test_an_untrained_net_draws_the_still_head() -> None:
+    state, closing = HeadMotionNet().draw(torch.zeros(PROSODY, 50), NEUTRAL, 0, 0, 50)
+    assert state.abs().max() == 0 and closing.abs().max() == 0
+
+
+@pytest.mark.parametrize("fps", [25.0, 30.0])
+def test_the_drawn_head_does_not_depend_on_the_pieces(lively: HeadMotionNet, face: Tensor, fps: float) -> None:
+    speech = torch.randn(32000) * 0.1
+    track = face.repeat(60, 1, 1)
+    track[:, 48:] += 0.2 * torch.randn(60, 20, 2)
+    whole = torch.cat(list(draw_head(lively, iter([track]), speech, face, NEUTRAL, fps, seed=3)))
+    pieces = torch.cat(list(draw_head(lively, iter(track.split(17)), speech, face, NEUTRAL, fps, seed=3)))
+    assert torch.allclose(whole, pieces, atol=1e-3)
+    assert torch.allclose(read_head(whole, face)[0], torch.zeros(8), atol=1e-4)  # the portrait's own pose
+    still = torch.cat(
+        list(draw_head(lively, iter([track]), speech, face, NEUTRAL, fps, {"pose": 0, "brow": 0, "blink": 0}))
+    )
+    assert read_head(still, face).abs().max() < 1e-4
+
+
+def test_prosody_is_the_same_for_loud_and_soft_and_knows_the_melody() -> None:
+    time = torch.arange(32000) / 16000
+    low, high = (sum(torch.sin(2 * math.pi * n * pitch * time) / n for n in range(1, 12)) for pitch in (110, 165))
+    voice = 0.1 * torch.cat([low[:16000], high[16000:]])
+    heard = prosody(voice, speech_level(voice), 50)
+    assert heard.shape == (PROSODY, 50)
+    assert torch.allclose(prosody(5 * voice, speech_level(5 * voice), 50), heard, atol=1e-3)
+    rise = heard[2, 30:45].mean() - heard[2, 5:20].mean()
+    assert rise.item() == pytest.approx(math.log2(1.5), abs=0.06)  # a pitch bin is a 17th of an octave
+    assert prosody(torch.zeros(1600), speech_level(torch.zeros(1600)), 3).abs().max() == 0
+
+
+def test_training_measures_learns_and_calibrates(face: Tensor) -> None:
+    """On heads that sway by known sines the drawn motion is as large as theirs."""
+    torch.manual_seed(0)
+    net = HeadMotionNet(width=16, steps=2)
+    module = HeadMotionGenerator(net, candidates=2)
+    time = torch.arange(75) / 25
+    clips = []
+    for _ in range(6):
+        state = torch.zeros(75, 8)
+        for number in range(8):
+            state[:, number] = 0.03 * torch.sin(2 * math.pi * (0.7 * time + torch.rand(())))
+        moved = move_head(face.expand(75, 68, 2), face, state)
+        clips.append((moved, torch.randn(48000) * 0.1))
+
+    class Data:
+        entries = {str(n): {"identity": "a" if n < 5 else "b"} for n in range(6)}
+
+        def names(self, part: str) -> list[str]:
+            return list(self.entries)
+
+        def dataset(self, part: str) -> list[Clip]:
+            emotion, fps = torch.tensor(5), torch.tensor(25.0)
+            return [Clip(audio, emotion, fps, torch.tensor(48000), None, track, None, face) for track, audio in clips]
+
+    class Trainer:
+        datamodule = Data()
+
+    module._trainer = Trainer()  # type: ignore[assignment]
+    module._measure_clips()
+    assert net.spread.min() > 0 and torch.allclose(net.spectrum.sum(1), torch.ones(8), atol=1e-4)
+    optimizer = torch.optim.Adam(module.parameters(), 2e-3)
+    batch = Clip(
+        torch.stack([a for _, a in clips]),
+        torch.full((6,), 5),
+        torch.full((6,), 25.0),
+        torch.full((6,), 48000),
+        None,
+        torch.stack([t for t, _ in clips]),
+        None,
+        face.expand(6, 68, 2),
+    )
+    module.log_loss = lambda *_, **__: None  # type: ignore[method-assign]
+    losses = []
+    for step in range(30):
+        loss = module.training_step(batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < sum(losses[:5])
+    module._calibrate(seeds=2)
+    heard = prosody(clips[0][1], speech_level(clips[0][1]), 75)
+    drawn = torch.stack([net.draw(heard, NEUTRAL, seed, 0, 75)[0].std(0, correction=0) for seed in range(8)])
+    true = torch.stack([read_head(t, face).std(0, correction=0) for t, _ in clips])
+    assert torch.allclose(drawn.square().mean(0).sqrt(), true.square().mean(0).sqrt(), rtol=0.35)
+
+
+def test_other_frame_rates_and_sound_alone_are_refused(face: Tensor) -> None:
+    module = HeadMotionGenerator(HeadMotionNet(width=8))
+    tensors = (torch.zeros(1, 16000), torch.tensor([5]), torch.tensor([30.0]), torch.tensor([16000]))
+    with pytest.raises(ValueError, match="25 frames per second"):
+        module.training_step(Clip(*tensors, None, face.expand(1, 30, 68, 2), None, face[None]), 0)
+    with pytest.raises(ValueError, match="sound alone"):
+        module.training_step(Clip(*tensors), 0)
+    with pytest.raises(ValueError, match="candidates"):
+        HeadMotionGenerator(candidates=0)
+    with pytest.raises(ValueError, match="steps"):
+        HeadMotionNet(steps=0)
+    assert len(SCALES) == 6
