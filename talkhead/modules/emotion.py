@@ -199,6 +199,9 @@ class EmotionClassifier(TrainingModule):
 def average_recall(confusion: Tensor) -> Tensor:
     """Return the unweighted average recall (UAR): the mean, over the classes that occur, of the share recognised.
 
+    torchmetrics' macro average is the same where every class occurs; it counts one that is predicted, and does not
+    occur, as missed.
+
     Args:
         confusion: (E, E) counts, rows are true classes, columns predictions.
 
