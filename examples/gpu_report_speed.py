@@ -70,7 +70,7 @@ def make(pipeline: TalkingHeadPipeline, seconds: float, steps: int) -> tuple[flo
     """Make a video in memory; return what it took, the first piece's delay (both s) and the number of frames."""
     image, landmarks = portrait(pipeline)
     start, first, frames = time.perf_counter(), 0.0, 0
-    pieces = pipeline.stream(image, sound(seconds), portrait_landmarks=landmarks, num_inference_steps=steps)
+    pieces = pipeline.stream(image, sound(seconds), reference_landmarks=landmarks, num_inference_steps=steps)
     for piece in pieces:
         first = first or time.perf_counter() - start
         frames += len(piece.frames)
@@ -80,7 +80,7 @@ def make(pipeline: TalkingHeadPipeline, seconds: float, steps: int) -> tuple[flo
 def to_file(pipeline: TalkingHeadPipeline, seconds: float, steps: int) -> dict[str, float]:
     """Return a row: from sound in memory to an mp4 on disk."""
     image, landmarks = portrait(pipeline)
-    options: dict[str, Any] = {"portrait_landmarks": landmarks, "num_inference_steps": steps, "progress": False}
+    options: dict[str, Any] = {"reference_landmarks": landmarks, "num_inference_steps": steps, "progress": False}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         pipeline.generate_file(image, sound(seconds), Path(folder) / "out.mp4", **options)
@@ -91,7 +91,7 @@ def to_file(pipeline: TalkingHeadPipeline, seconds: float, steps: int) -> dict[s
 def parts(pipeline: TalkingHeadPipeline, device: str) -> dict[str, float]:
     """Return where the time goes: ms for each part of one window of 16 frames, and of one second of sound."""
     renderer, scheduler = pipeline.renderer, pipeline.scheduler
-    face = torch.tensor(pipeline.info["portrait_landmarks"], device=device)
+    face = torch.tensor(pipeline.info["reference_landmarks"], device=device)
     side, feeling = renderer.config.size, torch.full((1, 8), 1 / 8, device=device)
     picture = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8, device=device)
     moved = face + torch.randn(1, 16, 1, 2, device=device)
@@ -128,7 +128,7 @@ def call_time(job: Callable[[], Any], device: str) -> float:
 def portrait(pipeline: TalkingHeadPipeline) -> tuple[Any, Tensor]:
     """Return the bundled portrait, read without PyAV, and its landmarks."""
     assert pipeline.folder is not None
-    return Image.open(pipeline.folder / "portrait.png"), torch.tensor(pipeline.info["portrait_landmarks"])
+    return Image.open(pipeline.folder / "portrait.png"), torch.tensor(pipeline.info["reference_landmarks"])
 
 
 def sound(seconds: float) -> Tensor:

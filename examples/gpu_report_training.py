@@ -106,7 +106,7 @@ def made_up(data: dict[str, Any], batch: int, device: str) -> Clip:
         frames, side = data["num_frames"], 128
         samples = round(frames * SAMPLE_RATE / 25)
         info = json.loads((files("talkhead") / "assets" / "speaker" / "pipeline.json").read_text())
-        face = torch.tensor(info["portrait_landmarks"])
+        face = torch.tensor(info["reference_landmarks"])
         moved = face + torch.randn(batch, frames, 1, 2) + 0.5 * torch.randn(batch, frames, 68, 2)
         pictures = data["modality"] == "video"
         clip = Clip(

@@ -103,9 +103,9 @@ def test_pipeline_makes_the_same_video(steps: int) -> None:
     videos = []
     for device in ("cpu", "cuda"):
         pipeline = TalkingHeadPipeline.from_pretrained("bundled", device)
-        face = torch.tensor(pipeline.info["portrait_landmarks"])
+        face = torch.tensor(pipeline.info["reference_landmarks"])
         portrait = Image.open(SPEAKER / "portrait.png")
-        videos.append(pipeline(portrait, sound, portrait_landmarks=face, num_inference_steps=steps).frames.double())
+        videos.append(pipeline(portrait, sound, reference_landmarks=face, num_inference_steps=steps).frames.double())
     error = (videos[0] - videos[1]).square().mean()
     assert 10 * torch.log10(255**2 / error) > 38  # dB: the card paints in bf16, a CPU without it in float32
 
