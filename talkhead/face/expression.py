@@ -48,22 +48,33 @@ FACS = {
 
 EMOTION_ACTIONS: dict[str, dict[str, float]] = {
     "neutral": {},
-    "happy": {"mouthSmile": 1.0, "cheekSquint": 0.6, "eyeSquint": 0.3, "mouthUpperUp": 0.2, "jawOpen": 0.05},
-    "sad": {"browInnerUp": 1.0, "browDown": 0.3, "mouthFrown": 1.0, "mouthShrugLower": 0.6, "eyeSquint": 0.2},
-    "surprised": {"browInnerUp": 1.0, "browOuterUp": 1.0, "eyeWide": 1.0, "jawOpen": 0.35},
-    "fear": {"browInnerUp": 1.0, "browDown": 0.4, "eyeWide": 1.0, "mouthStretch": 1.0, "jawOpen": 0.15},
-    "angry": {
-        "browDown": 1.3,
-        "eyeWide": 0.3,
-        "eyeSquint": 0.4,
-        "noseSneer": 0.6,
-        "mouthPress": 0.7,
-        "mouthFrown": 0.3,
+    "happy": {"mouthSmile": 1.2, "cheekSquint": 0.7, "eyeSquint": 0.5, "mouthUpperUp": 0.3, "jawOpen": 0.1},
+    "sad": {"browInnerUp": 1.6, "browDown": 0.6, "mouthFrown": 1.5, "mouthShrugLower": 0.8, "eyeBlink": 0.28},
+    "surprised": {"browInnerUp": 1.4, "browOuterUp": 1.3, "eyeWide": 1.6, "jawOpen": 0.7, "mouthFunnel": 0.3},
+    "fear": {
+        "browInnerUp": 1.5,
+        "browOuterUp": 0.3,
+        "browDown": 0.5,
+        "eyeWide": 1.8,
+        "mouthStretch": 1.2,
+        "jawOpen": 0.4,
     },
-    "disgusted": {"noseSneer": 1.0, "mouthUpperUp": 0.8, "browDown": 0.7, "mouthFrown": 0.5, "cheekSquint": 0.5},
-    "contempt": {"mouthSmile_L": 0.7, "mouthDimple_L": 0.7},
+    "angry": {"browDown": 2.2, "eyeSquint": 0.6, "noseSneer": 1.0, "mouthPress": 0.7, "mouthFrown": 0.6},
+    "disgusted": {
+        "noseSneer": 1.2,
+        "mouthUpperUp": 0.7,
+        "mouthLowerDown": 0.5,
+        "browDown": 1.0,
+        "mouthFrown": 0.6,
+        "cheekSquint": 0.6,
+        "eyeSquint": 0.4,
+    },
+    "contempt": {"mouthSmile_L": 0.7, "mouthDimple_L": 1.2, "eyeSquint": 0.3},
 }
-"""What each emotion is mixed from, at strength 1."""
+"""What each emotion is mixed from at strength 1, after EMFACS: happy 6 + 12, sad 1 + 4 + 15 + 17, surprised 1 + 2 + 5
++ 26, fear 1 + 2 + 4 + 5 + 20 + 26, angry 4 + 7 + 9 + 24, disgusted 9 + 10 + 15, contempt 12 + 14 on one side. A warped
+portrait shows no new wrinkles and few teeth, so the weights are those at which it is read, not those of a living face:
+see docs/expression.md."""
 
 
 def expression(landmarks: Tensor, actions: Mapping[str, float], strength: float = 1.0) -> Tensor:

@@ -5,8 +5,8 @@ similarity that takes the portrait's nose and eye corners to the frame's. Two ga
 
 * between the lips, to the words. With g the gap that speech leaves between two facing points and o what the expression
   would add, the gap becomes g + k(g) o, where k rises from 0 where the lips touch to 1 where they are clearly apart:
-  lips that touch keep touching, and the opening follows the same course. What moves both lips alike and the corners
-  stays. A jaw that the expression drops, it drops by k alone.
+  lips that touch keep touching, and the opening follows the same course; what would close them further is left out.
+  What moves both lips alike and the corners stays. A jaw that the expression drops, it drops by k alone.
 * between the lids, to the blinks. With g the gap and r that of the portrait, it becomes g (1 + o / r): a closed eye is
   closed, however wide or narrow the expression makes it.
 
@@ -49,8 +49,15 @@ def expressive_motion(landmarks: Tensor, portrait: Tensor, offsets: Tensor, open
     offsets = spare_brows(rest, head.turn(offsets))
     apart = lips_apart(landmarks)
     moved = keep_lids(landmarks, offsets, rest)
-    surplus = (1 - apart) * (gaps_between_lips(moved) - gaps_between_lips(landmarks))
-    return bring_together(moved, surplus) + apart * head.turn(opening)
+    spoken, asked = gaps_between_lips(landmarks), gaps_between_lips(moved)
+    target = spoken + apart * opening_part(asked - spoken, spoken)
+    return bring_together(moved, asked - target) + apart * head.turn(opening)
+
+
+def opening_part(added: Tensor, spoken: Tensor) -> Tensor:
+    """Return what of (T, 3, 2) px added to the lips' gaps does not close them: the words alone may do that."""
+    along = spoken / spoken.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    return added - (added * along).sum(-1, keepdim=True).clamp_max(0) * along
 
 
 def lips_apart(landmarks: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from talkhead.pipeline.feeling import NEUTRAL, EmotionKeys
 STRETCH_SECONDS, HOP_SECONDS = 4.0, 2.0
 """The classifier hears stretches of this length, one after every hop: neighbours share half of what they hear."""
 
-CALM = 0.95
-"""How probable a neutral voice is before anything is heard: most people who record something just talk."""
+CALM = 0.995
+"""How probable a neutral voice is before anything is heard: most people who record something just talk, and the bundled
+classifier is sure of sadness in many a calm voice (docs/expression.md says how that was measured)."""
 
 
 def heard_keys(net: ConformerClassifier | None, speech: Tensor | None) -> EmotionKeys:
