@@ -48,15 +48,23 @@ FACS = {
 
 EMOTION_ACTIONS: dict[str, dict[str, float]] = {
     "neutral": {},
-    "happy": {"mouthSmile": 1.2, "cheekSquint": 0.7, "eyeSquint": 0.5, "mouthUpperUp": 0.3, "jawOpen": 0.1},
-    "sad": {"browInnerUp": 1.6, "browDown": 0.6, "mouthFrown": 1.5, "mouthShrugLower": 0.8, "eyeBlink": 0.28},
+    "happy": {
+        "mouthSmile": 1.3,
+        "cheekSquint": 0.7,
+        "eyeSquint": 0.4,
+        "mouthUpperUp": 0.3,
+        "jawOpen": 0.1,
+        "browInnerUp": 0.4,
+        "browOuterUp": 0.3,
+    },
+    "sad": {"browInnerUp": 1.4, "browDown": 0.9, "mouthFrown": 1.5, "mouthShrugLower": 0.7, "eyeBlink": 0.25},
     "surprised": {"browInnerUp": 1.4, "browOuterUp": 1.3, "eyeWide": 1.6, "jawOpen": 0.7, "mouthFunnel": 0.3},
     "fear": {
         "browInnerUp": 1.5,
-        "browOuterUp": 0.3,
+        "browOuterUp": 0.5,
         "browDown": 0.5,
-        "eyeWide": 1.8,
-        "mouthStretch": 1.2,
+        "eyeWide": 1.6,
+        "mouthStretch": 0.9,
         "jawOpen": 0.4,
     },
     "angry": {"browDown": 2.2, "eyeSquint": 0.6, "noseSneer": 1.0, "mouthPress": 0.7, "mouthFrown": 0.6},
