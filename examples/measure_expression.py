@@ -296,14 +296,11 @@ def run_crema(args: argparse.Namespace) -> None:
     flat_true, flat_ours = torch.stack(true).flatten(1), torch.stack(ours).flatten(1)
     cosine = torch.cosine_similarity(flat_ours[:, None], flat_true[None], dim=-1)
     away = torch.cdist(flat_ours, flat_true)
-    print(
-        "| ours | cosine with her own | size over hers | nearest in direction | nearest in distance |\n|---|---|---|---|---|"
-    )
+    print("| ours | cosine with hers | size over hers | nearest by direction | nearest by distance |")
+    print("|---" * 5 + "|")
     for i, code in enumerate(codes):
-        if code == "NEU":
-            print(
-                f"| {CREMA[code]} | - | {flat_ours[i].norm():.2f} eye distances | {CREMA[code]} | {CREMA[codes[away[i].argmin()]]} |"
-            )
+        if code == "NEU":  # has no direction
+            print(f"| neutral | - | {flat_ours[i].norm():.2f} | neutral | {CREMA[codes[away[i].argmin()]]} |")
             continue
         size = flat_ours[i].norm() / flat_true[i].norm()
         nearest = CREMA[codes[cosine[i].argmax()]], CREMA[codes[away[i].argmin()]]

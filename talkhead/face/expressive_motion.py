@@ -4,9 +4,10 @@ The expression's displacements d of the portrait's points, in px, ride on the mo
 similarity that takes the portrait's nose and eye corners to the frame's. Two gaps belong to others:
 
 * between the lips, to the words. With g the gap that speech leaves between two facing points and o what the expression
-  would add, the gap becomes g + k(g) o, where k rises from 0 where the lips touch to 1 where they are clearly apart:
-  lips that touch keep touching, and the opening follows the same course; what would close them further is left out.
-  What moves both lips alike and the corners stays. A jaw that the expression drops, it drops by k alone.
+  would add, the gap becomes g + k o, where k rises from 0 where the lips touch to 1 where they are wide apart, and k o
+  is a fifth of g at most: lips that touch keep touching, the opening follows the same course, and no step is much
+  longer than the words' own. What would close the lips further is left out; what moves both alike, and the corners,
+  stays. A jaw that the expression drops, it drops by k alone.
 * between the lids, to the blinks. With g the gap and r that of the portrait, it becomes g (1 + o / r): a closed eye is
   closed, however wide or narrow the expression makes it.
 
@@ -15,6 +16,7 @@ Last, brows come no nearer to the eyes than half of the portrait's own distance:
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from talkhead.face.frame import face_size
@@ -28,8 +30,11 @@ BROWS = ((17, 36), (18, 37), (19, 37), (20, 38), (21, 39), (22, 42), (23, 43), (
 TOUCHING = 0.035
 """How far apart a detector sees lips that touch, in face sizes; see `close_mouth`."""
 
-APART = 0.15
-"""Where lips are clearly apart, in face sizes: the order of an open vowel."""
+APART = 0.25
+"""Where lips are wide apart, in face sizes: an open vowel."""
+
+WIDER = 0.2
+"""The most that an expression opens the mouth beyond the words, as a share of what they open it."""
 
 
 def expressive_motion(landmarks: Tensor, portrait: Tensor, offsets: Tensor, opening: Tensor) -> Tensor:
@@ -47,11 +52,17 @@ def expressive_motion(landmarks: Tensor, portrait: Tensor, offsets: Tensor, open
     head = fit_similarity(portrait[list(RIGID)], landmarks[:, list(RIGID)])
     rest = head(portrait)
     offsets = spare_brows(rest, head.turn(offsets))
-    apart = lips_apart(landmarks)
     moved = keep_lids(landmarks, offsets, rest)
-    spoken, asked = gaps_between_lips(landmarks), gaps_between_lips(moved)
-    target = spoken + apart * opening_part(asked - spoken, spoken)
-    return bring_together(moved, asked - target) + apart * head.turn(opening)
+    spoken, asked, jaw = gaps_between_lips(landmarks), gaps_between_lips(moved), head.turn(opening)
+    wider = opening_part(asked - spoken, spoken)
+    apart, added = lips_apart(landmarks), _mean(wider + gaps_between_lips(jaw))
+    share = torch.minimum(apart, WIDER * _mean(spoken) / added.clamp_min(1e-6))
+    return bring_together(moved, asked - spoken - share * wider) + share * jaw
+
+
+def _mean(gaps: Tensor) -> Tensor:
+    """Return the (T, 1, 1) mean length of (T, 3, 2) gaps."""
+    return gaps.norm(dim=-1).mean(-1)[:, None, None]
 
 
 def opening_part(added: Tensor, spoken: Tensor) -> Tensor:
