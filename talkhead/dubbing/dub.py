@@ -32,8 +32,9 @@ from talkhead.media.formats import open_writer
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import mouth_opening
 from talkhead.pipeline.feeling import named_emotion
+from talkhead.pipeline.progress import progress_bar
 from talkhead.pipeline.stages import read_speech
-from talkhead.pipeline.talking_head import TalkingHeadPipeline, progress_bar
+from talkhead.pipeline.talking_head import TalkingHeadPipeline
 from talkhead.pipeline.windows import set_timesteps
 from talkhead.speech.level import num_frames_of
 

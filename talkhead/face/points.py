@@ -7,6 +7,7 @@ are the person's own: the right eye stands on the left of the picture.
 JAW = slice(0, 17)
 """From the right ear along the chin to the left ear."""
 BROWS = slice(17, 27)
+RIGHT_BROW, LEFT_BROW = slice(17, 22), slice(22, 27)
 NOSE = slice(27, 36)
 """Bridge from above (4 points), then the nostrils' line."""
 EYES = slice(36, 48)

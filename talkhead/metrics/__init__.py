@@ -8,6 +8,7 @@ Pictures are uint8 RGB with the data range fixed at 255. Landmarks are px, (x, y
 are collected in ``docs/metrics.md``.
 """
 
+from talkhead.metrics.blinks import BlinkRate, Blinks, eye_opening, find_blinks
 from talkhead.metrics.landmarks import (
     Correlation,
     LandmarkDistance,
@@ -23,8 +24,6 @@ from talkhead.metrics.landmarks import (
     opening_variance_ratio,
 )
 from talkhead.metrics.liveliness import (
-    BlinkRate,
-    Blinks,
     BrowDynamics,
     HeadMotion,
     HeadPose,
@@ -33,8 +32,6 @@ from talkhead.metrics.liveliness import (
     brow_dynamics,
     brow_heights,
     closeness,
-    eye_opening,
-    find_blinks,
     head_diversity,
     head_motion,
     head_pose,

@@ -147,6 +147,13 @@ def _scale(unit: Unit, size: int | None) -> float:
     return 256 / size
 
 
+def checked_points(landmarks: Tensor) -> Tensor:
+    """Return (..., 68, 2) landmarks in float32, or say what is wrong with them."""
+    if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
+        raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
+    return landmarks.float()
+
+
 def mouth_opening(landmarks: Tensor) -> Tensor:
     """Return how far the mouth is open: the mean distance of the inner lip's three facing pairs of points.
 
@@ -162,9 +169,7 @@ def mouth_opening(landmarks: Tensor) -> Tensor:
         >>> mouth_opening(landmarks).item()
         3.0
     """
-    if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
-        raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
-    return gaps_between_lips(landmarks).norm(dim=-1).mean(-1)
+    return gaps_between_lips(checked_points(landmarks)).norm(dim=-1).mean(-1)
 
 
 def opening_correlation(pred: Tensor, target: Tensor, max_lag: int = 5) -> Correlation:

@@ -16,15 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.face.points import EYELIDS, LEFT_EYE, MOUTH, NOSE_TIP, RIGHT_EYE
+from talkhead.face.frame import eye_line
+from talkhead.face.points import LEFT_BROW, LEFT_EYE, MOUTH, NOSE_TIP, RIGHT_BROW, RIGHT_EYE
 from talkhead.metrics.average import MeanMetric
-from talkhead.metrics.landmarks import audio_envelope, mouth_opening
+from talkhead.metrics.landmarks import audio_envelope, checked_points, mouth_opening
 
-RIGHT_BROW, LEFT_BROW = slice(17, 22), slice(22, 27)
-"""The person's own right and left, which stand on the picture's left and right."""
 NOSE_FORWARD, NOSE_DOWN = 0.59, 0.47
 """How far the nose's tip stands before and below the eyes' middle, in eye distances (ICT FaceKit's neutral face)."""
-_CORNERS = ((36, 39), (42, 45))
 
 
 class HeadPose(NamedTuple):
@@ -41,18 +39,6 @@ class HeadPose(NamedTuple):
     yaw: Tensor
     pitch: Tensor
     shift: Tensor
-
-
-class Blinks(NamedTuple):
-    """The blinks of a clip.
-
-    Attributes:
-        per_minute: how many per minute.
-        duration: seconds from half closed to half open, averaged; NaN without a blink.
-    """
-
-    per_minute: float
-    duration: float
 
 
 def closeness(value: float | Tensor, truth: float | Tensor) -> float:
@@ -87,7 +73,7 @@ def lip_dynamics(landmarks: Tensor, size: int) -> Tensor:
         >>> torch.allclose(lip_dynamics(landmarks, 128), lip_dynamics(2 * landmarks, 256))
         True
     """
-    lips = _checked(landmarks)[..., MOUTH, :] * (256 / size)
+    lips = checked_points(landmarks)[..., MOUTH, :] * (256 / size)
     first, second = torch.triu_indices(20, 20, 1)
     return _spread((lips[..., first, :] - lips[..., second, :]).norm(dim=-1)).mean(-1)
 
@@ -130,7 +116,7 @@ def silent_lips(landmarks: Tensor, silent: Tensor) -> Tensor:
         >>> silent_lips(landmarks, torch.tensor([True, True, True, False])).item()
         0.0
     """
-    opening = mouth_opening(_checked(landmarks)) / _eye_distance(landmarks)
+    opening = mouth_opening(checked_points(landmarks)) / _eye_distance(landmarks)
     starts = silent & ~F.pad(silent, (1, 0))[:-1]
     which = starts.cumsum(0)
     parts = [opening[silent & (which == n)] for n in range(1, int(starts.sum()) + 1)]
@@ -143,7 +129,7 @@ def brow_heights(landmarks: Tensor) -> Tensor:
 
     The distance between the mean of a brow's five points and the mean of the eye's six below it.
     """
-    points = _checked(landmarks)
+    points = checked_points(landmarks)
     sides = [(points[..., b, :].mean(-2) - points[..., e, :].mean(-2)).norm(dim=-1) for b, e in _SIDES]
     return torch.stack(sides, dim=-1) / _eye_distance(points)[..., None]
 
@@ -175,7 +161,7 @@ def head_pose(landmarks: Tensor) -> HeadPose:
     Args:
         landmarks: (T, 68, 2) px.
     """
-    points = _checked(landmarks)
+    points = checked_points(landmarks)
     right, left = points[..., RIGHT_EYE, :].mean(-2), points[..., LEFT_EYE, :].mean(-2)
     across, middle = left - right, (left + right) / 2
     distance = across.norm(dim=-1, keepdim=True)
@@ -204,53 +190,6 @@ def head_motion(landmarks: Tensor) -> dict[str, Tensor]:
     pose = head_pose(landmarks)
     angles = {name: _spread(getattr(pose, name).unsqueeze(-1))[..., 0] for name in ("roll", "yaw", "pitch")}
     return angles | {"shift": pose.shift.square().sum(-1).nanmean(-1).sqrt()}
-
-
-def eye_opening(landmarks: Tensor) -> Tensor:
-    """Return the (...) height of the eyes over their width, averaged over both (the eye aspect ratio)."""
-    points = _checked(landmarks)
-    height = torch.stack([(points[..., up, :] - points[..., low, :]).norm(dim=-1) for up, low in EYELIDS]).mean(0)
-    width = torch.stack([(points[..., a, :] - points[..., b, :]).norm(dim=-1) for a, b in _CORNERS]).mean(0)
-    return height / width
-
-
-def find_blinks(landmarks: Tensor, fps: float, closed: float = 0.75, reopened: float = 0.1) -> Blinks:
-    """Count the blinks of one clip.
-
-    A blink is a dip of the eyes' opening, relative to its upper quartile in the four seconds around it, under
-    ``closed``; two dips are one where the opening does not rise by ``reopened`` between them. What stays closed for
-    0.8 s is a look downwards.
-
-    Args:
-        landmarks: (T, 68, 2) px; frames with NaN count as open.
-        fps: frames per second.
-        closed: share of the open eye under which it counts as blinking; a detector never sees it wholly shut.
-        reopened: rise, as a share of the open eye, between two blinks.
-
-    Returns:
-        Their rate, and their mean duration at half depth.
-    """
-    durations = [duration for _, duration in blink_moments(landmarks, fps, closed, reopened)]
-    mean = sum(durations) / len(durations) if durations else math.nan
-    return Blinks(60 * len(durations) * fps / len(landmarks), mean)
-
-
-def blink_moments(
-    landmarks: Tensor, fps: float, closed: float = 0.75, reopened: float = 0.1
-) -> list[tuple[int, float]]:
-    """Return the frame at which the lids are closest, and the duration in seconds, of each blink of `find_blinks`."""
-    opening = eye_opening(landmarks)
-    opening = opening.nan_to_num(float(opening.nanmedian()))
-    relative = opening / _running_quantile(opening, round(4 * fps), 0.75).clamp_min(1e-6)
-    found: list[tuple[int, float]] = []
-    for low in _minima(relative, closed):
-        last = found[-1][0] if found else None
-        if last is not None and relative[last : low + 1].max() - relative[[last, low]].max() < reopened:
-            continue
-        duration = _width_below(relative, low, (1 + relative[low].item()) / 2) / fps
-        if duration <= 0.8:
-            found.append((low, duration))
-    return found
 
 
 def head_diversity(landmarks: Tensor) -> Tensor:
@@ -327,26 +266,6 @@ class HeadMotion(MeanMetric):
         return head_motion(landmarks)[self.part]
 
 
-class BlinkRate(MeanMetric):
-    """:func:`find_blinks`' rate averaged over clips of equal length.
-
-    Args:
-        fps: frames per second.
-        **kwargs: as in ``torchmetrics.Metric``.
-    """
-
-    higher_is_better = None
-
-    def __init__(self, fps: float = 25.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fps = fps
-
-    def values(self, landmarks: Tensor) -> Tensor:
-        """Return each clip's blinks per minute; landmarks are (B, T, 68, 2) px, or one clip's (T, 68, 2)."""
-        clips = landmarks if landmarks.ndim == 4 else landmarks[None]
-        return torch.tensor([find_blinks(clip, self.fps).per_minute for clip in clips])
-
-
 class SilentLips(MeanMetric):
     """:func:`silent_lips` averaged over clips that have a silence.
 
@@ -374,16 +293,9 @@ class SilentLips(MeanMetric):
 _SIDES = ((RIGHT_BROW, RIGHT_EYE), (LEFT_BROW, LEFT_EYE))
 
 
-def _checked(landmarks: Tensor) -> Tensor:
-    if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
-        raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
-    return landmarks.float()
-
-
 def _eye_distance(landmarks: Tensor) -> Tensor:
     """Return (..., 1) px from (..., T, 68, 2): the distance of the eyes' centres, averaged over time."""
-    across = landmarks[..., LEFT_EYE, :].mean(-2) - landmarks[..., RIGHT_EYE, :].mean(-2)
-    return across.norm(dim=-1).nanmean(-1, keepdim=True)
+    return eye_line(landmarks).norm(dim=-1).nanmean(-1, keepdim=True)
 
 
 def _spread(values: Tensor) -> Tensor:
@@ -397,32 +309,3 @@ def _runs_at_least(flags: Tensor, length: int) -> Tensor:
         return torch.zeros_like(flags)
     full = flags.float().unfold(0, length, 1).amin(1)
     return F.max_pool1d(F.pad(full, (length - 1, length - 1))[None, None], length, 1)[0, 0] > 0
-
-
-def _running_quantile(values: Tensor, window: int, share: float) -> Tensor:
-    half = min(window // 2, len(values) - 1)
-    padded = F.pad(values[None, None], (half, half), mode="reflect")[0, 0]
-    return padded.unfold(0, 2 * half + 1, 1).quantile(share, dim=1)
-
-
-def _minima(values: Tensor, below: float) -> list[int]:
-    """Return the indices of the local minima under ``below``, in order; a plateau counts once."""
-    padded = F.pad(values, (1, 1), value=math.inf)
-    return ((values < below) & (values < padded[:-2]) & (values <= padded[2:])).nonzero()[:, 0].tolist()
-
-
-def _width_below(values: Tensor, low: int, level: float) -> float:
-    """Return how many frames around ``low`` a curve stays below ``level``, with linear interpolation at both ends."""
-    first, last = low, low
-    while first > 0 and values[first] < level:
-        first -= 1
-    while last < len(values) - 1 and values[last] < level:
-        last += 1
-
-    def crossing(outside: int, inside: int) -> float:
-        rise = (values[outside] - values[inside]).item()
-        return 1.0 if values[outside] < level or not rise else (level - values[inside].item()) / rise
-
-    left = crossing(first, first + 1) if first < low else 0.0
-    right = crossing(last, last - 1) if last > low else 0.0
-    return last - first - 2 + left + right if first < low < last else last - first

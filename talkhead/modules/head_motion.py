@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
 from talkhead.metrics import BlinkRate, BrowDynamics, HeadMotion, eye_opening
-from talkhead.metrics.liveliness import blink_moments
+from talkhead.metrics.blinks import blink_moments
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.head_motion import (
     BLINK_AFTER,

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -33,6 +32,7 @@ from talkhead.pipeline.feeling import check_strength, emotion_keys
 from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.motion import LandmarkSequence, check_gain
 from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
+from talkhead.pipeline.progress import progress_bar
 from talkhead.pipeline.speaker import (
     EXTRAS,
     check_emotions,
@@ -365,54 +365,3 @@ def paint(
     for frames in render_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
         yield frames, waiting[: len(frames)]
         waiting = waiting[len(frames) :]
-
-
-@contextmanager
-def progress_bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
-    """Give a function that counts one frame of ``total``, with a bar on stderr where ``show`` is set."""
-    if not show:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{total} frames", total=total)
-        yield lambda: bar.advance(task)
-
-
-def demo(
-    output: str | Path = "outputs/demo.mp4",
-    *,
-    pipeline: str | Path = "bundled",
-    device: str | torch.device = "auto",
-    compile: bool = False,
-    progress: bool = True,
-    **options: Any,
-) -> Path:
-    """Let a pipeline's own speaker say what comes with it; needs no detector.
-
-    Args:
-        output: the video; its folder is made.
-        pipeline: see `TalkingHeadPipeline.from_pretrained`.
-        device: where the networks run; see `TalkingHeadPipeline.from_pretrained`, also for ``compile``.
-        compile: see there.
-        progress: show a bar on stderr.
-        options: see `TalkingHeadPipeline.stream`.
-
-    Returns:
-        ``output``.
-
-    Raises:
-        FileNotFoundError: if there is no such pipeline.
-        ValueError: if it has no portrait, landmarks or speech of its own.
-        OSError: if ``output`` cannot be written.
-    """
-    speaker = TalkingHeadPipeline.from_pretrained(pipeline, device, compile=compile)
-    assert speaker.folder is not None
-    portrait, speech = speaker.folder / "portrait.png", speaker.folder / "speech.flac"
-    if not (portrait.is_file() and speech.is_file() and "reference_landmarks" in speaker.info):
-        raise ValueError(f"pipeline: '{pipeline}' has no portrait and speech of its own; export it with both")
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    options.setdefault("reference_landmarks", torch.tensor(speaker.info["reference_landmarks"]))
-    return speaker.generate_file(portrait, speech, output, progress=progress, **options)
