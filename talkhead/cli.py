@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from talkhead import __version__
-from talkhead.training import TRAINING, train
+from talkhead.training import TERMINATED, TRAINING, train
 
 DETECTORS = ("auto", "face-alignment", "dlib")
 EPILOG = """\
@@ -39,14 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None: those of this process.
 
     Returns:
-        The exit code: 0 done, 1 done but nothing succeeded, 2 wrong use or an error, 130 interrupted by Ctrl-C.
+        The exit code: 0 done, 1 done but nothing succeeded, 2 wrong use or an error, 130 interrupted by Ctrl-C, 143 by
+        SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in TRAINING:
             return train(arguments)
         args = make_parser().parse_args(arguments)
-        return args.run(args)
+        with terminable():
+            return args.run(args)
+    except _Terminated:
+        print("talkhead: terminated", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("talkhead: interrupted", file=sys.stderr)
         return 130
@@ -55,6 +63,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"talkhead: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a verb as Ctrl-C does: nothing half-written is left."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception, unless somebody else listens to it."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    if ours:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -126,7 +155,9 @@ def add_generate(verbs: Any) -> None:
         "--output", required=True, help="the video: .mp4, .mov, .webm or .gif, or pictures: frames/%%05d.png"
     )
     verb.add_argument("--landmarks", help="an .npz of landmarks to paint instead of those heard in the speech")
-    verb.add_argument("--fps", type=Fraction, help="frames per second, such as 25 or 30000/1001 (the speaker's)")
+    verb.add_argument(
+        "--fps", type=frame_rate, help="frames per second, such as 25, 29.97 or 30000/1001 (the speaker's)"
+    )
     verb.add_argument(
         "--frame", choices=["crop", "full"], default="crop", help="the face, or all of IMAGE (%(default)s)"
     )
@@ -167,7 +198,7 @@ def add_rendering(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--start-timestep", type=int, help="begin at this diffusion step, not at pure mask noise")
     verb.add_argument("--guidance-scale", type=float, default=1.0, help="above 1 exaggerates the emotion (%(default)s)")
     verb.add_argument("--emotion-scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its old name
-    verb.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (%(default)s)")
+    verb.add_argument("--seed", type=seed, default=0, help="the same seed makes the same video (%(default)s)")
     verb.add_argument("--windows-per-call", type=int, metavar="N", help="painted together (8 on a GPU, else 1)")
     verb.add_argument("--compile", action="store_true", help="compile the renderer: slow to start, then faster")
     verb.add_argument("--preset", default="medium", help="H.264's speed, such as veryfast (%(default)s)")
@@ -305,7 +336,7 @@ def add_measuring(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--detector", default="dlib", choices=[*DETECTORS, "none"], help="on painted frames (%(default)s)"
     )
-    verb.add_argument("--seed", type=int, default=0, help="of the mask noise (%(default)s)")
+    verb.add_argument("--seed", type=seed, default=0, help="of the mask noise (%(default)s)")
     add_device(verb)
 
 
@@ -385,6 +416,29 @@ def arguments_of(args: argparse.Namespace) -> dict[str, Any]:
         warn_renamed("--emotion-scale", "--guidance-scale")
         options["guidance_scale"] = options.pop("emotion_scale")
     return options
+
+
+def frame_rate(text: str) -> Fraction:
+    """Parse ``--fps``: a whole number, a fraction, or a decimal; 29.97 means 30000/1001."""
+    from talkhead.media.write import exact_fps
+
+    try:
+        return exact_fps(float(text) if "." in text else Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(
+            f"expected frames per second above 0 and below 1000, such as 25, 29.97 or 30000/1001; got {text!r}"
+        ) from None
+
+
+def seed(text: str) -> int:
+    """Parse ``--seed``: a whole number of 64 bits, as PyTorch's generators take them."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 2**63
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number from -2**63 to 2**63 - 1; got {text!r}")
+    return value
 
 
 def face(text: str) -> str | int:

@@ -6,6 +6,8 @@ Lightning is imported when one of them runs, so that ``talkhead --help`` answers
 from __future__ import annotations
 
 import argparse
+import errno
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,8 @@ TRAINING = {
     "predict": "run a checkpoint on the test clips",
 }
 CONFIGS = Path(__file__).parent / "configs"
+TERMINATED = 128 + 15
+"""Exit code of a run that SIGTERM ended, as shells give it."""
 
 
 def train(arguments: list[str]) -> int:
@@ -29,8 +33,8 @@ def train(arguments: list[str]) -> int:
         The exit code.
     """
     given = shipped_configs(arguments)
-    run = training_cli()
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    run = training_cli(run_folder(given))
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
     try:
         run(given)
@@ -38,11 +42,30 @@ def train(arguments: list[str]) -> int:
         raise ValueError(str(error)) from error
     except argparse.ArgumentError as error:
         raise ValueError(f"{short_refusal(str(error))}; see `talkhead {arguments[0]} --help`") from error
+    except SIGTERMException:  # Lightning has saved a checkpoint
+        print("talkhead: terminated", file=sys.stderr)
+        return TERMINATED
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning has saved a checkpoint and exits with 1
             raise KeyboardInterrupt from None
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except OSError as error:
+        raise explained(error) from error
     return 0
+
+
+def explained(error: OSError) -> OSError:
+    """Return the first fault where each attempt to save failed, and say whose room is meant where it is full."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and str(cause).startswith("checkpoint:"):
+            return cause
+        cause = cause.__context__
+    if error.errno == errno.ENOSPC and not error.filename:
+        return OSError(
+            "trainer.default_root_dir: there is no room left below it for the log; make room, or choose another"
+        )
+    return error
 
 
 def short_refusal(message: str) -> str:
@@ -52,8 +75,12 @@ def short_refusal(message: str) -> str:
     return " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
 
 
-def training_cli() -> Callable[[list[str]], Any]:
-    """Return what runs Lightning's command line on a list of arguments."""
+def training_cli(home: str | None = None) -> Callable[[list[str]], Any]:
+    """Return what runs Lightning's command line on a list of arguments.
+
+    Args:
+        home: where a run writes that is told no ``trainer.default_root_dir``; None: the working folder.
+    """
     import torch
     from lightning import LightningModule
     from lightning.pytorch.callbacks import LambdaCallback
@@ -61,6 +88,7 @@ def training_cli() -> Callable[[list[str]], Any]:
 
     from talkhead.data.datamodule import MEADDataModule
     from talkhead.modules import emotion, landmark, video  # noqa: F401  (so that `--model VideoDiffusion` is known)
+    from talkhead.modules.run import RunCheckpoint, RunGuard, SaveConfig, check_size, outputs_of, settle_checkpoint
 
     class TrainingCLI(LightningCLI):
         """Our modules on our data; what a run writes goes below ``trainer.default_root_dir``."""
@@ -76,15 +104,29 @@ def training_cli() -> Callable[[list[str]], Any]:
                 help="of float32 matrix products on a GPU: 'high' computes them in TensorFloat-32",
             )
 
+        def _parse_ckpt_path(self) -> None:
+            """Let what is typed win: Lightning would take the module's arguments, and its classes, from the file."""
+
         def before_instantiate_classes(self) -> None:
-            torch.set_float32_matmul_precision(self.config[self.subcommand].float32_matmul_precision)
-            place_outputs(self.config[self.subcommand].trainer)
-            model.update(self.config[self.subcommand].model.init_args.as_dict())
+            config = self.config[self.subcommand]
+            torch.set_float32_matmul_precision(config.float32_matmul_precision)
+            config.trainer.default_root_dir = config.trainer.default_root_dir or home
+            own_checkpoints(config.trainer, f"{RunCheckpoint.__module__}.{RunCheckpoint.__name__}")
+            model.update(config.model.init_args.as_dict())
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            return super().instantiate_trainer(**kwargs, **outputs_of(self._get(self.config_init, "trainer")))
+
+        def settle(self) -> None:
+            arguments = self.config_init[self.subcommand]
+            arguments.ckpt_path = settle_checkpoint(self.subcommand, arguments.ckpt_path, self.trainer, self.model)
+            if self.datamodule.modality != "audio":
+                check_size(self.model, self.datamodule.facts)
+
+        before_fit = before_validate = before_test = before_predict = settle
 
     model: dict[str, Any] = {}
-    always = LambdaCallback(
-        on_save_checkpoint=lambda trainer, module, checkpoint: describe_model(checkpoint, model),
-    )
+    always = LambdaCallback(on_save_checkpoint=lambda trainer, module, checkpoint: describe_model(checkpoint, model))
 
     def run(arguments: list[str]) -> TrainingCLI:
         return TrainingCLI(
@@ -92,8 +134,8 @@ def training_cli() -> Callable[[list[str]], Any]:
             MEADDataModule,
             subclass_mode_model=True,
             auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": always},
+            save_config_callback=SaveConfig,
+            trainer_defaults={"callbacks": [always, RunGuard()]},
             seed_everything_default=0,
             # Without allow_abbrev=False a key that is cut short is taken for the whole one.
             parser_kwargs={"prog": "talkhead", "exit_on_error": False, "allow_abbrev": False},
@@ -115,25 +157,36 @@ def describe_model(checkpoint: dict[str, Any], model: dict[str, Any]) -> None:
     checkpoint["hyper_parameters"] = {**model, **checkpoint.get("hyper_parameters", {})}
 
 
-def place_outputs(trainer: Any) -> None:
-    """Put checkpoints and logs below ``default_root_dir`` where the configuration does not say where they go.
-
-    Lightning would put checkpoints into the log's numbered folder, where a later run's ``--ckpt_path last`` cannot
-    find them.
+def own_checkpoints(trainer: Any, class_path: str) -> None:
+    """Put our class in the place of Lightning's ``ModelCheckpoint``, with the same arguments.
 
     Args:
         trainer: the parsed ``trainer`` section; changed in place.
+        class_path: of our class.
     """
-    from jsonargparse import Namespace
-
-    root = Path(trainer.default_root_dir or ".")
     callbacks = trainer.callbacks or []
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        if callback.class_path.endswith(".ModelCheckpoint") and callback.init_args.dirpath is None:
-            callback.init_args.dirpath = str(root / "checkpoints")
-    if trainer.logger is None:
-        log = Namespace(save_dir=str(root), name="logs")
-        trainer.logger = Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=log)
+        if callback.class_path.endswith(".ModelCheckpoint"):
+            callback.class_path = class_path
+        if callback.class_path == class_path:
+            callback.init_args.enable_version_counter = False  # last.ckpt is the newest, not last-v1.ckpt
+
+
+def run_folder(arguments: Sequence[str]) -> str | None:
+    """Return where the run lies whose saved ``config.yaml`` is among the arguments; None where there is none.
+
+    A run saves it as RUN/logs/version_N/config.yaml, without the name of RUN: a folder that was moved is where it is.
+
+    Args:
+        arguments: command line arguments; of several the last counts.
+    """
+    flags = ("--config", "-c")
+    named = [after for flag, after in zip(arguments, arguments[1:], strict=False) if flag in flags]
+    named += [text.partition("=")[2] for text in arguments if text.partition("=")[0] in flags and "=" in text]
+    for path in (Path(name).absolute() for name in reversed(named)):
+        if path.name == "config.yaml" and path.parent.name.startswith("version_") and path.parents[1].name == "logs":
+            return str(path.parents[2])
+    return None
 
 
 def shipped_configs(arguments: Sequence[str]) -> list[str]:
@@ -161,8 +214,13 @@ def shipped_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def config_file(name: str) -> str:
-    """Return the file that ``--config name`` means; see ``shipped_configs``."""
+    """Return the file that ``--config name`` means; see ``shipped_configs``.
+
+    Raises:
+        ValueError: if it is a file that holds no configuration.
+    """
     if Path(name).is_file():
+        check_config(name)
         return name
     shipped = {p.relative_to(CONFIGS).with_suffix("").as_posix(): p for p in sorted(CONFIGS.rglob("*.yaml"))}
     key = name.removesuffix(".yaml")
@@ -172,3 +230,19 @@ def config_file(name: str) -> str:
             f"the shipped ones are {', '.join(shipped)}"
         )
     return str(shipped[key])
+
+
+def check_config(name: str) -> None:
+    """Raise a ValueError where a file is no YAML of sections; its classes and arguments are checked by the parser."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"--config: '{name}' is no configuration ({reason}); give a YAML file") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"--config: '{name}' holds no configuration (such as model, data and trainer), but "
+            f"{'nothing' if content is None else type(content).__name__}; give one made by --print_config"
+        )

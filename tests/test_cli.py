@@ -2,12 +2,14 @@
 
 import csv
 import inspect
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import torch
 import yaml
 
 from talkhead import __version__, training
-from talkhead.cli import main
+from talkhead.cli import frame_rate, main
+from talkhead.media.write import exact_fps
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = 3  # a busy machine with two cores may take this many times what an idle one takes
@@ -244,8 +247,11 @@ def test_generate_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--emotion", "happy=much"), ("--face", "left"), ("--fps", "fast"), ("--seed", "x")]
-)
+    ("option", "value"), [
+        ("--emotion", "happy=much"), ("--face", "left"), ("--fps", "fast"), ("--fps", "1/0"), ("--fps", "-25"),
+        ("--fps", "nan"), ("--seed", "x"), ("--seed", "99999999999999999999"),
+    ],
+)  # fmt: skip
 def test_a_value_that_cannot_be_read_is_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["generate", "--image", "a", "--audio", "b", "--output", "c", option, value])
@@ -253,6 +259,13 @@ def test_a_value_that_cannot_be_read_is_named(option: str, value: str, capsys: p
     err = capsys.readouterr().err
     assert option in err
     assert value in err
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("25", "25"), ("29.97", "30000/1001"), ("23.976", "24000/1001"), ("12.5", "25/2")]
+)
+def test_frame_rates_mean_the_same_typed_and_in_python(text: str, rate: str) -> None:
+    assert frame_rate(text) == exact_fps(float(text)) == Fraction(rate)
 
 
 def test_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,16 +415,9 @@ def test_ctrl_c_keeps_what_was_learnt(
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
-def test_outputs_go_where_the_configuration_says() -> None:
-    from jsonargparse import Namespace
-
-    def checkpoint(dirpath: str | None) -> Namespace:
-        return Namespace(class_path="lightning.pytorch.callbacks.ModelCheckpoint", init_args=Namespace(dirpath=dirpath))
-
-    trainer = Namespace(default_root_dir="runs/x", callbacks=[checkpoint(None), checkpoint("mine")], logger=None)
-    training.place_outputs(trainer)
-    assert [c.init_args.dirpath for c in trainer.callbacks] == ["runs/x/checkpoints", "mine"]
-    assert trainer.logger.init_args.save_dir == "runs/x"
-    trainer = Namespace(default_root_dir=None, callbacks=None, logger=False)
-    training.place_outputs(trainer)
-    assert trainer.logger is False
+def test_outputs_go_where_the_configuration_says(tiny_cache: Path, tmp_path: Path) -> None:
+    mine = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(tmp_path / "mine"), "save_last": True}}
+    callbacks = f"--trainer.callbacks=[{json.dumps(mine)}]"
+    assert fit("landmark", tiny_cache, tmp_path / "run", "--trainer.max_epochs=1", callbacks) == 0
+    assert (tmp_path / "mine" / "last.ckpt").is_file()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["logs"]

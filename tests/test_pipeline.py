@@ -294,6 +294,8 @@ REFUSED = [
     ({"mouth": -1}, ValueError, "mouth"),
     ({"idle": math.nan}, ValueError, "idle"),
     ({"overlap": 99}, ValueError, "overlap"),
+    ({"seed": 2**64}, ValueError, "seed must be a whole number"),
+    ({"seed": 0.5}, ValueError, "seed must be a whole number"),
     ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
     ({"num_inference_steps": 2000}, ValueError, "num_inference_steps must lie in 1..1000"),
     ({"start_timestep": 1000}, ValueError, "start_timestep"),
@@ -322,6 +324,20 @@ def test_refused_in_one_sentence_without_half_a_file(pipe, portrait, tmp_path, m
     with pytest.raises(kind, match=words):
         pipe.generate_file(output="out/video.mp4", progress=False, **arguments)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", ["talk.mp4", "link.mp4", "hard.mp4", "out/../talk.mp4"])
+def test_no_input_is_written_over(pipe, portrait, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    write_audio("talk.wav", speech(0.2))
+    Path("talk.wav").rename("talk.mp4")
+    Path("link.mp4").symlink_to("talk.mp4")
+    Path("hard.mp4").hardlink_to("talk.mp4")
+    before = Path("talk.mp4").read_bytes()
+    with pytest.raises(ValueError, match="is the audio and would be written over"):
+        pipe.generate_file(portrait, "talk.mp4", name, reference_landmarks=POINTS, progress=False)
+    assert Path("talk.mp4").read_bytes() == before
 
 
 @pytest.mark.parametrize("output", ["absent/out.mp4", "folder.mp4", "out.txt"])

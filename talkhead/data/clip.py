@@ -34,6 +34,7 @@ class Clip:
         reference_landmarks: (68, 2) float32 px of ``reference``, or None.
         bank: (R, 3, H, W) uint8 further pictures of the same person, chosen for their mouths, or None.
         bank_landmarks: (R, 68, 2) float32 px of ``bank``; NaN where there is no R-th picture. Or None.
+        names: the clips' names in their cache, where they have one.
     """
 
     audio: Tensor
@@ -46,6 +47,7 @@ class Clip:
     reference_landmarks: Tensor | None = None
     bank: Tensor | None = None
     bank_landmarks: Tensor | None = None
+    names: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Clip:
         """Return the record with every tensor on ``device``.
@@ -65,12 +67,12 @@ class Clip:
 
     def first(self, count: int) -> Clip:
         """Return the batch's first ``count`` clips."""
-        return self._each(lambda tensor: tensor[:count])
+        return replace(self._each(lambda tensor: tensor[:count]), names=self.names[:count])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Clip:
         """Return the record with ``change`` applied to every tensor it has."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if isinstance(tensor, Tensor)})
 
 
 def emotion_probabilities(emotion: str | int | Tensor | list[float]) -> Tensor:

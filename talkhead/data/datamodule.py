@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from talkhead.data.clip import Clip
-from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_manifest, room
+from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_manifest, read_settings, room
 from talkhead.data.draws import run_seed
 
 Split = Literal["clip", "sentence", "identity"]
@@ -238,6 +238,33 @@ class MEADDataModule(LightningDataModule):
     @cached_property
     def _parts(self) -> dict[str, list[str]]:
         return split_names(list(self.entries.values()), *self._split)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What all clips with a picture have in common and a speaker made of them must know.
+
+        ``size`` (px), ``fps`` (a fraction as text), ``crop_scale`` and ``detector``, each where it is one for all.
+        """
+        settings = read_settings(self.root)
+        video = [e for e in self.entries.values() if e["frames"]]
+        told = {name: {e.get(name) for e in video} - {None} for name in ("size", "fps", "detector")}
+        told["crop_scale"] = {settings["scale"]} if video and "scale" in settings else set()
+        return {name: values.pop() for name, values in told.items() if len(values) == 1}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the cache: ``facts``."""
+        return {"cache": self.facts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with a training on a cache of other frames."""
+        before = state_dict.get("cache", {})
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        for name, value in self.facts.items() if fitting else ():
+            if before.get(name, value) != value:
+                raise ValueError(
+                    f"data.root: {self.root!r} has {name}={value}, and the checkpoint was trained with "
+                    f"{name}={before[name]}; give a cache made with the same, or start anew"
+                )
 
     def names(self, part: Part) -> list[str]:
         """Return the names of the clips of ``part`` (train, val or test) that this modality can use, sorted."""

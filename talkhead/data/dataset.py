@@ -48,6 +48,16 @@ def read_manifest(root: str | Path) -> list[dict[str, Any]]:
     return [e for e in entries if isinstance(e, dict) and "name" in e and "status" in e]
 
 
+def read_settings(root: str | Path) -> dict[str, Any]:
+    """Return what a cache was made with, as ``talkhead preprocess`` wrote it down; empty where it is not told."""
+    path = Path(root) / "preprocess.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"data.root: {str(path)!r} is damaged; run `talkhead preprocess` again") from error
+    return settings if isinstance(settings, dict) else {}
+
+
 def num_samples(frames: int, fps: Fraction) -> int:
     """Return how many audio samples ``frames`` frames last: round(frames / fps * 16000).
 
@@ -226,6 +236,7 @@ def _clip(audio: Tensor, samples: int, entry: dict[str, Any], **tensors: Tensor)
         emotion=torch.tensor(EMOTIONS.index(entry["emotion"])),
         fps=torch.tensor(fps, dtype=torch.float32),
         samples=torch.tensor(samples),
+        names=(entry["name"],),
         **tensors,
     )
 
@@ -268,4 +279,4 @@ def collate(clips: Sequence[Clip]) -> Clip:
             )
         if values[0] is not None:
             stacked[name] = torch.stack(values)
-    return Clip(**stacked)
+    return Clip(**stacked, names=tuple(name for clip in clips for name in clip.names))

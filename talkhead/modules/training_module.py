@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers import ConfigMixin
 from lightning import LightningModule
 from torch import nn
 from torch.utils.data import DistributedSampler
@@ -64,7 +65,11 @@ class TrainingModule(LightningModule):
             remember_emotions(getattr(self, self.conditioned), self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the emotions of the training data beside the weights."""
+        """Keep beside the weights what networks they belong to, so that no other file is needed to use them."""
+        described = checkpoint.setdefault("hyper_parameters", {})
+        described.update(described_parts(self))
+        described.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
+        described.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
         if self.conditioned:
             checkpoint["trained_on"] = getattr(self, self.conditioned).config["trained_on"]
 
@@ -122,6 +127,19 @@ class TrainingModule(LightningModule):
         own = without_repeats(batch, batch_idx, loader)
         if own is not None:
             self.measure(own, stage, batch_idx == 0)
+
+
+def described_parts(module: LightningModule) -> dict[str, Any]:
+    """Return the class and the arguments of a module's networks and scheduler, as the command line writes them."""
+    parts = {name: getattr(module, name, None) for name in ("net", "renderer", "scheduler")}
+    return {
+        name: {
+            "class_path": f"{type(part).__module__}.{type(part).__qualname__}",
+            "init_args": {key: value for key, value in part.config.items() if not key.startswith("_")},
+        }
+        for name, part in parts.items()
+        if isinstance(part, ConfigMixin)
+    }
 
 
 def without_repeats(batch: Clip, batch_idx: int, loader: Any) -> Clip | None:

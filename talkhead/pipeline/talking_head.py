@@ -185,9 +185,10 @@ class TalkingHeadPipeline:
             ``output``.
 
         Raises:
-            ValueError, FileNotFoundError: as `stream`.
+            ValueError, FileNotFoundError: as `stream`; and if ``output`` is one of the files that are read.
             OSError: if ``output`` cannot be written; this is found out before the work begins.
         """
+        check_apart(output, image=image, audio=audio, landmarks=options.get("landmarks"))
         alpha = bool(options.get("transparent"))
         open_writer(
             output, fps=25, size=(2, 2), alpha=alpha, preset=preset
@@ -279,6 +280,8 @@ class TalkingHeadPipeline:
             ValueError: if an argument is out of range, a file cannot be read, or no face is found.
         """
         check_output(frame, size)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed must be a whole number from -2**63 to 2**63 - 1; got {seed!r}")
         options = self._window_options(window, overlap, num_inference_steps, start_timestep, windows_per_call)
         options |= {"seed": seed, "guidance_scale": guidance_scale}
         for name, gain in {"mouth": mouth, "pose": pose, "brow": brow, "blink": blink, "idle": idle}.items():
@@ -365,3 +368,13 @@ def paint(
     for frames in render_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
         yield frames, waiting[: len(frames)]
         waiting = waiting[len(frames) :]
+
+
+def check_apart(output: str | Path, **sources: Any) -> None:
+    """Raise a ValueError where the file to write is one of those to read, by whatever name."""
+    for name, source in sources.items():
+        if not isinstance(source, str | Path):
+            continue
+        same = Path(output).exists() and Path(source).exists() and Path(output).samefile(source)
+        if same or Path(output).resolve() == Path(source).resolve():
+            raise ValueError(f"output: '{output}' is the {name} and would be written over; give another name")
