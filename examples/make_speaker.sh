@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make a talking head of a person from a folder of their clips: preprocess, three fits, export.
+# Make a talking head of a person from a folder of their clips: preprocess, four fits, export.
 #
 #   bash examples/make_speaker.sh CLIPS SPEECH OUTPUT [WORK]
 #
@@ -30,12 +30,14 @@ fit() {
     touch "$folder/done"
 }
 fit landmark "$work/cache"
+fit head "$work/cache"
 fit emotion "$work/cache_speech"
 fit video "$work/cache"
 
 # The face for the demo is the first frame of the first clip; any other picture of the person does as well.
 python "$here/first_frame.py" "$clips" "$work/portrait.png"
-talkhead export --landmark "$work/landmark/checkpoints/last.ckpt" --emotion "$work/emotion/checkpoints/last.ckpt" \
+talkhead export --landmark "$work/landmark/checkpoints/last.ckpt" --head "$work/head/checkpoints/last.ckpt" \
+    --emotion "$work/emotion/checkpoints/last.ckpt" \
     --video "$work/video/checkpoints/last.ckpt" --portrait "$work/portrait.png" --output "$output" \
     --detector "${DETECTOR:-auto}" --name "$(basename "$output")"
 echo "try: talkhead generate --speaker $output --image $work/portrait.png --audio SPEECH.wav --output hello.mp4"
