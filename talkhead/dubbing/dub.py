@@ -117,8 +117,10 @@ def dub(
         raise ValueError("output must not be the video itself; give another name")
     open_writer(output, fps=25, size=(2, 2))  # opens nothing, and refuses what it could not write
     with kept_track(video, output, face=face, detector=str(getattr(detector, "name", detector))) as track:
-        options = {"emotion": emotion, "length": length, "face": face, "detector": detector, "progress": progress}
-        plan = plan_dubbing(pipeline, video, audio, track=track, **options)
+        plan = plan_dubbing(
+            pipeline, video, audio, track=track, emotion=emotion, length=length, face=face, detector=detector,
+            progress=progress,
+        )  # fmt: skip
         frames = dubbed_frames(pipeline, plan, seed=seed, num_inference_steps=num_inference_steps)
         with (
             open_writer(output, plan.fps, plan.size, plan.audio) as writer,

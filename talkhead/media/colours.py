@@ -32,7 +32,8 @@ def rgb_picture(frame: Any, size: tuple[int, int] | None = None, aspect: Fractio
     Returns:
         (3, H, W) uint8 RGB, upright.
     """
-    width, height = square_size(*(size or (frame.width, frame.height)), aspect)
+    stored = size or (frame.width, frame.height)
+    width, height = square_size(stored[0], stored[1], aspect)
     if frame.color_trc in (PQ, HLG):
         array = _standard_range(_array(frame, "rgb48le", width, height), frame.color_trc)
     else:

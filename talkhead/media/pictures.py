@@ -66,7 +66,7 @@ def _opened(file: Any, name: str, heif: bool) -> Any:
     """Read a picture's header; None where it is none."""
     import PIL.Image
 
-    formats = _FORMATS
+    formats: tuple[str, ...] = _FORMATS
     if heif:
         import pillow_heif
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,7 +65,12 @@ class HeadMotionGenerator(TrainingModule):
         self.watch(self._meters(), self._meters())
 
     def _meters(self) -> dict[str, Any]:
-        kinds = {"brow": BrowDynamics, "blinks": BlinkRate, "roll": HeadMotion, "shift": lambda: HeadMotion("shift")}
+        kinds: dict[str, Callable[[], Any]] = {
+            "brow": BrowDynamics,
+            "blinks": BlinkRate,
+            "roll": HeadMotion,
+            "shift": lambda: HeadMotion("shift"),
+        }
         return {"loss": MeanMetric()} | {
             f"{name}_{whose}": make() for name, make in kinds.items() for whose in ("drawn", "true")
         }

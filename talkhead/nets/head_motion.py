@@ -77,7 +77,7 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         self.layers = nn.ModuleList(nn.Conv1d(width, width, 5, dilation=d) for d in dilations)
         self.exit = nn.Conv1d(width, state, 1)
         nn.init.zeros_(self.exit.weight)
-        nn.init.zeros_(self.exit.bias)
+        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
         self.hazard = nn.Conv1d(PROSODY, 1, 1)
         nn.init.zeros_(self.hazard.weight)
         self.register_buffer("spectrum", torch.ones(state, len(SCALES)) / len(SCALES))

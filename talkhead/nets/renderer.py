@@ -257,6 +257,7 @@ class Renderer(ModelMixin, ConfigMixin):
             base = self._moved(condition, _FLOW_UNIT * self.config.size / _BASE_SIZE * out[:, 3:5])
         slots = 0 if condition.bank is None else self.config.bank
         for slot in reversed(range(slots)):  # the nearest mouth has the last word
+            assert condition.bank is not None
             picture, trust = condition.bank[:, slot, :3], condition.bank[:, slot, 3:]
             base = torch.lerp(base, picture, trust * torch.sigmoid(out[:, 5 + slot : 6 + slot] - _DOUBT))
         return base + self.config.residual_scale * out[:, :3]

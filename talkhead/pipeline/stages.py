@@ -320,7 +320,7 @@ def place_landmarks(given: Tensor | LandmarkSequence, portrait: Portrait, chunk:
         yield portrait.to_face(part)
 
 
-ANYONE = {"articulation": 1.35, "habit": 0.5}
+ANYONE: dict[str, Any] = {"articulation": 1.35, "habit": 0.5}
 """What the landmark net's motion is multiplied by for a voice and a face it was not trained on (docs/landmark.md)."""
 
 

@@ -287,4 +287,4 @@ def _length(window: _Segment) -> int:
 def _batched(conditions: list[Condition]) -> Condition:
     """Return the conditions of several windows as one batch."""
     parts = ([getattr(condition, f.name) for condition in conditions] for f in fields(Condition))
-    return Condition(*(None if part[0] is None else torch.cat(part) for part in parts))
+    return Condition(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
