@@ -234,7 +234,10 @@ def add_preprocess(verbs: Any) -> None:
         "Killed and started again with the same arguments, it goes on where it stopped.",
     )
     verb.add_argument(
-        "--layout", required=True, choices=["mead", "ravdess", "emodb", "folder"], help="how INPUT is arranged"
+        "--layout",
+        required=True,
+        choices=["mead", "ravdess", "emodb", "crema-d", "folder"],
+        help="how INPUT is arranged",
     )
     verb.add_argument("--input", required=True, help="folder with the recordings; it is only read")
     verb.add_argument("--output", required=True, help="folder of the cache")

@@ -53,7 +53,7 @@ def test_mead_root_may_be_one_person_and_filters_apply(mead: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"layout": "vox"}, "layout must be one of mead, ravdess, emodb, folder"),
+        ({"layout": "vox"}, "layout must be one of mead, ravdess, emodb, crema-d, folder"),
         ({"view": "back"}, "view must be one of front"),
         ({"emotion": "bored"}, "emotion must be one of angry"),
         ({"identity": "M031"}, r"identity: 'M031' is not in .* which has M030, W009"),
@@ -126,6 +126,35 @@ def test_ravdess_names(tmp_path: Path) -> None:
     assert len({s.name for s in sources}) == 6
 
 
+def test_crema_names(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "AudioMP3/1001_DFA_ANG_XX.mp3",
+        "AudioWAV/1001_DFA_ANG_XX.wav",
+        "VideoFlash/1001_DFA_ANG_XX.flv",
+        "AudioWAV/1091_IEO_HAP_HI.wav",
+        "AudioWAV/1091_IEO_SAD_LO.wav",
+        "AudioWAV/1091_IEO_JOY_LO.wav",
+        "AudioWAV/1040_ITH_SAD_X.wav",
+        "AudioWAV/notes.wav",
+    )
+    usable = {s.name: s for s in list_sources("crema-d", tmp_path) if not s.skip}
+    found = {n: (s.identity, s.sentence, s.emotion, s.level, s.has_video) for n, s in usable.items()}
+    assert found == {
+        "1001_DFA_ANG_XX": ("1001", "DFA", "angry", 0, True),
+        "1040_ITH_SAD_X": ("1040", "ITH", "sad", 0, False),
+        "1091_IEO_HAP_HI": ("1091", "IEO", "happy", 3, False),
+        "1091_IEO_SAD_LO": ("1091", "IEO", "sad", 1, False),
+    }
+
+
+def test_levels_are_kept(tmp_path: Path) -> None:
+    touch(tmp_path, "r/03-01-06-02-02-01-01.wav", "r/03-01-05-01-02-01-01.wav")
+    assert [s.level for s in list_sources("ravdess", tmp_path / "r")] == [1, 2]
+    touch(tmp_path, *(f"m/M030/video/front/sad/level_{k}/001.mp4" for k in (1, 2, 3)))
+    assert [s.level for s in list_sources("mead", tmp_path / "m")] == [1, 2, 3]
+
+
 def test_emodb_names(tmp_path: Path) -> None:
     touch(tmp_path, "wav/03a01Fa.wav", "wav/16b10Lb.wav", "wav/08b02Ea.wav", "wav/notes.wav")
     sources = {s.name: s for s in list_sources("emodb", tmp_path)}
@@ -144,3 +173,7 @@ def test_real_folders_have_their_published_counts(shared_data: Callable[[str], P
     emodb = Counter(s.emotion for s in list_sources("emodb", shared_data("emodb")))
     assert emodb == {"angry": 127, "happy": 71, "neutral": 79, "sad": 62} and set(emodb) <= set(EMOTIONS)
     assert len(list_sources("folder", shared_data("grid_s1/clips"))) == 240
+    crema = Counter((s.emotion, s.has_video) for s in list_sources("crema-d", shared_data("crema_d")))
+    assert crema == {
+        (e, v): 1 for e in ("angry", "disgusted", "fear", "happy", "neutral", "sad") for v in (True, False)
+    }

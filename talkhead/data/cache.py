@@ -199,6 +199,7 @@ def new_entry(job: Job, source: Source, segment: Entry | None = None, **values: 
         "reason": "",
         "identity": source.identity,
         "emotion": source.emotion,
+        "level": source.level,
         "sentence": source.sentence + mark,
         "segment": segment,
         "fps": None,

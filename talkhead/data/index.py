@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from talkhead.data.clip import EMOTIONS
 
-Layout = Literal["mead", "ravdess", "emodb", "folder"]
+Layout = Literal["mead", "ravdess", "emodb", "crema-d", "folder"]
 View = Literal["front", "down", "top", "left_30", "left_60", "right_30", "right_60"]
 
 _VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ogv .3gp".split())
@@ -28,6 +28,15 @@ _RAVDESS = {
     "07": "disgusted",
     "08": "surprised",
 }
+_CREMA = {
+    "ANG": "angry",
+    "DIS": "disgusted",
+    "FEA": "fear",
+    "HAP": "happy",
+    "NEU": "neutral",
+    "SAD": "sad",
+}
+_CREMA_LEVELS = {"LO": 1, "MD": 2, "HI": 3, "XX": 0, "X": 0}
 _EMODB = {"W": "angry", "E": "disgusted", "A": "fear", "F": "happy", "N": "neutral", "T": "sad"}
 
 
@@ -44,6 +53,7 @@ class Source:
         audio_path: the sound where it lies in a file of its own; None: the sound is in ``path``.
         has_video: whether ``path`` has a picture.
         skip: why the recording cannot be used (it is listed to be counted), or None.
+        level: how strong the emotion is meant to be, 1, 2, 3; 0: the dataset does not say.
     """
 
     path: Path
@@ -54,6 +64,7 @@ class Source:
     audio_path: Path | None = None
     has_video: bool = True
     skip: str | None = None
+    level: int = 0
 
 
 def list_sources(
@@ -65,13 +76,15 @@ def list_sources(
       (Wang et al., MEAD, 2020); ``root`` holds the IDs or is one of them. The sentence is the number nnn: the
       coarsest key, since levels and emotions repeat sentences under one number.
     - ``ravdess``: ``MM-VC-EE-II-SS-RR-AA.*`` anywhere below ``root`` (Livingstone & Russo, 2018).
+    - ``crema-d``: ``<actor>_<sentence>_<emotion>_<level>.*`` anywhere below ``root`` (Cao et al., 2014); of a take that
+      lies there with and without its picture, the picture counts.
     - ``emodb``: ``<speaker><text><emotion><version>.wav`` anywhere below ``root`` (Burkhardt et al., 2005).
     - ``folder``: every video and sound file below ``root``, which may also be one file. The speaker is the name of
       the folder the file lies in ("speaker" directly in ``root``), the emotion neutral, the sentence the file's name.
       A sound file beside a video of the same name is that video's sound.
 
     Args:
-        layout: which of the four.
+        layout: which of the five.
         root: the dataset's folder.
         identity: ``folder``: the speaker's name for every file; otherwise: keep this speaker alone.
         emotion: ``folder``: the emotion of every file; otherwise: keep this emotion alone.
@@ -100,6 +113,7 @@ def list_sources(
             "mead": lambda r: _list_mead(r, view),
             "ravdess": _list_ravdess,
             "emodb": _list_emodb,
+            "crema-d": _list_crema,
         }
         sources = _keep(listing[layout](root), root, identity, emotion)
     return sorted(_unique(sources, root, drop=layout != "folder"), key=lambda s: s.name)
@@ -123,6 +137,7 @@ def _list_mead(root: Path, view: str) -> list[Source]:
                     sentence=number,
                     audio_path=sound if sound.is_file() else None,
                     skip=None if known else f"the folder {emotion!r} is no emotion of MEAD",
+                    level=int(level[6:]) if level[6:].isdigit() else 0,
                 )
             )
     return sources or _nothing(
@@ -147,8 +162,24 @@ def _list_ravdess(root: Path) -> list[Source]:
             skip = "the same take is there with picture and sound (RAVDESS modality 01)"
         video = path.suffix.lower() in _VIDEO
         statement = f"statement_{m[5]}"
-        sources.append(Source(path, path.stem, f"Actor_{m[7]}", emotion, statement, has_video=video, skip=skip))
+        person, level = f"Actor_{m[7]}", int(m[4])
+        sources.append(Source(path, path.stem, person, emotion, statement, has_video=video, skip=skip, level=level))
     return sources or _nothing(root, "MM-VC-EE-II-SS-RR-AA.wav, .flac or .mp4 (RAVDESS's names)")
+
+
+def _list_crema(root: Path) -> list[Source]:
+    pattern = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
+    matches = [(path, m) for path in _media_files(root) if (m := pattern.fullmatch(path.stem))]
+    seen = {path.stem for path, _ in matches if path.suffix.lower() in _VIDEO}
+    sources = []
+    for path, m in matches:
+        video, emotion = path.suffix.lower() in _VIDEO, _CREMA.get(m[3], "")
+        skip = None if emotion else f"emotion code {m[3]} is unknown"
+        if not video and path.stem in seen:
+            skip = "the same take is there with picture and sound"
+        level = _CREMA_LEVELS.get(m[4], 0)
+        sources.append(Source(path, path.stem, m[1], emotion, m[2], has_video=video, skip=skip, level=level))
+    return sources or _nothing(root, "<actor>_<sentence>_<emotion>_<level>.flv, .mp4, .wav or .mp3 (CREMA-D's names)")
 
 
 def _list_emodb(root: Path) -> list[Source]:
@@ -217,13 +248,14 @@ def _keep(sources: list[Source], root: Path, identity: str | None, emotion: str 
 def _unique(sources: list[Source], root: Path, drop: bool) -> list[Source]:
     """Give sources of one name different names, by a hash of their place below ``root``.
 
-    In the coded layouts (``drop``) one name is one recording, so all but the first path are copies to be skipped.
+    In the coded layouts (``drop``) one name is one recording, so all but the first path that is not skipped already are
+    copies to be skipped.
     """
     # Compared without case: some file systems know no other way.
     count = Counter(s.name.lower() for s in sources)
     seen: dict[str, Path] = {}
     result = []
-    for source in sorted(sources, key=lambda s: s.path.as_posix()):
+    for source in sorted(sources, key=lambda s: (drop and s.skip is not None, s.path.as_posix())):
         key = source.name.lower()
         first = seen.setdefault(key, source.path)
         if count[key] == 1 or (drop and first == source.path):
