@@ -126,6 +126,14 @@ def test_breathing_follows_the_voice_and_the_seed():
     assert not torch.equal(breathing(speech, 200, FPS, seed=1), breath)
 
 
+def test_a_track_says_and_draws_what_is_shown(tmp_path):
+    track = emotion_keys("0 neutral, 1 happy").track(10, 60, FPS)
+    assert track.word(0) == "neutral 1.00" and track.word(49) == "happy 1.00"
+    assert track.mean == pytest.approx({**dict.fromkeys(EMOTIONS, 0.0), "neutral": 15 / 50, "happy": 35 / 50})
+    track.plot(tmp_path / "track.png")
+    assert (tmp_path / "track.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_stretches_cover_the_recording_and_overlap():
     speech = torch.arange(11 * 16_000)
     pieces = stretches(speech)

@@ -31,7 +31,7 @@ from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.media.formats import open_writer
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import mouth_opening
-from talkhead.pipeline.feeling import named_emotion
+from talkhead.pipeline.feeling import leave_to, named_emotion
 from talkhead.pipeline.progress import progress_bar
 from talkhead.pipeline.stages import read_speech
 from talkhead.pipeline.talking_head import TalkingHeadPipeline
@@ -176,9 +176,9 @@ def plan_dubbing(
     order = back_and_forth(len(found), count)
     samples = round(count / info.fps * SAMPLE_RATE)
     speech = torch.nn.functional.pad(speech, (0, max(0, samples - len(speech))))[:samples]
-    rest = resting_face(found)
+    rest, told = resting_face(found), leave_to(pipeline.landmark_net, feeling)
     heard = [
-        None if sound is None else heard_motion(pipeline.landmark_net, sound, rest, feeling, float(info.fps))
+        None if sound is None else heard_motion(pipeline.landmark_net, sound, rest, told, float(info.fps))
         for sound in (_own_sound(video, len(found), info), speech)
     ]
     assert heard[1] is not None
@@ -225,7 +225,9 @@ def _painted(
         faces = torch.stack([crop_frames(frame, crop, size) for frame, crop, _, _ in batch])
         old = torch.stack([to_crop(points, crop, size) for _, crop, points, _ in batch])
         new = torch.stack([to_crop(points, crop, size) for _, crop, _, points in batch])
-        painted = paint_each(pipeline, faces, old, new, plan.emotion, plan.bank, steps, seed, first)
+        painted = paint_each(
+            pipeline, faces, old, new, leave_to(pipeline.renderer, plan.emotion), plan.bank, steps, seed, first
+        )
         for (frame, crop, _, _), *face in zip(batch, faces, old, new, painted, strict=True):
             yield repaint(frame, crop, *face)
         first += len(batch)

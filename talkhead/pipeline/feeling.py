@@ -90,9 +90,10 @@ class EmotionTrack:
         mean = first if (self.asked == first).all() else self.asked.double().mean(0)
         return dict(zip(EMOTIONS, mean.tolist(), strict=True))
 
-    def strongest(self, frame: int = -1) -> str:
-        """Return the name of what one frame shows most."""
-        return EMOTIONS[int(self.shown[frame].argmax())]
+    def word(self, frame: int) -> str:
+        """Say what one frame shows most, and how much of it: ``happy 0.85``."""
+        share, which = self.shown[frame].max(0)
+        return f"{EMOTIONS[int(which)]} {share:.2f}"
 
     def plot(self, path: str | Path) -> None:
         """Draw what was asked for, or heard, and what is shown of it over time, as a .png, .svg or .pdf.

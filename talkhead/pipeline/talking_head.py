@@ -199,9 +199,9 @@ class TalkingHeadPipeline:
             progress_bar(pieces.num_frames, progress) as advance,
         ):
             for piece in pieces:
-                for frame in piece.frames:
+                for number, frame in enumerate(piece.frames):
                     video.append(frame)
-                    advance()
+                    advance(piece.emotion_track.word(number))
         return Path(output)
 
     @renamed_arguments(portrait_landmarks="reference_landmarks", emotion_scale="guidance_scale")
