@@ -19,7 +19,7 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.dataset import num_samples
 from talkhead.data.index import Source
-from talkhead.data.tracking import LandmarkDetector, MissingFaceError, load_detector, track_landmarks
+from talkhead.data.tracking import LandmarkDetector, MissingFaceError, TrackedShot, load_detector, track_shots
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.media.files import write_whole
 from talkhead.media.read import MediaInfo, MediaWarning, iter_frames, probe, read_audio
@@ -42,6 +42,7 @@ class Job:
     segment_seconds: float | None
     versions: dict[str, str]
     device: str = "auto"
+    fps: Fraction | None = None
 
 
 def process_source(source: Source, job: Job, stopped: Callable[[], bool]) -> list[Entry]:
@@ -59,7 +60,7 @@ def process_source(source: Source, job: Job, stopped: Callable[[], bool]) -> lis
 
 
 def _cache_sound(source: Source, job: Job) -> list[Entry]:
-    audio = read_audio(source.path)
+    audio = read_audio(source.path, strict=True)
     _save(job, source.name, {"audio": audio})
     return [new_entry(job, source, samples=len(audio))]
 
@@ -69,53 +70,93 @@ def _cache_video(source: Source, job: Job, stopped: Callable[[], bool]) -> list[
     info = probe(source.path)
     if info.fps is None:
         raise ValueError("has no picture")
-    audio = read_audio(source.audio_path or source.path)
-    lengths = _segment_lengths(source.path, info, job.segment_seconds, stopped)
-    tracks = list(_track(source.path, lengths, job, stopped))
-    frames = _until(stopped, iter_frames(source.path))
+    fps = info.fps if job.fps is None else job.fps
+    audio = read_audio(source.audio_path or source.path, strict=True)
+    lengths = _segment_lengths(source.path, info, fps, job, stopped)
+    shots = list(_track(source.path, lengths, fps, job, stopped))
+    frames = _until(stopped, iter_frames(source.path, job.fps))
     entries, start = [], 0
-    for index, (track, length) in enumerate(zip(tracks, lengths, strict=True)):
-        several = {"index": index, "count": len(tracks), "start": start} if len(tracks) > 1 else None
-        part = itertools.islice(frames, length)
+    for index, shot in enumerate(shots):
+        several = {"index": index, "count": len(shots), "start": start} if len(shots) > 1 else None
+        part = itertools.islice(frames, shot.length)
         try:
-            if isinstance(track, MissingFaceError):
+            if shot.landmarks is None:
                 start += sum(1 for _ in part)
-                raise track
-            entries.append(_cache_segment(source, job, info.fps, several, start, part, track, audio))
-            start += len(track[0])
-        except (MissingFaceError, _ShortSoundError) as error:
+                entries.append(_unusable(job, source, shot, several))
+            else:
+                entries.append(_cache_segment(source, job, fps, several, start, part, shot, audio))
+                start += shot.length
+        except _ShortSoundError as error:
             entries.append(_failure(job, source, error, several))
     return entries
 
 
+def _unusable(job: Job, source: Source, shot: TrackedShot, segment: Entry | None) -> Entry:
+    """Return the entry of a shot without landmarks: what lies between two cuts is left out on purpose."""
+    if isinstance(shot, _FacelessSegment):
+        return _failure(job, source, MissingFaceError(shot.reason), segment)
+    return new_entry(job, source, segment, status="skipped", reason=shot.reason)
+
+
 def _segment_lengths(
-    path: Path, info: MediaInfo, seconds: float | None, stopped: Callable[[], bool]
+    path: Path, info: MediaInfo, fps: Fraction, job: Job, stopped: Callable[[], bool]
 ) -> list[int | None]:
     """Return the frames of each segment, as equal as can be; ``[None]``: the video is short enough to stay whole."""
-    longest = math.inf if seconds is None else seconds * (info.fps or 0)
-    if (info.num_frames or info.duration * (info.fps or 0)) <= longest:
+    longest = math.inf if job.segment_seconds is None else job.segment_seconds * fps
+    announced = (info.num_frames or 0) / info.fps if info.num_frames and info.fps else info.duration
+    if announced * fps <= longest:
         return [None]
     # Headers are not to be relied on where it matters: count.
-    total = sum(1 for _ in _until(stopped, iter_frames(path)))
+    total = sum(1 for _ in _until(stopped, iter_frames(path, job.fps)))
     count = max(math.ceil(total / longest), 1)
     return [(i + 1) * total // count - i * total // count for i in range(count)]
 
 
+class _FacelessSegment(TrackedShot):
+    """A segment whose face is missing where no cut says why."""
+
+
 def _track(
-    path: Path, lengths: list[int | None], job: Job, stopped: Callable[[], bool]
-) -> Iterator[tuple[Tensor, Tensor] | MissingFaceError]:
-    """Yield each segment's landmarks and confidence, or the error that says why it has none."""
-    frames = _until(stopped, iter_frames(path))
+    path: Path, lengths: list[int | None], fps: Fraction, job: Job, stopped: Callable[[], bool]
+) -> Iterator[TrackedShot]:
+    """Yield the shots of each segment; one without a face has the reason in place of landmarks."""
+    frames = _until(stopped, iter_frames(path, job.fps))
+    start = 0
     for length in lengths:
-        part = itertools.islice(frames, length)
+        counted = _Counted(itertools.islice(frames, length))
         try:
-            yield track_landmarks(
-                part, detector_named(job.detector, job.device), face=job.face, missing=job.missing, max_gap=job.max_gap
+            shots = track_shots(
+                counted,
+                detector_named(job.detector, job.device),
+                face=job.face,
+                missing=job.missing,
+                max_gap=job.max_gap,
             )
         except MissingFaceError as error:
-            for _ in part:
+            for _ in counted:
                 pass
-            yield error
+            shots = [_FacelessSegment(counted.count, reason=str(error))]
+        borders = itertools.accumulate((shot.length for shot in shots[:-1]), initial=start)
+        if cuts := [f"{float(border / fps):.2f} s" for border in borders][1:]:
+            warnings.warn(f"{path}: cut at {', '.join(cuts)}, and split there", MediaWarning, stacklevel=2)
+        yield from shots
+        start += counted.count
+
+
+class _Counted:
+    """Frames, counted as they are taken."""
+
+    def __init__(self, frames: Iterator[Tensor]) -> None:
+        self._frames = frames
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        frame = next(self._frames)
+        self.count += 1
+        return frame
 
 
 def _cache_segment(
@@ -125,10 +166,11 @@ def _cache_segment(
     segment: Entry | None,
     start: int,
     frames: Iterable[Tensor],
-    track: tuple[Tensor, Tensor],
+    shot: TrackedShot,
     audio: Tensor,
 ) -> Entry:
-    landmarks, confidence = track
+    landmarks, confidence = shot.landmarks, shot.confidence
+    assert landmarks is not None and confidence is not None
     crop = face_crop(landmarks, job.scale)
     painted, shape = [], (0, 0)
     for frame in frames:

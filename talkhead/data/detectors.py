@@ -234,13 +234,34 @@ class FaceAlignmentDetector:
             ValueError: if the picture or ``face`` is of another kind.
         """
         _check_request(image, face)
-        array = image.permute(1, 2, 0).contiguous().cpu().numpy()
-        found = self._net.face_detector.detect_from_image(array)
-        boxes: list[Box] = [(float(f[0]), float(f[1]), float(f[2]), float(f[3])) for f in found]
-        chosen = _choose(boxes, face, image.shape[-2:])
+        found = self._search(image)
+        chosen = _choose([box for box, _ in found], face, image.shape[-2:])
         if chosen is None:
             return None
-        return Detection(self._fit(image, boxes[chosen]), float(found[chosen][4]), boxes[chosen])
+        box, confidence = found[chosen]
+        return Detection(self._fit(image, box), confidence, box)
+
+    def follow(self, image: Tensor, previous: Detection) -> Detection | None:
+        """Find the face of the frame before: the one whose box overlaps most with where it was.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+            previous: the face in the frame before.
+
+        Returns:
+            The face, or None where it is not there any more.
+        """
+        found = self._search(image)
+        near = [f for f in found if _overlap(f[0], previous.box) > 0.3]
+        if not near:
+            return None
+        box, confidence = max(near, key=lambda f: _overlap(f[0], previous.box))
+        return Detection(self._fit(image, box), confidence, box)
+
+    def _search(self, image: Tensor) -> list[tuple[Box, float]]:
+        array = image.permute(1, 2, 0).contiguous().cpu().numpy()
+        found = self._net.face_detector.detect_from_image(array)
+        return [((float(f[0]), float(f[1]), float(f[2]), float(f[3])), float(f[4])) for f in found]
 
     def _fit(self, image: Tensor, box: Box) -> Tensor:
         from face_alignment.utils import flip

@@ -11,7 +11,9 @@ dlib's 68-point model was trained on iBUG 300-W, whose licence allows research u
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +28,8 @@ from talkhead.data.detectors import (
     weights_folder,
 )
 from talkhead.devices import chosen_device
+from talkhead.data.shots import SHORTEST, Glimpse, ends_likeness, find_shots, glimpse
+from talkhead.media.write import MediaWarning
 
 __all__ = [
     "Detection",
@@ -34,8 +38,10 @@ __all__ = [
     "LandmarkDetector",
     "MissingFaceError",
     "load_detector",
+    "TrackedShot",
     "smooth_landmarks",
     "track_landmarks",
+    "track_shots",
 ]
 
 
@@ -43,7 +49,7 @@ class LandmarkDetector(Protocol):
     """What the library asks of a landmark detector.
 
     A detector may also have ``follow(image, previous: Detection) -> Detection | None``: the same face, searched only
-    around where it was in the frame before. ``track_landmarks`` uses it where it is there.
+    around where it was in the frame before. ``track_shots`` uses it where it is there.
     """
 
     name: str
@@ -103,6 +109,23 @@ def load_detector(name: str = "auto", device: str | torch.device = "auto") -> La
         ) from None
 
 
+@dataclass(frozen=True)
+class TrackedShot:
+    """A shot of a video, with one face's landmarks.
+
+    Attributes:
+        length: frames.
+        landmarks: (length, 68, 2) float32 px, or None where the shot cannot be used.
+        confidence: (length,) float32, 0 where the landmarks were interpolated, or None.
+        reason: why it cannot be used; empty where it can.
+    """
+
+    length: int
+    landmarks: Tensor | None = None
+    confidence: Tensor | None = None
+    reason: str = ""
+
+
 def track_landmarks(
     frames: Iterable[Tensor],
     detector: LandmarkDetector,
@@ -111,7 +134,7 @@ def track_landmarks(
     max_gap: int = 5,
     smoothing: int = 7,
 ) -> tuple[Tensor, Tensor]:
-    """Find one face's landmarks in every frame of a video.
+    """Find one face's landmarks in every frame of a video without cuts.
 
     The face is chosen by ``face`` in the first frame that has it and followed from there where the detector can.
 
@@ -130,30 +153,87 @@ def track_landmarks(
 
     Raises:
         MissingFaceError: if a face is missing and ``missing`` does not allow it, or a gap is too long.
+        ValueError: if ``missing`` is unknown, there are no frames, or the video cuts; see ``track_shots``.
+    """
+    shots = track_shots(frames, detector, face, missing, max_gap, smoothing)
+    if len(shots) > 1:
+        raise ValueError(f"frames must be one shot of one face; they cut at frame {shots[0].length}, use track_shots")
+    shot = shots[0]
+    if shot.landmarks is None or shot.confidence is None:
+        raise MissingFaceError(shot.reason)
+    return shot.landmarks, shot.confidence
+
+
+def track_shots(
+    frames: Iterable[Tensor],
+    detector: LandmarkDetector,
+    face: str | int = "largest",
+    missing: str = "error",
+    max_gap: int = 5,
+    smoothing: int = 7,
+) -> list[TrackedShot]:
+    """Find one face's landmarks in each shot of a video; a cut ends a shot, and so does another person's face.
+
+    Args:
+        frames: (T, 3, H, W) uint8 RGB, or an iterator of frames.
+        detector: any ``LandmarkDetector``.
+        face: which face; see ``LandmarkDetector``.
+        missing: what to do about frames without the face; see ``track_landmarks``.
+        max_gap: frames.
+        smoothing: frames, the window of ``smooth_landmarks``; 1: none.
+
+    Returns:
+        The shots in order, of all frames. One of fewer than ``SHORTEST`` frames beside others, or without a face, has
+        a reason in place of landmarks. A ``MediaWarning`` tells of a shot whose face changes slowly.
+
+    Raises:
+        MissingFaceError: if a face is missing and ``missing`` does not allow it, or a gap within a shot is too long.
         ValueError: if ``missing`` is unknown or there are no frames.
     """
     if missing not in ("error", "interpolate", "skip"):
         raise ValueError(f"missing must be one of error, interpolate, skip; got {missing!r}")
-    follow = getattr(detector, "follow", None)
-    landmarks, confidence = [], []
+    glimpses: list[Glimpse] = []
+    confidence: list[float] = []
     found: Detection | None = None
-    gap = 0
     for index, frame in enumerate(frames):
-        found = follow(frame, found) if follow is not None and found is not None else None
-        found = found if found is not None else detector(frame, face=face)
+        found = _find(frame, detector, face, found)
         if found is None and missing != "interpolate":
             raise MissingFaceError(f"frame {index} shows no face ({face}); use missing='interpolate' or another clip")
-        gap = 0 if found is not None else gap + 1
-        if gap > max_gap:
-            raise MissingFaceError(
-                f"frames {index + 1 - gap} to {index} show no face: more than max_gap={max_gap} allows"
-            )
-        landmarks.append(torch.full((68, 2), torch.nan) if found is None else found.landmarks.float())
+        glimpses.append(glimpse(frame, None if found is None else found.landmarks.float().cpu()))
         confidence.append(0.0 if found is None else found.confidence)
-    if not landmarks:
+    if not glimpses:
         raise ValueError("frames must hold at least one frame; got none")
-    filled = _fill_gaps(torch.stack(landmarks))
-    return smooth_landmarks(filled, smoothing), torch.tensor(confidence)
+    if all(seen.landmarks is None for seen in glimpses):
+        raise MissingFaceError(f"none of the {len(glimpses)} frames shows a face; give another clip")
+    try:
+        shots = find_shots(glimpses, max_gap)
+    except LookupError as error:
+        raise MissingFaceError(str(error)) from None
+    whole = len(shots) == 1
+    return [
+        _tracked(glimpses[a:b], torch.tensor(confidence[a:b]), 1 if whole else SHORTEST, smoothing) for a, b in shots
+    ]
+
+
+def _find(frame: Tensor, detector: LandmarkDetector, face: str | int, before: Detection | None) -> Detection | None:
+    """Find the face of the frame before, or else the one that is asked for."""
+    follow = getattr(detector, "follow", None)
+    found = follow(frame, before) if follow is not None and before is not None else None
+    return found if found is not None else detector(frame, face=face)
+
+
+def _tracked(seen: list[Glimpse], confidence: Tensor, shortest: int, smoothing: int) -> TrackedShot:
+    """Fill the gaps of a shot and smooth it, or say why it cannot be used."""
+    if all(frame.landmarks is None for frame in seen):
+        return TrackedShot(len(seen), reason="no face between two cuts")
+    if len(seen) < shortest:
+        return TrackedShot(len(seen), reason=f"{len(seen)} frames between two cuts are fewer than {shortest}")
+    if (alike := ends_likeness(seen)) < 0.5:
+        message = f"the face at the end is hardly that at the beginning (likeness {alike:.2f}): look at it"
+        warnings.warn(message, MediaWarning, stacklevel=3)
+    gone = torch.full((68, 2), torch.nan)
+    filled = _fill_gaps(torch.stack([gone if frame.landmarks is None else frame.landmarks for frame in seen]))
+    return TrackedShot(len(seen), smooth_landmarks(filled, smoothing), confidence)
 
 
 def smooth_landmarks(landmarks: Tensor, window: int = 7, order: int = 4) -> Tensor:
@@ -194,8 +274,6 @@ def _fill_gaps(landmarks: Tensor) -> Tensor:
     """Fill frames of NaN linearly from their neighbours; at the ends, with the nearest frame."""
     known = torch.nonzero(landmarks.flatten(1).isfinite().all(1)).flatten().tolist()
     length = len(landmarks)
-    if not known:
-        raise MissingFaceError(f"none of the {length} frames shows a face; give another clip")
     filled = landmarks.clone()
     for before, after in zip([-1, *known], [*known, length], strict=True):
         first, last = landmarks[max(before, known[0])], landmarks[min(after, known[-1])]

@@ -1,0 +1,192 @@
+"""Where a video cuts: to another person, to another picture and back, or from one face to another in one picture.
+
+Landmarks say where a face is, not whose it is: after a cut they go on on the next face. So each frame is remembered by
+two small pictures, the face brought upright by its eyes and the whole scene, and where they or the landmarks change as
+no head moves, the video is cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+FACE_SIDE, SCENE_SIZE = 24, (18, 24)
+"""px of the two small pictures."""
+SHORTEST = 10
+"""Frames of a shot worth keeping."""
+
+# Measured on 40 talking people and all pairs of them (docs/measurements/shots.md): from one frame to the next a face
+# keeps a likeness of 0.74 (blinks) and moves by at most 0.05 of the distance of its outer eye corners.
+_STRANGE, _UNLIKE = 0.6, 0.8
+_HOP, _LEAP = 0.1, 0.5
+_SUDDEN = 8.0
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What is remembered of one frame.
+
+    Attributes:
+        landmarks: (68, 2) px, or None where no face was found.
+        face: (3, n, n) uint8, the upright face, or None.
+        scene: (3, h, w) uint8, the whole frame.
+    """
+
+    landmarks: Tensor | None
+    face: Tensor | None
+    scene: Tensor
+
+
+class Shot(NamedTuple):
+    """A stretch of frames without a cut: the first one, and the one after the last."""
+
+    start: int
+    end: int
+
+
+def glimpse(frame: Tensor, landmarks: Tensor | None) -> Glimpse:
+    """Remember a frame.
+
+    Args:
+        frame: (3, H, W) uint8 RGB.
+        landmarks: (68, 2) px of the face in it, or None.
+    """
+    scene = F.interpolate(frame[None].float(), SCENE_SIZE, mode="area")[0].round().to(torch.uint8)
+    return Glimpse(landmarks, None if landmarks is None else _upright_face(frame, landmarks), scene)
+
+
+def _upright_face(frame: Tensor, landmarks: Tensor) -> Tensor:
+    """Cut out eyes, nose, mouth and brows, turned and scaled by the eyes."""
+    left, right = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
+    middle = (left + right + landmarks[33]) / 3
+    across = right - left
+    side = across.norm().clamp(min=1)
+    line = torch.linspace(-1.1, 1.1, FACE_SIDE)
+    down, along = torch.meshgrid(1.15 * line, line, indexing="ij")
+    turned = torch.stack([-across[1], across[0]]) / side  # a quarter turn clockwise, as y points down
+    places = middle + side * (along[..., None] * across / side + down[..., None] * turned)
+    # Averaged down first: a large face sampled at so few points would sparkle.
+    zoom = float((FACE_SIDE / (2.2 * side)).clamp(max=1))
+    height, width = frame.shape[-2:]
+    small = (max(round(height * zoom), 1), max(round(width * zoom), 1))
+    picture = F.interpolate(frame[None].float(), small, mode="area") if zoom < 0.7 else frame[None].float()
+    grid = (places + 0.5) * 2 / torch.tensor([width, height]) - 1
+    face = F.grid_sample(picture, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+    return face[0].round().to(torch.uint8)
+
+
+def likeness(a: Tensor, b: Tensor) -> float:
+    """Return the correlation of two small faces, without their brightness and contrast: 1 is the same.
+
+    Args:
+        a: (..., 3, n, n) uint8, one face or several to be averaged.
+        b: the same.
+    """
+    first, second = _standardised(a), _standardised(b)
+    if min(first.std(), second.std()) < 2:
+        return 1.0  # a blank, such as a face in the dark, is like anything
+    return float(F.cosine_similarity(first, second, dim=0))
+
+
+def _standardised(faces: Tensor) -> Tensor:
+    face = faces.float().reshape(-1, *faces.shape[-3:]).mean(0)
+    return (face - face.mean((1, 2), keepdim=True)).flatten()
+
+
+def find_shots(frames: Sequence[Glimpse], max_gap: int) -> list[Shot]:
+    """Return the shots of a video, in order; they leave out no frame.
+
+    Args:
+        frames: what is remembered of each frame.
+        max_gap: frames for which a face may be missing in a shot.
+
+    Raises:
+        LookupError: if a face is missing for longer, and no cut says why; the message names the frames.
+    """
+    sudden = _sudden_changes(frames)
+    _check_gaps(frames, sudden, max_gap)
+    cuts: set[int] = set()
+    known = [index for index, seen in enumerate(frames) if seen.landmarks is not None]
+    for before, after in zip(known, known[1:], strict=False):
+        within = [index for index in range(before + 1, after + 1) if index in sudden]
+        if _is_other(frames, known, before, after, bool(within)):
+            cuts.update(within or [after])
+        elif after > before + 1:
+            cuts.update(within)  # another picture is shown, and then this one again
+    for index in sudden:
+        if known and (index <= known[0] or index > known[-1]):
+            cuts.add(index)
+    borders = [0, *sorted(cuts - {0}), len(frames)]
+    return _joined([Shot(a, b) for a, b in zip(borders, borders[1:], strict=False) if b > a])
+
+
+def _check_gaps(frames: Sequence[Glimpse], sudden: set[int], max_gap: int) -> None:
+    missing = [seen.landmarks is None for seen in frames]
+    start = 0
+    for gone, run in itertools.groupby(missing):
+        end = start + len(list(run))
+        if gone and end - start > max_gap and not sudden & {start, end}:
+            raise LookupError(f"frames {start} to {end - 1} show no face: more than max_gap={max_gap} allows")
+        start = end
+
+
+def _joined(shots: list[Shot]) -> list[Shot]:
+    """Join neighbours that are too short to be kept: a tracker that loses a face hops several times."""
+    result: list[Shot] = []
+    for shot in shots:
+        last = result[-1] if result else None
+        if last and shot.end - shot.start < SHORTEST and last.end - last.start < SHORTEST:
+            result[-1] = Shot(last.start, shot.end)
+        else:
+            result.append(shot)
+    return result
+
+
+def _sudden_changes(frames: Sequence[Glimpse]) -> set[int]:
+    """Return the frames whose whole picture differs from the one before as it does nowhere near.
+
+    A camera that moves, or someone who walks past, changes several pictures in a row, and so does a flash.
+    """
+    changes = [0.0]
+    for before, after in zip(frames, frames[1:], strict=False):
+        # The median: a face that goes, or a hand that comes, is no other picture.
+        changes.append(float((after.scene.float() - before.scene.float()).abs().median()))
+    found = set()
+    for index, change in enumerate(changes):
+        near = changes[max(index - 12, 1) : index] + changes[index + 1 : index + 13]
+        beside = changes[max(index - 1, 1) : index] + changes[index + 1 : index + 2]
+        if change > _SUDDEN and change > max(5 * statistics.median(near or [0.0]), 3 * max(beside, default=0.0)):
+            found.add(index)
+    return found
+
+
+def _is_other(frames: Sequence[Glimpse], known: list[int], before: int, after: int, sudden: bool) -> bool:
+    """Whether the faces of two frames, between which none is seen, are not one face that went on."""
+    first, second = frames[before].landmarks, frames[after].landmarks
+    assert first is not None and second is not None
+    eyes = (first[45] - first[36]).norm().clamp(min=1)
+    moved = float((second - first).norm(dim=-1).mean() / eyes) / (after - before)
+    place = known.index(before)
+    earlier = [frames[i].face for i in known[max(place - 2, 0) : place + 1] if before - i < 3]
+    later = [frames[i].face for i in known[place + 1 : place + 4] if i - after < 3]
+    alike = likeness(_stack(earlier), _stack(later))
+    if alike < _STRANGE or moved > _LEAP:
+        return True
+    return (moved > _HOP and (sudden or alike < _UNLIKE)) or (sudden and alike < _UNLIKE)
+
+
+def _stack(faces: list[Tensor | None]) -> Tensor:
+    return torch.stack([face for face in faces if face is not None])
+
+
+def ends_likeness(frames: Sequence[Glimpse]) -> float:
+    """Return how alike the faces at the two ends of a shot are: one that changes slowly passes every other test."""
+    faces = [seen.face for seen in frames if seen.face is not None]
+    return likeness(_stack(faces[:5]), _stack(faces[-5:])) if faces else 1.0
