@@ -57,7 +57,7 @@ def lengths(story, **options):
 def test_one_person_is_one_shot():
     still = [(1, 40, 100)] * 30
     drifting = [(1, 20 + i // 2, 100) for i in range(60)]
-    swaying = [(1, 40 + round(6 * (i % 4 - 1.5)), 100) for i in range(30)]  # a fifth of the eyes' distance at a time
+    swaying = [(1, 40 + 6 * abs(i % 6 - 3), 100) for i in range(30)]  # a fifth of the eyes' distance at a time
     for story in (still, drifting, swaying):
         assert lengths(story) == [len(story)]
 

@@ -177,9 +177,18 @@ def _is_other(frames: Sequence[Glimpse], known: list[int], before: int, after: i
     earlier = [frames[i].face for i in known[max(place - 2, 0) : place + 1] if before - i < 3]
     later = [frames[i].face for i in known[place + 1 : place + 4] if i - after < 3]
     alike = likeness(_stack(earlier), _stack(later))
-    if alike < _STRANGE or moved > _LEAP:
+    if moved > _LEAP or (alike < _STRANGE and _is_least_alike(frames, known, place)):
         return True
     return (moved > _HOP and (sudden or alike < _UNLIKE)) or (sudden and alike < _UNLIKE)
+
+
+def _is_least_alike(frames: Sequence[Glimpse], known: list[int], place: int) -> bool:
+    """Whether the step after the ``place``-th known face is the one of its neighbours at which the face changes."""
+
+    def step(at: int) -> float:
+        return likeness(_stack([frames[known[at]].face]), _stack([frames[known[at + 1]].face]))
+
+    return step(place) <= min(step(at) for at in range(max(place - 2, 0), min(place + 3, len(known) - 1)))
 
 
 def _stack(faces: list[Tensor | None]) -> Tensor:

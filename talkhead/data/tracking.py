@@ -27,8 +27,8 @@ from talkhead.data.detectors import (
     offline,
     weights_folder,
 )
-from talkhead.devices import chosen_device
 from talkhead.data.shots import SHORTEST, Glimpse, ends_likeness, find_shots, glimpse
+from talkhead.devices import chosen_device
 from talkhead.media.write import MediaWarning
 
 __all__ = [
