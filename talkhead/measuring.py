@@ -1,0 +1,91 @@
+"""The command line's verbs that measure: evaluate and ablate."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from talkhead.cli import DETECTORS, add_device, add_verb, arguments_of, seed
+
+
+def add_evaluate(verbs: Any) -> None:
+    """Register ``talkhead evaluate``."""
+    verb = add_verb(
+        verbs,
+        "evaluate",
+        run_evaluate,
+        "measure a speaker on held-out clips, beside rows that do nothing",
+        "  talkhead evaluate --root cache --output results\n"
+        "  talkhead evaluate --model speakers/anna --root cache --output results --split sentence\n"
+        "Killed and started again with the same arguments, it goes on where it stopped.",
+    )
+    add_measuring(verb)
+    verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
+    verb.add_argument("--limit", type=int, help="take only the first clips")
+    verb.add_argument("--num-frames", type=int, help="take only each clip's first frames")
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Write the tables."""
+    from talkhead.evaluate import evaluate
+
+    evaluate(**measuring(args))
+    return 0
+
+
+def add_ablate(verbs: Any) -> None:
+    """Register ``talkhead ablate``."""
+    verb = add_verb(
+        verbs,
+        "ablate",
+        run_ablate,
+        "sweep the diffusion's timesteps, as in the paper's Table 2",
+        "  talkhead ablate --model speakers/paper --root cache --output sweep --start-timesteps 100 200 300 500 999",
+    )
+    add_measuring(verb)
+    verb.add_argument("--start-timesteps", type=int, nargs="+", metavar="T", help="start at T (the paper's)")
+    verb.add_argument(
+        "--steps",
+        dest="num_inference_steps",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="N steps from the end (the paper's)",
+    )
+    verb.add_argument("--limit", type=int, default=4, help="take only the first clips (%(default)s)")
+    verb.add_argument("--num-frames", type=int, default=17, help="take only each clip's first frames (%(default)s)")
+
+
+def run_ablate(args: argparse.Namespace) -> int:
+    """Write the sweep."""
+    from talkhead.evaluate import ablate
+
+    ablate(**measuring(args))
+    return 0
+
+
+def add_measuring(verb: argparse.ArgumentParser) -> None:
+    """Add what `evaluate` and `ablate` share."""
+    verb.add_argument(
+        "--model", default="bundled", help="`bundled`, a folder made by `export`, or a hub id (%(default)s)"
+    )
+    verb.add_argument("--root", required=True, help="the cache that `preprocess` wrote")
+    verb.add_argument("--output", required=True, help="folder for the results")
+    verb.add_argument(
+        "--part", default="test", choices=["train", "val", "test", "all"], help="which clips (%(default)s)"
+    )
+    verb.add_argument("--split", default="clip", choices=["clip", "sentence", "identity"], help="by what (%(default)s)")
+    verb.add_argument(
+        "--detector", default="dlib", choices=[*DETECTORS, "none"], help="on painted frames (%(default)s)"
+    )
+    verb.add_argument("--seed", type=seed, default=0, help="of the mask noise (%(default)s)")
+    add_device(verb)
+
+
+def measuring(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `evaluate` and `ablate` are called with."""
+    from talkhead.data.datamodule import MEADDataModule
+
+    options = arguments_of(args)
+    options["root"] = MEADDataModule(options["root"], split=options.pop("split"))
+    return options | {"detector": None if options["detector"] == "none" else options["detector"]}
