@@ -21,7 +21,8 @@ from talkhead.data.datamodule import MEADDataModule
 from talkhead.face.points import LOWER_LIDS, UPPER_LIDS
 from talkhead.media.read import write_image
 from talkhead.metrics import mouth_opening
-from talkhead.pipeline.speaker import export_pipeline, load_video
+from talkhead.pipeline.speaker import export_pipeline
+from talkhead.pipeline.trained import load_video
 from talkhead.pipeline.windows import render_windows
 
 DATA = """\
@@ -46,7 +47,7 @@ CROP_SCALE = 1.57  # the training crops, 1.5 of a whole clip's landmarks, are so
 
 def paint_portrait(video: Path, cache: Path) -> tuple[Tensor, Tensor]:
     """Paint a frame with a closed mouth and open eyes: (3, S, S) uint8 and its (68, 2) px landmarks."""
-    renderer, scheduler = load_video(video)
+    renderer, scheduler = load_video(video).parts.values()
     data = MEADDataModule(str(cache), batch_size=1, num_frames=None)
     data.setup("test")
     clip = data.test_dataloader().dataset[0]

@@ -34,7 +34,7 @@ from talkhead.evaluate.report import Scores, Table, average, environment
 from talkhead.evaluate.rows import PICTURE_COLUMNS, Model, Truth, make_truth, paint_model, paint_warped, score_pictures
 from talkhead.media.files import check_writable, write_whole
 from talkhead.pipeline import DEFAULTS, TalkingHeadPipeline
-from talkhead.pipeline.speaker import load_video
+from talkhead.pipeline.trained import load_video
 
 COLUMNS = {key: PICTURE_COLUMNS[key] for key in ("psnr", "ssim", "mouth_psnr", "sharpness", "calls", "fps")}
 TRUTH, WARP = "truth", "portrait warped by the landmarks"
@@ -98,7 +98,7 @@ def load_model(text: str, seed: int, device: torch.device) -> Row:
         pipeline = TalkingHeadPipeline.from_pretrained(what)
         renderer, scheduler, info = pipeline.renderer, pipeline.scheduler, pipeline.info
     else:
-        renderer, scheduler = load_video(what)
+        renderer, scheduler = load_video(what).parts.values()
     options = {
         "num_inference_steps": int(calls or info["num_inference_steps"]),
         "start_timestep": None if start is None else int(start),

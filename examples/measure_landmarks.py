@@ -27,7 +27,7 @@ from talkhead.face.mouth_gate import close_mouth
 from talkhead.face.points import NOSE
 from talkhead.metrics import landmark_distance, mouth_opening, opening_correlation
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.pipeline.speaker import load_landmark
+from talkhead.pipeline.trained import load_landmark
 
 NEUTRAL = emotion_probabilities("neutral")
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--silence", action="store_true")
     parser.add_argument("--length", action="store_true")
     args = parser.parse_args()
-    net = load_landmark(args.net).eval()
+    net = load_landmark(args.net).parts["net"].eval()
     data = MEADDataModule(args.root, modality="landmarks", num_frames=75, reference="first", split=args.split)
     clips = list(data.dataset(args.part, num_frames=75))
     size = int(data.entries[data.names(args.part)[0]]["size"])

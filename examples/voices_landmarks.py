@@ -22,7 +22,7 @@ from talkhead.data.datamodule import MEADDataModule
 from talkhead.media.read import read_audio
 from talkhead.metrics import audio_envelope, audio_mouth_sync, mouth_opening
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.pipeline.speaker import load_landmark
+from talkhead.pipeline.trained import load_landmark
 
 SOUNDS = (".flac", ".wav", ".mp3", ".ogg")
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="recordings of each subfolder")
     parser.add_argument("--output", type=Path, default=Path("voices.png"))
     args = parser.parse_args()
-    net = load_landmark(args.net).eval()
+    net = load_landmark(args.net).parts["net"].eval()
     data = MEADDataModule(args.root, modality="landmarks", num_frames=None, reference="first")
     clips = list(data.dataset("test"))
     portrait = clips[0].reference_landmarks

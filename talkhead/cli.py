@@ -166,7 +166,7 @@ def add_generate(verbs: Any) -> None:
     verb.add_argument(
         "--transparent", action="store_true", help="keep IMAGE's opacity; for .webm and pictures as OUTPUT"
     )
-    verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds the face (%(default)s)")
+    verb.add_argument("--detector", choices=DETECTORS, help="what finds the face (the speaker's)")
     verb.add_argument(
         "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
     )
@@ -292,9 +292,9 @@ def add_export(verbs: Any) -> None:
     verb.add_argument("--output", required=True, help="the folder to make")
     verb.add_argument("--portrait", help="the speaker's face, for `demo`")
     verb.add_argument("--speech", help="something to say, for `demo`")
-    verb.add_argument("--detector", default="auto", choices=DETECTORS, help="finds PORTRAIT's landmarks (%(default)s)")
-    verb.add_argument("--fps", type=Fraction, default=Fraction(25), help="of the clips trained on (%(default)s)")
-    verb.add_argument("--crop-scale", type=float, default=1.5, help="as --scale of `preprocess` (%(default)s)")
+    verb.add_argument("--detector", choices=DETECTORS, help="finds PORTRAIT's landmarks (the checkpoints')")
+    verb.add_argument("--fps", type=frame_rate, help="of the clips trained on (the checkpoints')")
+    verb.add_argument("--crop-scale", type=float, help="as --scale of `preprocess` (the checkpoints')")
     verb.add_argument("--window", type=int, default=16, help="frames painted together (%(default)s)")
     verb.add_argument("--overlap", type=int, default=4, help="frames shared by neighbouring windows (%(default)s)")
     verb.add_argument(

@@ -142,56 +142,101 @@ def test_a_failed_export_leaves_nothing(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint or folder"):
         export_pipeline(tmp_path / "new", **arguments | {"video": parts / "absent.ckpt"})
     (parts / "bad.ckpt").write_bytes(b"bad")
-    with pytest.raises(ValueError, match="is no checkpoint"):
+    with pytest.raises(ValueError, match="is torn or no checkpoint"):
         export_pipeline(tmp_path / "new", **arguments | {"video": parts / "bad.ckpt"})
     assert not list(tmp_path.iterdir())
 
 
-def write_run(folder: Path, module, config: dict) -> Path:
-    """Leave behind what a run of `talkhead fit` leaves: a checkpoint, and the configuration in its log."""
-    import yaml
+def write_run(folder: Path, module, **facts) -> Path:
+    """Leave behind what a run of `talkhead fit` on a cache with such ``facts`` leaves, and a configuration to trust."""
     from lightning import Trainer
 
-    (folder / "logs" / "version_0").mkdir(parents=True)
-    (folder / "logs" / "version_0" / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": config}}))
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.strategy.connect(module)
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save(checkpoint | {"MEADDataModule": {"cache": facts}}, folder / "checkpoints" / "last.ckpt")
+    (folder / "logs" / "version_0").mkdir(parents=True)
+    evil = "model: {init_args: {net: {class_path: os.mkdir, init_args: {path: executed}}}}"
+    (folder / "logs" / "version_0" / "config.yaml").write_text(evil)
     return folder / "checkpoints" / "last.ckpt"
 
 
-def test_export_from_checkpoints(pipe, portrait, tmp_path):
+@pytest.fixture
+def runs(pipe, tmp_path, monkeypatch) -> dict[str, Path]:
+    """Three runs: landmarks and video at 30 frames/s with a wide crop, emotions from sound alone."""
     from talkhead import EmotionClassifier, LandmarkGenerator, VideoDiffusion
 
-    def part(net, **arguments):
-        return {"class_path": f"{type(net).__module__}.{type(net).__name__}", "init_args": arguments}
-
-    landmark = part(pipe.landmark_net, width=16, layers=1, heads=2)
-    renderer = part(pipe.renderer, size=32, widths=[8, 16], patch=2)
-    video = {"renderer": renderer, "scheduler": part(pipe.scheduler), "learning_rate": 1e-3}
+    monkeypatch.chdir(tmp_path)
     ears = ConformerClassifier("XS", trained_on=["happy", "sad"])
-    speaker = export_pipeline(
-        tmp_path / "speaker",
-        landmark=write_run(tmp_path / "landmark", LandmarkGenerator(pipe.landmark_net), {"net": landmark}),
-        emotion=write_run(tmp_path / "emotion", EmotionClassifier(ears), {"net": part(ears, size="XS")}),
-        video=write_run(tmp_path / "video", VideoDiffusion(pipe.renderer, pipe.scheduler), video),
-        window=8,
-        overlap=2,
-        num_inference_steps=2,
-    )
+    facts = {"fps": "30", "crop_scale": 1.8, "detector": "dlib", "size": 32}
+    return {
+        "landmark": write_run(tmp_path / "landmark", LandmarkGenerator(pipe.landmark_net), **facts),
+        "emotion": write_run(tmp_path / "emotion", EmotionClassifier(ears)),
+        "video": write_run(tmp_path / "video", VideoDiffusion(pipe.renderer, pipe.scheduler), **facts),
+    }
+
+
+def test_export_from_checkpoints(pipe, portrait, runs, tmp_path):
+    speaker = export_pipeline(tmp_path / "speaker", **runs, window=8, overlap=2, num_inference_steps=2)
+    assert not Path("executed").exists()
     loaded = TalkingHeadPipeline.from_pretrained(speaker)
+    info = {name: loaded.info[name] for name in ("fps", "crop_scale", "detector", "size")}
+    assert info == {"fps": "30", "crop_scale": 1.8, "detector": "dlib", "size": 32}
+    pipe = TalkingHeadPipeline(pipe.landmark_net, pipe.emotion_net, pipe.renderer, pipe.scheduler, loaded.info)
     options = {"reference_landmarks": POINTS, "emotion": "sad"}
     one, two = (p(portrait, speech(0.4), **options).frames.int() for p in (pipe, loaded))
-    assert (one - two).abs().max() <= 1  # as above
+    assert one.shape == two.shape and (one - two).abs().max() <= 1  # as above
     assert loaded.emotion_net.trained_on == ("happy", "sad")
-    (tmp_path / "video" / "logs" / "version_0" / "config.yaml").unlink()
-    with pytest.raises(FileNotFoundError, match="no config.yaml"):
-        export_pipeline(
-            tmp_path / "other",
-            landmark=speaker / "landmark",
-            emotion=None,
-            video=tmp_path / "video" / "checkpoints" / "last.ckpt",
-        )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"fps": 25},
+            "fps: the data of the parts had 30 of the landmark checkpoint, 30 of the video checkpoint, not 25",
+        ),
+        ({"crop_scale": 1.5}, "crop_scale: .* 1.8 of the video checkpoint, not 1.5"),
+        ({"detector": "face-alignment"}, "detector: .*, not face-alignment"),
+    ],
+)
+def test_export_refuses_what_the_data_contradict(runs, tmp_path, given, words):
+    with pytest.raises(ValueError, match=words):
+        export_pipeline(tmp_path / "speaker", **runs, **given)
+    assert not (tmp_path / "speaker").exists()
+    assert json.loads((export_pipeline("near", **runs, crop_scale=1.7) / "pipeline.json").read_text())["fps"] == "30"
+
+
+def test_export_refuses_parts_of_different_data(pipe, runs, tmp_path):
+    from talkhead import LandmarkGenerator
+
+    other = runs | {"landmark": write_run(tmp_path / "other", LandmarkGenerator(pipe.landmark_net), fps="25")}
+    with pytest.raises(
+        ValueError, match="fps: .* 25 of the landmark checkpoint, 30 of the video checkpoint; give parts"
+    ):
+        export_pipeline(tmp_path / "speaker", **other)
+    assert export_pipeline(tmp_path / "speaker", **other, fps=30).is_dir()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"net": {"class_path": "os.mkdir", "init_args": {"path": "executed"}}},
+        {"net": {"class_path": "talkhead.nets.renderer.Renderer", "init_args": {}}},
+        {"net": {"class_path": "talkhead.nets.landmark.LandmarkNet", "init_args": {"width": 10**9}}},
+        {"net": {"class_path": "talkhead.nets.landmark.LandmarkNet", "init_args": {"encoder": "../secret"}}},
+        {"net": "os.mkdir"},
+        {"_class_path": "os.mkdir"},
+    ],
+)
+def test_export_builds_nothing_but_its_own_networks(runs, tmp_path, change):
+    checkpoint = torch.load(runs["landmark"], weights_only=True)
+    checkpoint["hyper_parameters"] |= change
+    torch.save(checkpoint, runs["landmark"])
+    with pytest.raises(ValueError, match="LandmarkGenerator: .* is no checkpoint of it"):
+        export_pipeline(tmp_path / "speaker", **runs)
+    assert not Path("executed").exists() and not (tmp_path / "speaker").exists()
 
 
 def test_what_is_no_pipeline_is_refused(folder, tmp_path):

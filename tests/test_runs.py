@@ -238,6 +238,16 @@ def test_a_validation_that_is_broken_off_keeps_the_weights_apart(
         assert all(torch.equal(kept[state][name], value) for name, value in whole[state].items()), state
 
 
+def test_export_gives_the_averaged_weights(run: Path) -> None:
+    from talkhead.pipeline.trained import load_landmark
+
+    trained, saved = load_landmark(run / "checkpoints" / "last.ckpt"), last(run)
+    assert trained.facts == {"fps": "25", "size": 32, "detector": "dlib"}
+    for name, weight in trained.parts["net"].state_dict().items():
+        assert torch.equal(weight, saved["state_dict"][f"net.{name}"]), name
+    assert any(not torch.equal(w, saved["current_model_state"][name]) for name, w in saved["state_dict"].items())
+
+
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], None]]:
     """Return a function that lets no file grow beyond so many bytes, as a full disk would not."""

@@ -25,6 +25,8 @@ from talkhead.media.read import exact_fps
 from talkhead.metrics import mouth_opening
 from talkhead.renamed import renamed_arguments
 
+_LARGEST = 2**31  # bytes: 68 points in float64 of a day at 25 frames/s
+
 
 @dataclass(frozen=True)
 class LandmarkSequence:
@@ -126,16 +128,15 @@ class LandmarkSequence:
         if not Path(path).is_file():
             raise FileNotFoundError(f"landmarks: no file '{path}'")
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
-                numerator, denominator = data["fps"].tolist()
-                height, width = data["size"].tolist()
-                landmarks = torch.from_numpy(data["landmarks"])
-        except (KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            return cls(*_read_arrays(path))
+        except PermissionError:
+            raise
+        except Exception as error:  # zip, zlib, numpy and torch have errors of their own, and each means the same here
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(
-                f"landmarks: '{path}' is no landmark sequence (.npz with landmarks, fps and size); "
+                f"landmarks: '{path}' is no landmark sequence (.npz with landmarks, fps and size; {reason}); "
                 "write one with LandmarkSequence.save"
             ) from error
-        return cls(landmarks, Fraction(numerator, denominator), (height, width))
 
     def plot(self, path: str | Path) -> None:
         """Draw the motion to a picture file: the points' paths, and mouth, eyes and head against time.
@@ -147,6 +148,19 @@ class LandmarkSequence:
         figure = _draw(self)
         kind = Path(path).suffix.lstrip(".") or "png"
         write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=120))
+
+
+def _read_arrays(path: str | Path) -> tuple[Tensor, Fraction, tuple[int, int]]:
+    """Read what `LandmarkSequence.save` wrote, and no more than a day of it."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {record.filename: record.file_size for record in archive.infolist()}
+    if set(sizes) != {"landmarks.npy", "fps.npy", "size.npy"} or max(sizes.values()) > _LARGEST:
+        raise ValueError(f"it holds {', '.join(sorted(sizes))[:80]}, of {max(sizes.values(), default=0)} bytes")
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
+        (numerator, denominator), (height, width) = data["fps"].tolist(), data["size"].tolist()
+        if not all(isinstance(side, int) and 0 < side < 2**16 for side in (height, width)):
+            raise ValueError(f"its size is {height} by {width}")
+        return torch.from_numpy(data["landmarks"]), Fraction(numerator, denominator), (height, width)
 
 
 def check_landmarks(landmarks: Tensor, name: str = "landmarks") -> Tensor:

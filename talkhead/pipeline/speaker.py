@@ -12,20 +12,16 @@ README.md          the model card
 
 from __future__ import annotations
 
-import importlib
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from talkhead import __version__
-from talkhead.data.clip import EMOTIONS
 from talkhead.data.tracking import load_detector, track_landmarks
 from talkhead.media.files import new_folder
 from talkhead.media.read import exact_fps, read_audio, read_image, write_audio, write_image
@@ -34,6 +30,8 @@ from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.motion import check_landmarks
+from talkhead.pipeline.schema import check_info, inside, load_net, load_scheduler, read_json
+from talkhead.pipeline.trained import agreed, load_emotion, load_head, load_landmark, load_video
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
 
@@ -85,19 +83,20 @@ def load_parts(folder: Path) -> tuple[LandmarkNet, ConformerClassifier | None, R
         ValueError: if a part is missing or cannot be read.
     """
     try:
-        info = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
+        info = read_json(inside(folder, folder / "pipeline.json"))
         if "portrait_landmarks" in info:  # their name in folders written before 0.1.0
             info["reference_landmarks"] = info.pop("portrait_landmarks")
-        landmark = LandmarkNet.from_pretrained(folder / "landmark")
-        emotion = ConformerClassifier.from_pretrained(folder / "emotion") if (folder / "emotion").is_dir() else None
-        renderer = Renderer.from_pretrained(folder / "renderer")
-        scheduler = load_scheduler(folder / "scheduler")
-        for name, part in {"landmark": landmark, "emotion": emotion, "renderer": renderer}.items():
-            if part is not None and any(weight.is_meta for weight in part.state_dict().values()):
-                raise ValueError(f"{name}: its weights file lacks some of the network's weights")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"pipeline: '{folder}' is damaged or incomplete ({reason}); export it again") from error
+        info = check_info(info)
+        landmark = load_net(LandmarkNet, folder, "landmark")
+        emotion = load_net(ConformerClassifier, folder, "emotion") if (folder / "emotion").is_dir() else None
+        renderer = load_net(Renderer, folder, "renderer")
+        scheduler = load_scheduler(folder / "scheduler", folder)
+        if info.get("size", renderer.config.size) != renderer.config.size:
+            raise ValueError(f"pipeline.json: size is {info['size']}, and the renderer's {renderer.config.size}")
+        for name in EXTRAS:
+            inside(folder, folder / name)
+    except Exception as error:  # json, diffusers, safetensors and torch have errors of their own; each means the same
+        raise damaged(folder, error) from error
     return landmark, emotion, renderer, scheduler, info
 
 
@@ -110,21 +109,15 @@ def load_drawn_head(folder: Path) -> HeadMotionNet | None:
     if not (folder / "head").is_dir():
         return None
     try:
-        return HeadMotionNet.from_pretrained(folder / "head").eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"pipeline: '{folder}' is damaged or incomplete ({reason}); export it again") from error
+        return load_net(HeadMotionNet, folder, "head").eval()
+    except Exception as error:  # as in load_parts
+        raise damaged(folder, error) from error
 
 
-def load_scheduler(folder: Path) -> Scheduler:
-    """Load a scheduler of ours or of diffusers, whichever its config names."""
-    name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
-    home = importlib.import_module("talkhead.schedulers")
-    if not hasattr(home, name):
-        home = importlib.import_module("diffusers")
-    if not hasattr(home, name):
-        raise ValueError(f"scheduler '{name}' is neither talkhead's nor diffusers'")
-    return getattr(home, name).from_pretrained(folder)
+def damaged(folder: Path, error: Exception) -> ValueError:
+    """Return what is said of a folder in which one thing or another cannot be read."""
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return ValueError(f"pipeline: '{folder}' is damaged or incomplete ({reason}); export it again")
 
 
 def write_parts(
@@ -156,9 +149,9 @@ def export_pipeline(
     portrait: str | Path | None = None,
     speech: str | Path | None = None,
     reference_landmarks: Tensor | None = None,
-    detector: str = "auto",
-    fps: float | Fraction = 25,
-    crop_scale: float = 1.5,
+    detector: str | None = None,
+    fps: float | Fraction | None = None,
+    crop_scale: float | None = None,
     window: int = 16,
     overlap: int = 4,
     num_inference_steps: int = 4,
@@ -178,9 +171,11 @@ def export_pipeline(
         portrait: a picture of the speaker, for the demo.
         speech: a recording, for the demo.
         reference_landmarks: (68, 2) px of the portrait; None: detected.
-        detector: see `load_detector`.
-        fps: frames per second that the parts were trained at.
-        crop_scale: size of the face crop relative to the landmarks' box, as in `preprocess`.
+        detector: of the landmarks trained on, and of the portrait's; see `load_detector`. None: what the checkpoints
+            say, else "auto".
+        fps: frames per second that the parts were trained at; None: what the checkpoints say, else 25.
+        crop_scale: size of the face crop relative to the landmarks' box, as in `preprocess`; None: what the renderer's
+            checkpoint says, else 1.5.
         window: frames painted together.
         overlap: frames shared by neighbouring windows.
         num_inference_steps: network evaluations per frame.
@@ -194,12 +189,21 @@ def export_pipeline(
 
     Raises:
         FileNotFoundError: if a checkpoint, picture or recording does not exist.
-        ValueError: if one cannot be read, or no face is found in the portrait.
+        ValueError: if one cannot be read, no face is found in the portrait, or what the checkpoints say of their data
+            contradicts itself or an argument.
         FileExistsError: if there is something in ``output``.
     """
-    parts = (load_landmark(landmark), None if emotion is None else load_emotion(emotion), *load_video(video))
-    info: dict[str, Any] = {"fps": str(exact_fps(fps)), "crop_scale": crop_scale, "window": window}
-    info |= {"overlap": overlap, "num_inference_steps": num_inference_steps}
+    motion, ears, sight = load_landmark(landmark), load_emotion(emotion), load_video(video)
+    parts = (motion.parts["net"], ears.parts.get("net"), sight.parts["renderer"], sight.parts["scheduler"])
+    rate = None if fps is None else str(exact_fps(fps))
+    told = {
+        "fps": agreed("fps", rate, "25", motion, sight),
+        "crop_scale": agreed("crop_scale", crop_scale, 1.5, sight, within=0.1),
+    }
+    detector = agreed("detector", None if detector == "auto" else detector, "auto", motion, sight)
+    info: dict[str, Any] = {**told, "window": window, "overlap": overlap, "num_inference_steps": num_inference_steps}
+    info |= {} if detector == "auto" else {"detector": detector}
+    check_info(info)
     sound = None if speech is None else read_audio(speech)
     picture = None if portrait is None else read_image(portrait)
     if picture is not None and reference_landmarks is None:
@@ -207,7 +211,7 @@ def export_pipeline(
     if reference_landmarks is not None:
         info["reference_landmarks"] = check_landmarks(reference_landmarks[None], "reference_landmarks")[0].tolist()
     with new_folder(output) as folder:
-        write_parts(folder, *parts, info, head=None if head is None else load_head(head))
+        write_parts(folder, *parts, info, head=None if head is None else load_head(head).parts["net"])
         if picture is not None:
             write_image(folder / "portrait.png", picture)
         if sound is not None:
@@ -215,99 +219,6 @@ def export_pipeline(
         card = model_card(name or Path(output).name, data, licence, results)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Path(output)
-
-
-def load_landmark(path: str | Path) -> LandmarkNet:
-    """Load the landmark net from a folder or a checkpoint."""
-    if Path(path).is_dir():
-        return LandmarkNet.from_pretrained(path)
-    from talkhead.modules.landmark import LandmarkGenerator
-
-    return _checkpoint(LandmarkGenerator, path).net
-
-
-def load_emotion(path: str | Path) -> ConformerClassifier:
-    """Load the emotion net from a folder or a checkpoint."""
-    if Path(path).is_dir():
-        return check_emotions(ConformerClassifier.from_pretrained(path))
-    from talkhead.modules.emotion import EmotionClassifier
-
-    return check_emotions(_checkpoint(EmotionClassifier, path).net)
-
-
-def load_head(path: str | Path) -> HeadMotionNet:
-    """Load the net that draws the head's motion from a folder or a checkpoint."""
-    if Path(path).is_dir():
-        return HeadMotionNet.from_pretrained(path)
-    from talkhead.modules.head_motion import HeadMotionGenerator
-
-    return _checkpoint(HeadMotionGenerator, path).net
-
-
-def check_emotions(net: ConformerClassifier) -> ConformerClassifier:
-    """Return a net whose classes are the library's emotions, as a pipeline needs them; refuse any other."""
-    if list(net.config["emotions"]) != list(EMOTIONS):
-        raise ValueError(
-            f"emotion: expected a classifier of {', '.join(EMOTIONS)}, in this order; got one of "
-            f"{', '.join(net.config['emotions'])}; train it with `talkhead fit --config emotion`"
-        )
-    return net
-
-
-def load_video(path: str | Path) -> tuple[Renderer, Scheduler]:
-    """Load renderer and scheduler from a folder that holds both, or from a checkpoint."""
-    if Path(path).is_dir():
-        return Renderer.from_pretrained(Path(path) / "renderer"), load_scheduler(Path(path) / "scheduler")
-    from talkhead.modules.video import VideoDiffusion
-
-    module = _checkpoint(VideoDiffusion, path)
-    return module.renderer, module.scheduler
-
-
-def _checkpoint(module: type[Any], path: str | Path) -> Any:
-    """Build a LightningModule as its run's ``config.yaml`` says, and give it the checkpoint's (averaged) weights."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{module.__name__}: no checkpoint or folder '{path}'")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        built = module(**run_config(path))
-        built.on_load_checkpoint(checkpoint)
-        built.load_state_dict(checkpoint["state_dict"])
-    except (LookupError, RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{module.__name__}: '{path}' is no checkpoint of it ({reason})") from error
-    return built
-
-
-def run_config(checkpoint: Path) -> dict[str, Any]:
-    """Return the constructor's arguments of the module that a run trained, its networks built.
-
-    Lightning writes a run's configuration into the folder of its logs, `talkhead fit` the checkpoints beside it:
-    RUN/checkpoints/*.ckpt and RUN/logs/version_*/config.yaml, of which the newest not newer than the checkpoint counts.
-    """
-    found = [*checkpoint.parent.glob("config.yaml"), *checkpoint.parent.parent.glob("logs/*/config.yaml")]
-    if not found:
-        raise FileNotFoundError(
-            f"checkpoint: beside '{checkpoint}' lies no config.yaml of its run; keep the run's folder together, "
-            "or give a folder written by save_pretrained"
-        )
-    import yaml
-
-    before = [file for file in found if file.stat().st_mtime <= checkpoint.stat().st_mtime]
-    newest = max(before or found, key=lambda file: file.stat().st_mtime)
-    return _built(yaml.safe_load(newest.read_text(encoding="utf-8"))["model"]["init_args"])
-
-
-def _built(node: Any) -> Any:
-    """Replace every {class_path, init_args} below ``node`` by an instance."""
-    if not isinstance(node, dict):
-        return node
-    arguments = {name: _built(value) for name, value in node.get("init_args", node).items() if name != "class_path"}
-    if "class_path" not in node:
-        return arguments
-    home, _, name = node["class_path"].rpartition(".")
-    return getattr(importlib.import_module(home), name)(**arguments)
 
 
 def model_card(name: str, data: str, licence: str, results: str) -> str:

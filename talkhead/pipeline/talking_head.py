@@ -35,7 +35,6 @@ from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
 from talkhead.pipeline.progress import progress_bar
 from talkhead.pipeline.speaker import (
     EXTRAS,
-    check_emotions,
     find_folder,
     load_drawn_head,
     load_parts,
@@ -58,6 +57,7 @@ from talkhead.pipeline.stages import (
     read_speech,
     scale_motion,
 )
+from talkhead.pipeline.trained import check_emotions
 from talkhead.pipeline.windows import check_windows, render_windows, set_timesteps
 from talkhead.pipeline.worn import breathing, wear_expressions
 from talkhead.renamed import renamed_arguments
@@ -221,7 +221,7 @@ class TalkingHeadPipeline:
         frame: Literal["crop", "full"] = "crop",
         size: int | None = None,
         transparent: bool = False,
-        detector: str | LandmarkDetector = "auto",
+        detector: str | LandmarkDetector | None = None,
         face: str | int = "largest",
         mouth: float = 1.0,
         pose: float = 1.0,
@@ -257,7 +257,8 @@ class TalkingHeadPipeline:
             frame: "crop": the square around the face; "full": the portrait's whole picture, with the face moving in it.
             size: px, side of the crop; None: as large as the portrait has it, from the renderer's size up to 512.
             transparent: keep the opacity of the portrait's picture in the frames, which then have four channels.
-            detector: "auto", "face-alignment", "dlib" or a `LandmarkDetector`.
+            detector: "auto", "face-alignment", "dlib" or a `LandmarkDetector`; None: the one that the speaker was made
+                with, where the pipeline says it, else "auto".
             face: which face of several: "largest", "center" or an index from the left.
             mouth: gain of the mouth's motion; 1 changes nothing. See `motion_gains`.
             pose: gain of the head's motion.
@@ -338,8 +339,9 @@ class TalkingHeadPipeline:
         options = {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start_timestep}
         return options | {"windows_per_call": together}
 
-    def _detector(self, detector: str | LandmarkDetector) -> LandmarkDetector:
+    def _detector(self, detector: str | LandmarkDetector | None) -> LandmarkDetector:
         """Load a detector once."""
+        detector = self.info.get("detector", "auto") if detector is None else detector
         if not isinstance(detector, str):
             return detector
         if detector not in self._detectors:

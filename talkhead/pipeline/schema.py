@@ -1,0 +1,229 @@
+"""What the files of a speaker's folder and of a checkpoint may say: everything is checked here, once, at the door.
+
+Files come from anywhere. Nothing in them decides what code runs, but which of this library's networks and which of its
+or diffusers' schedulers are built; the arguments have the types that the constructors name, and sizes have bounds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from diffusers import ConfigMixin, SchedulerMixin
+
+from talkhead.media.write import exact_fps
+
+BOUNDS = {
+    "size": (8, 1024), "width": (1, 2048), "layers": (1, 32), "attention_layers": (0, 32), "heads": (1, 64),
+    "habits": (1, 64), "blocks": (0, 16), "patch": (1, 64), "kernel_size": (1, 255), "attention_levels": (0, 8),
+    "num_train_timesteps": (1, 100_000), "frames_per_second": (1, 100), "window_seconds": (0.1, 3600.0),
+    "rate": (1.0, 1000.0), "encoder_seconds": (0.02, 30.0), "widths": (1, 2048),
+    "num_hidden_layers": (1, 64), "encoder_layers": (1, 64), "decoder_layers": (0, 64),
+}  # fmt: skip
+"""The least and the most of the arguments that decide how large a network is; other numbers: up to a million."""
+
+ENCODERS = (
+    "wav2vec2", "wav2vec2-conformer", "wav2vec2-bert", "hubert", "wavlm", "whisper", "unispeech", "unispeech-sat",
+    "data2vec-audio", "sew", "sew-d",
+)  # fmt: skip
+"""The kinds of pretrained speech encoder that a network may have inside."""
+
+_MOST, _LONGEST, _FILE = 1e6, 200, 2**20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a small JSON file that holds one object.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it holds anything else, or is larger than a mebibyte.
+    """
+    if path.stat().st_size > _FILE:
+        raise ValueError(f"{path.name} is larger than 1 MiB")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path.name} is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} must hold an object; got {type(content).__name__}")
+    return content
+
+
+def inside(root: Path, path: Path) -> Path:
+    """Return ``path``, which must lead to something within ``root``, or within the hub's copy that ``root`` is of."""
+    home = root.resolve()
+    # The hub's cache keeps SNAPSHOTS/REVISION/FILE as links to blobs beside SNAPSHOTS.
+    home = home.parents[1] if home.parent.name == "snapshots" else home
+    if not path.resolve().is_relative_to(home):
+        raise ValueError(f"{path.name} leads out of the folder")
+    return path
+
+
+def check_arguments(made: type[Any], arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the arguments of a constructor that came from a file, after checking types and bounds.
+
+    Args:
+        made: the class.
+        arguments: as JSON or a checkpoint gives them; names that begin with ``_`` are left out.
+        name: what to call it in an error.
+
+    Raises:
+        ValueError: if a name is unknown, or a value has another type or is out of its bounds.
+    """
+    constructor = inspect.unwrap(made.__init__)
+    known, hints = inspect.signature(constructor).parameters, typing.get_type_hints(constructor)
+    found = {key: value for key, value in arguments.items() if not str(key).startswith("_")}
+    for key, value in found.items():
+        if key not in known or key == "self":
+            raise ValueError(f"{name} has no argument '{key:.60}'")
+        default = known[key].default
+        if not fits(value, hints.get(key, Any), key) and not (type(value) is type(default) and value == default):
+            raise ValueError(f"{name}.{key} must be {_named(hints.get(key, Any), key)}; got {value!r:.80}")
+    if "encoder" in known and found.get("encoder", "logmel") != "logmel":
+        _check_encoder(found.get("encoder_config"), name)
+    return found
+
+
+def fits(value: Any, hint: Any, key: str = "") -> bool:
+    """Tell whether a value from a file has a constructor's type and stays in the bounds of its name."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one, key) for one in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if hint is None or hint is types.NoneType:
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return (whole or (hint is float and isinstance(value, float))) and _bounded(value, key)
+    if hint is str:
+        return isinstance(value, str) and len(value) <= _LONGEST
+    if hint is dict or origin is dict:
+        return isinstance(value, dict) and _plain(value)
+    if hint in (list, tuple) or (isinstance(origin, type) and issubclass(origin, typing.Collection)):
+        one = next((kind for kind in inner if kind is not Ellipsis), Any)
+        return isinstance(value, list | tuple) and len(value) <= 1000 and all(fits(v, one, key) for v in value)
+    return hint is Any and _plain(value, key)
+
+
+def check_info(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``pipeline.json`` says, after checking it; names that this version does not know stay.
+
+    Raises:
+        ValueError: if a value has another type or is out of its bounds.
+    """
+    checks = {
+        "fps": _is_rate,
+        "size": lambda v: fits(v, int, "size"),
+        "crop_scale": lambda v: fits(v, float) and 1 <= v <= 10,
+        "window": lambda v: fits(v, int) and 1 <= v <= 256,
+        "overlap": lambda v: fits(v, int) and 0 <= v <= 128,
+        "num_inference_steps": lambda v: fits(v, int) and 1 <= v <= 1000,
+        "reference_landmarks": lambda v: fits(v, list[list[float]]) and [len(p) for p in v] == [2] * 68,
+        "detector": lambda v: fits(v, str),
+        "talkhead": lambda v: fits(v, str),
+    }
+    for key, value in info.items():
+        if not checks.get(key, _plain)(value):  # type: ignore[operator]
+            raise ValueError(f"pipeline.json: {key:.60} has a value that cannot be; got {value!r:.80}")
+    return dict(info)
+
+
+def load_net(made: type[Any], root: Path, name: str) -> Any:
+    """Load a network from ``root/name``: its ``config.json`` and its safetensors, nothing else.
+
+    Raises:
+        OSError, ValueError: if a file is missing or leads elsewhere, or says or holds what cannot be.
+    """
+    folder = root / name
+    config = read_json(inside(root, folder / "config.json"))
+    if config.get("_class_name", made.__name__) != made.__name__:
+        raise ValueError(f"{name} is a {config['_class_name']!r:.60}, not a {made.__name__}")
+    check_arguments(made, config, name)
+    for file in folder.iterdir():
+        inside(root, file)
+        if file.name.endswith(".index.json"):  # it would name further files
+            raise ValueError(f"{name}: weights in several files are not read")
+    net = made.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    if any(weight.is_meta for weight in net.state_dict().values()):
+        raise ValueError(f"{name}: its weights file lacks some of the network's weights")
+    return check_finite(net, name)
+
+
+def check_finite(net: Any, name: str) -> Any:
+    """Return a network whose weights are all finite; refuse any other."""
+    for key, weight in net.state_dict().items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise ValueError(f"{name}: its weights are not finite ({key})")
+    return net
+
+
+def load_scheduler(folder: str | Path, root: Path | None = None) -> Any:
+    """Load a scheduler of ours or of diffusers, whichever its config names.
+
+    Raises:
+        OSError, ValueError: if the file is missing, names no scheduler, or its arguments cannot be.
+    """
+    config = read_json(inside(root or Path(folder), Path(folder) / "scheduler_config.json"))
+    return make_scheduler(config.get("_class_name"), config)
+
+
+def make_scheduler(name: Any, arguments: Mapping[str, Any]) -> Any:
+    """Build a scheduler by its class's name; see ``load_scheduler``."""
+    made = None
+    if isinstance(name, str) and name.isidentifier():
+        homes = (importlib.import_module(home) for home in ("talkhead.schedulers", "diffusers"))
+        made = next((getattr(home, name) for home in homes if hasattr(home, name)), None)
+    if not (isinstance(made, type) and issubclass(made, SchedulerMixin) and issubclass(made, ConfigMixin)):
+        raise ValueError(f"scheduler {name!r:.60} is neither talkhead's nor diffusers'")
+    known = inspect.signature(inspect.unwrap(made.__init__)).parameters
+    return made(**check_arguments(made, {k: v for k, v in arguments.items() if k in known}, "scheduler"))
+
+
+def _check_encoder(config: Any, name: str) -> None:
+    """Refuse a network whose speech encoder would have to be looked up, or would bring code of its own."""
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in ENCODERS:
+        raise ValueError(f"{name}.encoder_config must describe one of {', '.join(ENCODERS)}; got {kind!r:.60}")
+    foreign = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation")
+    if any(config.get(key) not in (None, "eager", "sdpa") for key in foreign):
+        raise ValueError(f"{name}.encoder_config names code of its own ({', '.join(foreign)})")
+
+
+def _is_rate(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and len(value) < 32 and bool(exact_fps(Fraction(value)))
+    except (ValueError, ZeroDivisionError):
+        return False
+
+
+def _bounded(value: float, key: str) -> bool:
+    low, high = BOUNDS.get(key, (-_MOST, _MOST))
+    return math.isfinite(value) and low <= value <= high
+
+
+def _plain(value: Any, key: str = "", depth: int = 8) -> bool:
+    """Tell whether a value is made of short texts, bounded numbers, lists and dictionaries."""
+    if isinstance(value, dict):
+        return depth > 0 and len(value) <= 1000 and all(_plain(v, str(k), depth - 1) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return depth > 0 and len(value) <= 100_000 and all(_plain(v, key, depth - 1) for v in value)
+    if isinstance(value, bool) or value is None:
+        return True
+    return len(value) <= 2000 if isinstance(value, str) else isinstance(value, int | float) and _bounded(value, key)
+
+
+def _named(hint: Any, key: str) -> str:
+    low, high = BOUNDS.get(key, (None, None))
+    kind = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint).replace("typing.", "")
+    return kind if low is None else f"{kind} in {low}..{high}"
