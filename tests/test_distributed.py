@@ -88,7 +88,8 @@ def test_two_processes_with_half_the_batch_train_as_one(module: str, tiny_cache:
     assert set(found) == set(expected) and len(found["train/loss"]) == 6
     for name, curve in expected.items():
         # Sums in another order: float32 rounding, which six steps of Adam and correlations enlarge.
-        assert found[name] == pytest.approx(curve, rel=2e-3, abs=1e-3, nan_ok=True), name
+        slack = 1e-3 if "correlation" in name else 0
+        assert found[name] == pytest.approx(curve, rel=5e-3, abs=slack, nan_ok=True), name
 
 
 def test_two_processes_measure_as_one(tiny_cache: Path, tmp_path: Path) -> None:

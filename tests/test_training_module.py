@@ -215,3 +215,28 @@ def test_every_trained_parameter_gets_a_gradient(name: str, tiny_cache: Path, tm
     batch = next(iter(data.train_dataloader()))
     module.training_step(batch, 0).backward()
     assert not [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize("kind", ["landmarks", "video"])
+def test_the_gradient_of_a_batch_is_the_mean_of_its_parts(kind: Any, tiny_cache: Path) -> None:
+    """So accumulated batches, and processes that share a batch, train as one; nothing is drawn here."""
+    still = {"last_step_share": 1.0, "class_dropout": 0.0, "mouth_weight": 2.0, "eye_weight": 1.0}
+    module: TrainingModule = (
+        VideoDiffusion(Renderer(size=32, widths=(8, 16), threshold=1e6), **still)  # type: ignore[arg-type]
+        if kind == "video"
+        else LandmarkGenerator(LandmarkNet(width=8, heads=2, dropout=0.0, spec_augment=False), velocity_weight=1.0)
+    )
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign,assignment]
+    part = MEADDataModule(str(tiny_cache), num_frames=8, modality=kind).dataset("train", True, 8)
+    clips = [part[i] for i in range(4)]
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+
+    def gradient(batches: list[list[Clip]]) -> torch.Tensor:
+        module.zero_grad()
+        for batch in batches:
+            (module.training_step(collate(batch), 0) / len(batches)).backward()
+        return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+    whole, parts = gradient([clips]), gradient([clips[:1], clips[1:2], clips[2:3], clips[3:]])
+    assert (whole - parts).norm() < 1e-4 * whole.norm()
