@@ -202,6 +202,7 @@ MODULES: dict[str, Callable[[Path], TrainingModule]] = {
     "emotion, hubert": encoded("emotion", "hubert"),
     "emotion, wavlm": encoded("emotion", "wavlm"),
     "video": lambda folder: renderer(),
+    "video, bank": lambda folder: VideoDiffusion(Renderer(size=32, widths=(8, 16), bank=2), detail_weight=1.0),
     "video, own answers": lambda folder: VideoDiffusion(Renderer(size=32, widths=(8, 16)), own_share=1.0),
 }
 

@@ -29,7 +29,8 @@ class TrainingModule(LightningModule):
     A subclass keeps its arguments with ``save_hyperparameters`` and reads them from ``hparams``, gives the metrics of a
     stage to ``watch``, and defines ``training_step``, ``measure`` and ``predict_step``.
 
-    * Before each training batch PyTorch's generators are seeded by (seed, epoch, batch, process).
+    * Before each training batch PyTorch's generators are seeded by (seed, epoch, batch, process), before the others by
+      (seed, batch, process).
     * Validation and test update the stage's own metrics; they are logged as ``val/...`` and ``test/...`` at its end,
       over all processes. The clips with which Lightning fills processes up to equal numbers do not count.
     * Adam with cosine annealing, ``hparams.learning_rate`` at the start.
@@ -125,6 +126,7 @@ class TrainingModule(LightningModule):
 
     def _measure(self, batch: Clip, batch_idx: int, stage: Stage, loader: Any) -> None:
         own = without_repeats(batch, batch_idx, loader)
+        torch.manual_seed(draw_seed(0, batch_idx, self.global_rank))  # what is drawn in here is so in every epoch
         if own is not None:
             self.measure(own, stage, batch_idx == 0)
 
