@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -91,21 +92,23 @@ def tests(log: Log, device: str) -> None:
     """Run the tests that need CUDA; on a CPU they skip."""
     folder = Path(__file__).resolve().parents[1] / "tests"
     files = [folder / "test_mask_noise_triton.py", folder / "test_cuda.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "-rA", "--tb=short", "-p", "no:cacheprovider"]
-    command += ["-o", "filterwarnings=", "--durations=8", *map(str, files)]
+    command = [sys.executable, "-m", "pytest", "-v", "-k", "cuda", "--tb=short", "-p", "no:cacheprovider"]
+    command += ["-o", "filterwarnings=", *map(str, files)]
     seconds = max(log.deadline - time.monotonic(), 1)
+    options: dict[str, Any] = {"env": os.environ | {"PYTHONUNBUFFERED": "1"}, "cwd": folder.parent}
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=folder.parent)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=seconds, **options)
         output = run.stdout + run.stderr[-2000:]
     except subprocess.TimeoutExpired as late:
         output = (late.stdout or b"").decode() + f"\nstopped after {seconds:.0f} s"
     lines = output.strip().splitlines()
-    outcomes = ("PASSED", "FAILED", "ERROR", "SKIPPED")
-    log.row("CUDA tests", "all", {o.lower(): sum(line.startswith(o + " ") for line in lines) for o in outcomes})
+    ended = [re.search(r"::\S+ (PASSED|FAILED|ERROR|SKIPPED)", line) for line in lines]
+    outcomes = [found[1] for found in ended if found]
+    log.row("CUDA tests", "all", {o.lower(): outcomes.count(o) for o in ("PASSED", "FAILED", "ERROR", "SKIPPED")})
     for line in lines:
-        if line.startswith(("FAILED", "ERROR", "E   ")):
+        if line.startswith("E   ") or "FAILED" in line:
             log.say(line[:400])
-    log.say(lines[-1] if lines else "pytest said nothing")
+    log.say(lines[-1].strip("= ") if lines else "pytest said nothing")
 
 
 def mask_noise(log: Log, device: str) -> None:

@@ -103,14 +103,14 @@ def tune(
             video = reference[:, None].expand(-1, frames, -1, -1, -1)
             settings = (SIGMA, KERNEL_SIZE, THRESHOLD, "max", -1.0, 1.0, torch.float32, False)
             return mask_noise_fused(
-                video, landmarks, seed, seed, None, None, None, *settings, block=(rows, columns), num_warps=warps
+                video, landmarks, seed, seed, None, None, None, *settings, tile=(rows, columns, warps)
             )[0]
 
         def timed(run: Run = run, key: tuple[int, int, int] = (rows, columns, warps)) -> dict[str, float]:
             times[key] = device_time(run, inputs)
             return {"ms": times[key]} | shares(size, times[key], copy, fill)
 
-        log.attempt(title, f"{rows} x {columns}, {warps} warps", timed, needs=40 if size == MAIN else 2)
+        log.attempt(title, f"{rows} x {columns}, {warps} warps", timed, needs=25 if size == MAIN else 2)
     ranked = tuple(sorted(times, key=lambda key: times[key]))
     if ranked:
         share = shares(size, times[ranked[0]], copy, fill)["% of copy"]
