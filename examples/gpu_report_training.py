@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
 
 BATCHES = (4, 16, 64)
-WARM = 5
+WARM = 15
 """Steps before the clock starts."""
 
 
