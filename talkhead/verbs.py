@@ -62,5 +62,44 @@ def loaded(options: dict[str, Any]) -> Any:
     return TalkingHeadPipeline.from_pretrained(options.pop("speaker"), device=options.pop("device"))
 
 
-USES: tuple[Callable[[Any], None], ...] = (add_dub,)
+def add_serve(verbs: Any) -> None:
+    """Register ``talkhead serve``."""
+    verb = add_verb(
+        verbs,
+        "serve",
+        run_serve,
+        "a live face behind a WebSocket, with a page that shows it from the microphone",
+        "  talkhead serve                                 then open http://127.0.0.1:8000\n"
+        "  talkhead serve --image me.png --size 256 --look-ahead 0.24\n"
+        "The protocol is in docs/live.md. Browsers give a page the microphone on this machine, or over HTTPS.",
+    )
+    verb.add_argument("--image", help="the portrait (the speaker's own)")
+    add_speaker(verb)
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: any (%(default)s)")
+    verb.add_argument("--port", type=int, default=8000, help="(%(default)s)")
+    verb.add_argument("--clients", type=int, default=2, help="how many may speak at once (%(default)s)")
+    verb.add_argument("--size", type=int, default=256, metavar="PX", help="side of the picture (%(default)s)")
+    verb.add_argument("--emotion", type=emotion, default="neutral", help="(%(default)s)")
+    verb.add_argument("--look-ahead", type=float, default=0.16, help="s of sound heard after a frame's (%(default)s)")
+    verb.add_argument("--hop", type=int, default=3, help="frames made at once (%(default)s)")
+    verb.add_argument(
+        "--steps", dest="num_inference_steps", type=int, default=1, help="network calls per frame (%(default)s)"
+    )
+    verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds the face (%(default)s)")
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from talkhead.app.serve import serve
+    from talkhead.pipeline.speaker import own_portrait
+
+    options = arguments_of(args)
+    pipeline = loaded(options)
+    if options["image"] is None:
+        options["image"], options["reference_landmarks"] = own_portrait(pipeline.folder, pipeline.info)
+    serve(pipeline, options.pop("image"), **options)
+    return 0
+
+
+USES: tuple[Callable[[Any], None], ...] = (add_dub, add_serve)
 """What `talkhead.cli` lists beside its own verbs."""

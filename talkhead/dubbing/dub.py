@@ -10,7 +10,6 @@ region the frames are the video's bit for bit (before they are encoded again).
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,11 +30,11 @@ from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.media.formats import open_writer
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import mouth_opening
+from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.feeling import leave_to, named_emotion
 from talkhead.pipeline.progress import progress_bar
 from talkhead.pipeline.stages import read_speech
 from talkhead.pipeline.talking_head import TalkingHeadPipeline
-from talkhead.pipeline.windows import set_timesteps
 from talkhead.speech.level import num_frames_of
 
 PIECE = 64
@@ -233,7 +232,6 @@ def _painted(
         first += len(batch)
 
 
-@torch.no_grad()
 def paint_each(
     pipeline: TalkingHeadPipeline,
     faces: Tensor,
@@ -258,25 +256,21 @@ def paint_each(
         seed: of the noise.
         first: number of the first frame in the video.
     """
-    renderer, scheduler = pipeline.renderer, copy.deepcopy(pipeline.scheduler)
-    device, count = renderer.device, len(faces)
-    set_timesteps(scheduler, steps or pipeline.info["num_inference_steps"], None, device)
-    offsets = torch.arange(first, first + count, device=device)
-    further = (
-        None
-        if bank is None
-        else (
-            bank[0].to(device)[None].expand(count, -1, -1, -1, -1),
-            bank[1].to(device)[None].expand(count, -1, -1, -1),
-        )
-    )
+    renderer, count = pipeline.renderer, len(faces)
+    device = renderer.device
+    further = None
+    if bank is not None:
+        further = tuple(part.to(device)[None].expand(count, *part.shape) for part in bank)
     condition = renderer.prepare(
-        faces.to(device), old.to(device), new[:, None].to(device), bank=further, seed=seed, frame_offset=offsets
+        faces.to(device),
+        old.to(device),
+        new[:, None].to(device),
+        bank=further,
+        seed=seed,
+        frame_offset=torch.arange(first, first + count, device=device),
     )
-    x, feeling = condition.noise, emotion.to(device).expand(count, -1)
-    for timestep in scheduler.timesteps.tolist():
-        x = scheduler.step(renderer.predict(x, timestep, condition, feeling), timestep, x).prev_sample
-    return renderer.decode(x)[:, 0].cpu()
+    steps = steps or pipeline.info["num_inference_steps"]
+    return paint_at_once(renderer, pipeline.scheduler, condition, emotion, steps)[:, 0]
 
 
 def further_faces(video: str | Path, track: FaceTrack, pipeline: TalkingHeadPipeline) -> tuple[Tensor, Tensor]:

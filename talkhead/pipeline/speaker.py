@@ -19,6 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from talkhead import __version__
@@ -62,6 +63,18 @@ def find_folder(name: str | Path) -> Path:
     if not (folder / "pipeline.json").is_file():
         raise ValueError(f"pipeline: '{name}' has no pipeline.json; give a folder written by `talkhead export`")
     return folder
+
+
+def own_portrait(folder: Path | None, info: Mapping[str, Any]) -> tuple[Path, Tensor]:
+    """Return the picture that lies in a pipeline's folder, and its (68, 2) px landmarks.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    portrait = None if folder is None else folder / "portrait.png"
+    if portrait is None or not portrait.is_file() or "reference_landmarks" not in info:
+        raise ValueError(f"pipeline: '{folder}' has no portrait of its own; give a picture")
+    return portrait, torch.tensor(info["reference_landmarks"])
 
 
 def _download(name: str) -> Path:

@@ -30,6 +30,7 @@ from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.drawn_head import draw_head
 from talkhead.pipeline.feeling import check_strength, emotion_keys
 from talkhead.pipeline.hearing import heard_keys
+from talkhead.pipeline.live import Live, begin_live
 from talkhead.pipeline.motion import LandmarkSequence, check_gain
 from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
 from talkhead.pipeline.progress import progress_bar
@@ -321,6 +322,10 @@ class TalkingHeadPipeline:
         painted = paint(self.renderer, self.scheduler, portrait, moved, told, options)
         placer = FramePlacer(portrait, frame, size, alpha, self.device)
         return Stream(painted, portrait, speech, keys, rate, num_frames, placer)
+
+    def live(self, image: Any, **options: Any) -> Live:
+        """Begin a video whose sound is still to come; see `begin_live` for arguments and errors."""
+        return begin_live(self, image, **options)
 
     def _window_options(
         self,

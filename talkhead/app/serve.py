@@ -1,0 +1,278 @@
+"""A live face behind a WebSocket: sound in, JPEG pictures out, and a page that shows it from a microphone.
+
+The client sends sound as 16-bit little-endian PCM, mono, 16 kHz, in pieces of any size up to `LONGEST_PIECE` seconds.
+A first message may be JSON text with ``emotion``, ``size`` or ``seed``; the text ``{"end": true}`` asks for the last
+frames. The server answers
+
+* ``{"type": "start", "fps": 25.0, "size": [256, 256], "delay": 0.28}``;
+* for each frame a binary message: its number as 32-bit little-endian, then a JPEG;
+* ``{"type": "slow", "skipped": 6, "behind": 0.8}`` where it could not keep up and left out frames: the newest
+  are painted, so that pictures and sound stay together;
+* ``{"type": "end"}``, or ``{"type": "error", "message": ...}`` with one sentence, and closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talkhead.data.clip import SAMPLE_RATE
+from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.live import Live, LiveFrames
+
+LONGEST_PIECE = 1.0
+"""Seconds of sound in one message."""
+LONGEST_QUEUE = 5.0
+"""Seconds of sound that may wait; a client that sends more at once is not live, and is told so."""
+PATIENCE = 0.3
+"""Seconds of sound that may wait before frames are skipped; then the newest hop alone is painted."""
+QUALITY = 85
+"""Of the JPEG pictures."""
+SETTINGS = {"emotion": str, "size": int, "seed": int}
+"""What a client may ask for."""
+
+
+class ClientError(ValueError):
+    """A client did what is not in the protocol; the message goes to it."""
+
+
+def make_server(
+    pipeline: TalkingHeadPipeline,
+    image: str | Path,
+    *,
+    reference_landmarks: Tensor | None = None,
+    clients: int = 2,
+    **options: Any,
+) -> Any:
+    """Return the server's FastAPI application.
+
+    Args:
+        pipeline: whose networks are used.
+        image: the portrait.
+        reference_landmarks: (68, 2) px of the portrait; None: detected.
+        clients: how many may speak at once; one more is refused with a sentence.
+        options: see `TalkingHeadPipeline.live`; a client's own come first.
+
+    Raises:
+        ValueError: if an option is out of range or no face is found: before the server starts.
+        ImportError: if FastAPI is not installed.
+    """
+    try:
+        from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+        from fastapi.responses import HTMLResponse
+    except ImportError:
+        raise ImportError("`talkhead serve` needs FastAPI and uvicorn; run: pip install 'talkhead[live]'") from None
+    first = pipeline.live(image, reference_landmarks=reference_landmarks, **options)
+    first.push(torch.zeros(SAMPLE_RATE))  # warm, so that the first client does not wait
+    landmarks = first.portrait.landmarks
+    workers = ThreadPoolExecutor(clients, thread_name_prefix="live")
+    speaking: set[object] = set()
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        workers.shutdown(cancel_futures=True)
+
+    app = FastAPI(title="talkhead live", lifespan=lifespan)
+
+    @app.get("/")
+    def page() -> HTMLResponse:
+        return HTMLResponse((files("talkhead.app") / "live.html").read_text(encoding="utf-8"))
+
+    @app.get("/health")
+    def health() -> dict[str, int]:
+        return {"speaking": len(speaking), "clients": clients}
+
+    async def live(socket: WebSocket) -> None:
+        await socket.accept()
+        me = object()
+        try:
+            if len(speaking) >= clients:
+                raise ClientError(f"this server speaks with {clients} clients at once, and they are here; try later")
+            speaking.add(me)
+            session = _Session(pipeline, image, landmarks, options, workers)
+            await session.run(socket)
+        except (ClientError, ValueError) as error:
+            await _tell(socket, {"type": "error", "message": " ".join(str(error).split())})
+        except (WebSocketDisconnect, RuntimeError):  # starlette's answer to sending to one who has gone
+            pass
+        finally:
+            speaking.discard(me)
+
+    # FastAPI reads the annotation, which names a class that is imported in this function.
+    live.__annotations__["socket"] = WebSocket
+    app.websocket("/live")(live)
+    return app
+
+
+class _Session:
+    """One client: a queue of sound between the task that receives and the one that paints."""
+
+    def __init__(
+        self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any
+    ) -> None:
+        self._begin = lambda more: pipeline.live(image, reference_landmarks=landmarks, **(options | more))
+        self._workers = workers
+        self._waiting: list[Tensor] = []
+        self._ended = False
+        self._news = asyncio.Event()
+
+    async def run(self, socket: Any) -> None:
+        """Speak until the client ends or goes."""
+        receiving: asyncio.Task[None] | None = None
+        try:
+            first = await self._message(socket)
+            settings = first if isinstance(first, dict) and not first.get("end") else {}
+            live = await self._work(self._begin, settings)
+            await _tell(socket, {"type": "start", "fps": float(live.fps), "size": live.size, "delay": live.delay})
+            self._take(first if settings is not first else None)
+            receiving = asyncio.create_task(self._receive(socket))
+            await self._paint(socket, live, receiving)
+        finally:
+            if receiving is not None:
+                receiving.cancel()
+
+    async def _receive(self, socket: Any) -> None:
+        try:
+            while not self._ended:
+                self._take(await self._message(socket))
+        finally:
+            self._news.set()
+
+    def _take(self, message: Tensor | dict[str, Any] | None) -> None:
+        """Queue a piece of sound, or note that there is no more."""
+        if isinstance(message, dict):
+            if not message.get("end"):
+                raise ClientError("settings must be the first message; end the stream and begin another")
+            self._ended = True
+        elif message is not None:
+            self._waiting.append(message)
+            seconds = sum(map(len, self._waiting)) / SAMPLE_RATE
+            if seconds > LONGEST_QUEUE:
+                raise ClientError(
+                    f"{seconds:.1f} s of sound wait, more than {LONGEST_QUEUE:g} s; send sound as fast as it is spoken"
+                )
+        self._news.set()
+
+    async def _paint(self, socket: Any, live: Live, receiving: asyncio.Task[None]) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if receiving.done() and receiving.exception() is not None and not self._ended:
+                raise receiving.exception()  # type: ignore[misc]
+            pieces, self._waiting = self._waiting, []
+            ended = self._ended
+            behind = sum(map(len, pieces)) / SAMPLE_RATE
+            at_most = live.hop if behind > PATIENCE else None
+            if pieces:
+                done = live.num_frames
+                frames = await self._work(live.push, torch.cat(pieces), at_most)
+                if frames.start > done:
+                    skipped = frames.start - done
+                    await _tell(socket, {"type": "slow", "skipped": skipped, "behind": round(behind, 2)})
+                await self._send(socket, frames)
+            if ended:
+                await self._send(socket, await self._work(live.flush))
+                await _tell(socket, {"type": "end"})
+                return
+
+    async def _send(self, socket: Any, frames: LiveFrames) -> None:
+        for index, picture in enumerate(await self._work(_jpegs, frames.frames)):
+            await socket.send_bytes((frames.start + index).to_bytes(4, "little") + picture)
+
+    async def _work(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+    async def _message(self, socket: Any) -> Tensor | dict[str, Any]:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            from fastapi import WebSocketDisconnect
+
+            raise WebSocketDisconnect(message.get("code") or 1000)
+        if message.get("text") is not None:
+            return _settings(message["text"])
+        return _samples(message["bytes"])
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Read a client's settings, or its end."""
+    try:
+        settings = json.loads(text)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ClientError('text must be JSON: settings such as {"emotion": "happy"}, or {"end": true}')
+    for name, value in settings.items():
+        if name != "end" and (name not in SETTINGS or not isinstance(value, SETTINGS[name])):
+            raise ClientError(f"settings may be {', '.join(SETTINGS)}; got {name}={value!r}"[:200])
+    return settings
+
+
+def _samples(message: bytes) -> Tensor:
+    """Turn a client's 16-bit sound into floats."""
+    if len(message) % 2 or len(message) > 2 * LONGEST_PIECE * SAMPLE_RATE:
+        raise ClientError(
+            f"sound must come as 16-bit mono at {SAMPLE_RATE} Hz, at most {LONGEST_PIECE:g} s a message; "
+            f"got {len(message)} bytes"
+        )
+    return torch.from_numpy(np.frombuffer(message, "<i2").astype(np.float32) / 32768)
+
+
+def _jpegs(frames: Tensor) -> list[bytes]:
+    """Encode (T, H, W, 3) uint8 frames."""
+    from PIL import Image
+
+    pictures = []
+    for frame in frames.numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, "JPEG", quality=QUALITY)
+        pictures.append(buffer.getvalue())
+    return pictures
+
+
+async def _tell(socket: Any, message: dict[str, Any]) -> None:
+    """Send a message, and close after an error or the end; a client that has gone does not mind."""
+    try:
+        await socket.send_json(message)
+        if message["type"] in ("error", "end"):
+            await socket.close(1008 if message["type"] == "error" else 1000)
+    except RuntimeError:
+        pass
+
+
+def serve(
+    pipeline: TalkingHeadPipeline,
+    image: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    **options: Any,
+) -> None:
+    """Run the server until it is interrupted; see `make_server`.
+
+    Args:
+        pipeline: whose networks are used.
+        image: the portrait.
+        host: address to listen at; the default is reachable from this machine alone.
+        port: TCP port.
+        options: see `make_server`.
+    """
+    app = make_server(pipeline, image, **options)
+    import uvicorn
+
+    # Each client's thread has its share of the cores: threads that wait for each other cost more than they bring.
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // options.get("clients", 2)))
+    print(f"talkhead live: http://{host}:{port}", flush=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning", ws_max_size=1 << 16, ws_max_queue=32)

@@ -1,0 +1,304 @@
+"""A face that speaks while the sound still comes: frames leave a fixed time after their sound.
+
+Frames are made in hops of a few. A hop is made as soon as ``look_ahead`` more seconds of sound are there: the landmark
+net hears the last seconds up to then, and its answers for neighbouring hops are cross-faded where they overlap. Hops
+lie at absolute frames, so the frames do not depend on the pieces in which the sound comes.
+
+A frame leaves look_ahead + hop + the time to compute a hop after its own sound, at the latest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from talkhead.data.clip import SAMPLE_RATE
+from talkhead.data.tracking import LandmarkDetector
+from talkhead.face.articulation import articulate
+from talkhead.face.idle import idle_motion
+from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
+from talkhead.pipeline.at_once import paint_at_once
+from talkhead.pipeline.feeling import check_strength, emotion_keys
+from talkhead.pipeline.motion import check_gain, motion_gains
+from talkhead.pipeline.placing import FramePlacer, check_output
+from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait, find_face, read_portrait
+from talkhead.pipeline.worn import wear_expressions
+from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
+
+REMEMBERED_SECONDS = 20.0
+"""Sound that is kept: how loud the speaker and the room are is measured on it."""
+QUIETEST = 10 ** (-42 / 20)
+"""Speech level (RMS of full scale) below which the sound is taken for the room's noise, not for speech."""
+
+
+@dataclass(frozen=True)
+class LiveFrames:
+    """The frames that leave at one time.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB, T >= 0.
+        landmarks: (T, 68, 2) px of ``frames``.
+        audio: (S,) float32 their sound at 16 kHz.
+        start: number of the first of them since the stream began.
+    """
+
+    frames: Tensor
+    landmarks: Tensor
+    audio: Tensor
+    start: int
+
+
+class Live:
+    """Frames for sound that comes in pieces; made by `TalkingHeadPipeline.live`.
+
+    Attributes:
+        portrait: the face.
+        size: (height, width) of the frames in px.
+        fps: frames per second.
+        hop: frames made at once.
+        delay: seconds after its own sound that a frame leaves at the latest, without the time to compute it.
+        num_frames: frames that have left, those that were skipped included.
+
+    Args:
+        pipeline: whose networks are used.
+        portrait: the face.
+        emotion: see `TalkingHeadPipeline.stream`; a live voice's is not heard, because it must be known at once.
+        emotion_strength: see `TalkingHeadPipeline.stream`; here it does not breathe with the voice.
+        look_ahead: seconds of sound after a frame's own that the landmark net hears before it answers.
+        hop: frames made at once.
+        history: seconds of sound before a frame's own that it hears.
+        fps: frames per second.
+        seed: of the noise and of the small motions that speech does not tell.
+        num_inference_steps: network evaluations per frame.
+        mouth: gain of the mouth's motion.
+        pose: gain of the head's motion.
+        blink: gain of the eyelids' motion.
+        idle: gain of the small motions; the head sways here, it is not drawn as in `TalkingHeadPipeline.stream`.
+        frame: "crop" or "full"; see `TalkingHeadPipeline.stream`.
+        size: px, side of the crop; see `TalkingHeadPipeline.stream`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        portrait: Portrait,
+        *,
+        emotion: Any = "neutral",
+        emotion_strength: float = 1.0,
+        look_ahead: float = 0.16,
+        hop: int = 3,
+        history: float = 2.0,
+        fps: Fraction = Fraction(25),
+        seed: int = 0,
+        num_inference_steps: int = 1,
+        mouth: float = 1.0,
+        pose: float = 1.0,
+        blink: float = 1.0,
+        idle: float = 1.0,
+        frame: Literal["crop", "full"] = "crop",
+        size: int | None = None,
+    ) -> None:
+        _check(look_ahead, hop, history, num_inference_steps)
+        check_output(frame, size)
+        check_strength(emotion_strength)
+        for name, gain in {"mouth": mouth, "pose": pose, "blink": blink, "idle": idle}.items():
+            check_gain(name, gain)
+        self._net, self._renderer, self._scheduler = pipeline.landmark_net, pipeline.renderer, pipeline.scheduler
+        self.portrait, self._keys, self._strength = portrait, emotion_keys(emotion), emotion_strength
+        self._rest = close_mouth(portrait.reference_landmarks)
+        self._gains, self._idle = {"mouth": mouth, "pose": pose, "blink": blink}, idle
+        self.hop, self._seed, self._steps, self.fps = hop, seed, num_inference_steps, fps
+        self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
+        self.delay = float((self._ahead + hop) / fps)
+        self._placer = FramePlacer(portrait, frame, size)
+        self.size = self._placer.size
+        self._sound, self._first = torch.empty(0), 0  # the sound that is kept, and the number of its first sample
+        self._arrived = self.num_frames = 0
+        self._overlap: Tensor | None = None
+        self._waiting: deque[Tensor] = deque()
+        self._worn = self._wear()
+        self._over = False
+
+    @torch.inference_mode()
+    def push(self, samples: Tensor, at_most: int | None = None) -> LiveFrames:
+        """Take a piece of sound, and return the frames that can leave.
+
+        Args:
+            samples: (s,) floats in [-1, 1] at 16 kHz, of any length.
+            at_most: paint no more than the last so many of them: for one who is late. The others are skipped, and
+                counted; ``start`` of the result tells. None: all.
+
+        Returns:
+            The frames, their landmarks and their sound; (0, H, W, 3) frames where none can leave yet.
+
+        Raises:
+            ValueError: if the samples have another shape, type or range, or the stream is over.
+        """
+        samples = torch.as_tensor(samples)
+        if samples.ndim != 1 or not samples.is_floating_point():
+            raise ValueError(f"samples must be (s,) floats in [-1, 1]; got {tuple(samples.shape)}, {samples.dtype}")
+        if len(samples) and (not samples.isfinite().all() or samples.abs().max() > 1.5):
+            raise ValueError("samples must be finite and lie in [-1, 1]")
+        if self._over:
+            raise ValueError("the stream is over: flush was called; begin another with pipeline.live")
+        self._sound = torch.cat((self._sound, samples.float().cpu()))
+        self._arrived += len(samples)
+        parts = []
+        while self._sample(self.num_frames + self.hop + self._ahead) <= self._arrived:
+            parts.append(self._move(self.hop, self._ahead))
+        return self._painted(parts, at_most)
+
+    @torch.inference_mode()
+    def flush(self) -> LiveFrames:
+        """Return the frames that still waited for sound; the stream is over."""
+        self._over = True
+        total = num_frames_of(self._arrived, float(self.fps)) if self._arrived else 0
+        parts = []
+        while self.num_frames < total:
+            left = total - self.num_frames
+            parts.append(self._move(min(self.hop, left), min(self._ahead, max(0, left - self.hop))))
+        return self._painted(parts, None)
+
+    def _sample(self, frame: int) -> int:
+        return round(frame * SAMPLE_RATE / self.fps)
+
+    def _move(self, count: int, ahead: int) -> Tensor:
+        """Return the (count, 68, 2) px of the next frames, heard with ``ahead`` more."""
+        start = self.num_frames
+        stop, low = start + count + ahead, max(0, start - self._history)
+        heard = self._heard(low, stop)
+        kept = self._sound[: self._sample(stop) - self._first]
+        level = speech_level(kept).clamp_min(QUIETEST)
+        times = torch.arange(low, stop, dtype=torch.float64) / float(self.fps)
+        told = self._keys.told_at(times, self._net, self._strength)
+        device = self._net.device
+        inputs = (heard, self._rest, told, level)
+        sound, rest, told, level = (tensor[None].to(device) for tensor in inputs)
+        moved = self._net(sound, rest, told, stop - low, level)[0].cpu()
+        part = articulate(moved, self._rest, **ANYONE)[start - low :]
+        part = relax_mouth(part, self._rest, self._gate(kept, level[0].cpu(), stop)[-len(part) :])
+        if self._overlap is not None and (shared := min(len(self._overlap), len(part), self.hop)):
+            ramp = ((torch.arange(shared) + 0.5) / shared).view(-1, 1, 1)
+            part = torch.cat((torch.lerp(self._overlap[:shared], part[:shared], ramp), part[shared:]))
+        part, self._overlap = part[:count], part[count:]
+        part = idle_motion(
+            part, float(self.fps), seed=self._seed, first_frame=start, head=self._idle, blink=min(self._idle, 1.0)
+        )
+        self.num_frames += count
+        self._forget()
+        part = motion_gains(part, self.portrait.reference_landmarks, **self._gains)
+        self._waiting.append(part)
+        return next(self._worn)
+
+    def _heard(self, low: int, stop: int) -> Tensor:
+        """Return exactly the sound of frames low..stop-1; zeros for what the last frame outlasts."""
+        first, last = self._sample(low), self._sample(stop)
+        part = self._sound[first - self._first : last - self._first]
+        return F.pad(part, (0, last - first - len(part)))
+
+    def _gate(self, kept: Tensor, level: Tensor, stop: int) -> Tensor:
+        """Return the gate of the frames in the kept sound, which begins on a frame."""
+        frames = stop - round(self._first * self.fps / SAMPLE_RATE)
+        kept = F.pad(kept, (0, self._sample(stop) - self._first - len(kept)))
+        return speech_gate(frame_decibels(kept, level, frames), float(self.fps))
+
+    def _forget(self) -> None:
+        """Drop the sound that nothing looks at any more, in whole seconds, so that it is copied seldom."""
+        oldest = self.num_frames - math.ceil(REMEMBERED_SECONDS * self.fps)
+        oldest -= oldest % math.ceil(self.fps)
+        if (first := self._sample(max(0, oldest))) > self._first:
+            self._sound, self._first = self._sound[first - self._first :].clone(), first
+
+    def _wear(self) -> Iterator[Tensor]:
+        """Put the expressions on the motion as it comes."""
+        moving = iter(self._waiting.popleft, None)
+        strength = torch.tensor([self._strength])
+        return wear_expressions(moving, self.portrait.reference_landmarks, self._keys, self._net, strength, self.fps)
+
+    def _painted(self, parts: list[Tensor], at_most: int | None) -> LiveFrames:
+        """Paint the newest frames and give them their sound."""
+        landmarks = torch.cat(parts) if parts else torch.empty(0, 68, 2)
+        if at_most is not None:
+            landmarks = landmarks[max(0, len(landmarks) - at_most) :]
+        start = self.num_frames - len(landmarks)
+        frames = [self._paint(part, start + place) for place, part in _hops(landmarks, self.hop)]
+        height, width = self.size
+        first, last = (min(self._sample(n), self._arrived) - self._first for n in (start, self.num_frames))
+        return LiveFrames(
+            frames=torch.cat(frames) if frames else torch.empty(0, height, width, 3, dtype=torch.uint8),
+            landmarks=self._placer.to_frame(landmarks),
+            audio=self._sound[max(0, first) : max(0, last)].clone(),
+            start=start,
+        )
+
+    def _paint(self, landmarks: Tensor, start: int) -> Tensor:
+        """Return (t, H, W, 3) uint8 frames."""
+        device = self._renderer.device
+        face, rest = self.portrait.face[None].to(device), self.portrait.reference_landmarks[None].to(device)
+        condition = self._renderer.prepare(face, rest, landmarks[None].to(device), seed=self._seed, frame_offset=start)
+        times = torch.arange(start, start + 1, dtype=torch.float64) / float(self.fps)
+        told = self._keys.told_at(times, self._renderer, self._strength)
+        painted = paint_at_once(self._renderer, self._scheduler, condition, told, self._steps)[0]
+        return self._placer(painted, landmarks)
+
+
+def begin_live(
+    pipeline: Any,
+    image: Any,
+    *,
+    reference_landmarks: Tensor | None = None,
+    detector: str | LandmarkDetector = "auto",
+    face: str | int = "largest",
+    fps: float | Fraction | None = None,
+    **options: Any,
+) -> Live:
+    """Begin a video whose sound is still to come: ``push`` pieces of it, and take the frames.
+
+    Args:
+        pipeline: a `TalkingHeadPipeline`.
+        image: the portrait; see `TalkingHeadPipeline.stream`.
+        reference_landmarks: see `TalkingHeadPipeline.stream`.
+        detector: see `TalkingHeadPipeline.stream`.
+        face: see `TalkingHeadPipeline.stream`.
+        fps: frames per second; None: the pipeline's (25).
+        options: see `Live`.
+
+    Raises:
+        ValueError: if an argument is out of range, or no face is found.
+
+    Example:
+        A microphone gives ``pieces`` of 16 kHz sound::
+
+            live = pipeline.live("portrait.png", look_ahead=0.16)
+            for samples in pieces:
+                show(live.push(samples).frames)
+    """
+    picture = read_portrait(image)
+    if reference_landmarks is None:
+        reference_landmarks = find_face(picture, pipeline._detector(detector), face)
+    portrait = crop_portrait(picture, reference_landmarks, pipeline.info["crop_scale"], pipeline.renderer.config.size)
+    return Live(pipeline, portrait, fps=choose_fps(fps, None, pipeline.info["fps"]), **options)
+
+
+def _hops(landmarks: Tensor, hop: int) -> Iterator[tuple[int, Tensor]]:
+    for place in range(0, len(landmarks), hop):
+        yield place, landmarks[place : place + hop]
+
+
+def _check(look_ahead: float, hop: int, history: float, steps: int) -> None:
+    longest = REMEMBERED_SECONDS / 2
+    if not 0 <= look_ahead <= longest or not 0 < history <= longest:
+        raise ValueError(f"look_ahead and history must lie in 0..{longest:g} s; got {look_ahead} and {history}")
+    if hop < 1 or steps < 1:
+        raise ValueError(f"hop and num_inference_steps must be at least 1; got {hop} and {steps}")

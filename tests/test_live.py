@@ -1,0 +1,115 @@
+"""A live face: the same frames whatever the pieces, those of the whole recording where it was heard, bounded memory."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+
+from talkhead.pipeline import TalkingHeadPipeline
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TalkingHeadPipeline:
+    return tiny_pipeline()
+
+
+def begin(pipe, **options):
+    return pipe.live(tiny_portrait(), reference_landmarks=POINTS, **{"size": 32} | options)
+
+
+def run(live, sound, piece):
+    """Push pieces of a size; return frames, landmarks, sound, and the frames that had left after each piece."""
+    parts, left = [], []
+    for part in [*sound.split(piece), None]:
+        parts.append(live.flush() if part is None else live.push(part))
+        left.append(live.num_frames)
+    starts = [p.start for p in parts]
+    assert starts == [0, *torch.tensor([len(p.frames) for p in parts]).cumsum(0).tolist()[:-1]]
+    frames, landmarks, heard = (torch.cat([getattr(p, n) for p in parts]) for n in ("frames", "landmarks", "audio"))
+    return frames, landmarks, heard, left
+
+
+@pytest.mark.parametrize("piece", [320, 1000, 16000])
+def test_frames_do_not_depend_on_the_pieces(pipe, piece):
+    sound = speech(1.3)
+    frames, landmarks, heard, _ = run(begin(pipe), sound, piece)
+    whole = run(begin(pipe), sound, len(sound))
+    assert frames.shape == whole[0].shape == (33, 32, 32, 3)
+    assert torch.allclose(landmarks, whole[1], atol=1e-4) and torch.equal(heard, sound)
+
+
+def test_what_was_heard_whole_is_the_offline_video(pipe):
+    """Look-ahead and history cover the recording: what is left to differ is nothing."""
+    sound = speech(1.2)
+    live = begin(pipe, look_ahead=2.0, history=2.0, hop=4)
+    assert len(live.push(sound).frames) == 0
+    last = live.flush()
+    whole = pipe(
+        tiny_portrait(), sound, reference_landmarks=POINTS, emotion="neutral", size=32, window=4, overlap=0,
+        num_inference_steps=1,
+    )  # fmt: skip
+    assert torch.allclose(last.landmarks, whole.landmarks, atol=2e-3)  # another order of sums
+    assert (last.frames.float() - whole.frames.float()).abs().mean() < 0.5
+
+
+@pytest.mark.parametrize(("ahead", "hop"), [(0.0, 1), (0.16, 3), (0.5, 2)])
+def test_a_frame_leaves_in_time(pipe, ahead, hop):
+    live = begin(pipe, look_ahead=ahead, hop=hop)
+    pieces = speech(1.0).split(640)  # one frame's sound each
+    left = []
+    for piece in pieces:
+        live.push(piece)
+        left.append(live.num_frames)
+    for frame in range(len(pieces)):
+        if frame + live.delay * 25 <= len(pieces):
+            leaves = next(n for n, count in enumerate(left) if count > frame)  # while this frame's sound comes
+            assert leaves - frame < live.delay * 25 + 1e-6
+    assert live.delay == pytest.approx((math.ceil(ahead * 25) + hop) / 25)
+
+
+def test_silence_idles_alive(pipe):
+    frames, landmarks, _, _ = run(begin(pipe), torch.zeros(48000), 1600)
+    inner = (landmarks[:, [61, 62, 63]] - landmarks[:, [67, 66, 65]]).norm(dim=-1)
+    size = (landmarks[0] - landmarks[0].mean(0)).norm(dim=-1).square().mean().sqrt()
+    assert inner.max() < 0.05 * size  # closed
+    assert landmarks.std(0).max() > 0.01  # and it moves
+
+
+def test_memory_is_bounded(pipe, monkeypatch):
+    monkeypatch.setattr("talkhead.pipeline.live.REMEMBERED_SECONDS", 3.0)
+    live, kept = begin(pipe, history=1.0), []
+    for _ in range(20):
+        live.push(speech(0.5), at_most=0)
+        kept.append(len(live._sound))
+    assert max(kept) <= 16000 * 5 and live.num_frames == 243 + 3  # the last hop of 3 + 4 that 250 frames' sound covers
+    assert live._first % 640 == 0
+
+
+def test_who_is_late_skips_frames_and_keeps_their_time(pipe):
+    sound = speech(1.2)
+    whole = begin(pipe).push(sound)
+    live = begin(pipe)
+    late = live.push(sound, at_most=3)
+    assert len(late.frames) == 3 and late.start == len(whole.frames) - 3
+    assert torch.equal(late.landmarks, whole.landmarks[-3:])
+    assert len(late.audio) == 3 * 640
+
+
+def test_any_frame_rate(pipe):
+    frames, _, heard, _ = run(begin(pipe, fps=Fraction(30000, 1001)), speech(1.0), 777)
+    assert len(frames) == 30 and len(heard) == 16000
+
+
+def test_refusals(pipe):
+    for options, match in [({"look_ahead": -1}, "look_ahead"), ({"hop": 0}, "hop"), ({"mouth": -1}, "mouth")]:
+        with pytest.raises(ValueError, match=match):
+            begin(pipe, **options)
+    live = begin(pipe)
+    for samples in (torch.zeros(2, 5), torch.zeros(5, dtype=torch.int16), torch.full((5,), torch.nan)):
+        with pytest.raises(ValueError, match="samples"):
+            live.push(samples)
+    live.flush()
+    with pytest.raises(ValueError, match="over"):
+        live.push(speech(0.1))

@@ -1,0 +1,160 @@
+"""The live server: what a client gets, what a bad one is told, and that it disturbs no other."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+
+pytest.importorskip("fastapi", reason="the live server is an extra: pip install 'talkhead[live]'")
+from fastapi.testclient import TestClient  # noqa: E402
+from starlette.websockets import WebSocketDisconnect  # noqa: E402
+
+from talkhead.app import serve as served  # noqa: E402
+from talkhead.app.serve import make_server  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def client():
+    app = make_server(tiny_pipeline(), tiny_portrait(), reference_landmarks=POINTS, size=64, clients=2)
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Skip nothing on a busy machine; the test of skipping asks for it."""
+    monkeypatch.setattr(served, "PATIENCE", 10.0)
+
+
+def pcm(samples: torch.Tensor) -> bytes:
+    return (samples * 32767).round().to(torch.int16).numpy().astype("<i2").tobytes()
+
+
+def answers(socket, count=None):
+    """Yield what the server says until its end."""
+    while count is None or count > 0:
+        message = socket.receive()
+        if message["type"] == "websocket.close":
+            return
+        if message.get("text") is not None:
+            message = json.loads(message["text"])
+            yield message
+            if message["type"] in ("end", "error"):
+                return
+        else:
+            yield message["bytes"]
+        count = None if count is None else count - 1
+
+
+def frames_of(messages):
+    return {int.from_bytes(m[:4], "little"): Image.open(io.BytesIO(m[4:])) for m in messages if isinstance(m, bytes)}
+
+
+def test_sound_in_pictures_out(client):
+    sound = speech(0.9)
+    with client.websocket_connect("/live") as socket:
+        for piece in sound.split(320):
+            socket.send_bytes(pcm(piece))
+        socket.send_text('{"end": true}')
+        messages = list(answers(socket))
+    assert messages[0] == {"type": "start", "fps": 25.0, "size": [64, 64], "delay": pytest.approx(0.28)}
+    assert messages[-1] == {"type": "end"}
+    frames = frames_of(messages)
+    assert sorted(frames) == list(range(23))  # ceil(0.9 * 25)
+    live = tiny_pipeline().live(tiny_portrait(), reference_landmarks=POINTS, size=64)
+    expected = torch.cat(
+        [live.push(torch.from_numpy(np.frombuffer(pcm(sound), "<i2") / 32768.0)).frames, live.flush().frames]
+    )
+    error = np.abs(np.asarray(frames[10], dtype=int) - expected[10].numpy().astype(int)).mean()
+    assert error < 12  # JPEG of a noisy picture; another frame is above 20
+
+
+def test_a_client_chooses(client):
+    with client.websocket_connect("/live") as socket:
+        socket.send_text('{"emotion": "happy", "size": 32}')
+        socket.send_text('{"end": true}')
+        assert list(answers(socket))[0]["size"] == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("message", "match"),
+    [
+        ("nonsense", "text must be JSON"),
+        ('{"volume": 3}', "settings may be"),
+        ('{"size": "large"}', "settings may be"),
+        ('{"emotion": "bored"}', "bored"),
+        (b"odd", "16-bit mono"),
+        (bytes(2 * 16002), "at most 1 s"),
+    ],
+)
+def test_a_bad_client_is_told_in_one_sentence_and_no_other_is_disturbed(client, message, match):
+    with client.websocket_connect("/live") as good:
+        good.send_bytes(pcm(speech(0.3)))
+        assert next(answers(good, 1))["type"] == "start"
+        with client.websocket_connect("/live") as bad:
+            bad.send_text(message) if isinstance(message, str) else bad.send_bytes(message)
+            last = list(answers(bad))[-1]
+            assert last["type"] == "error" and match in last["message"] and "\n" not in last["message"]
+        good.send_bytes(pcm(speech(0.5)))
+        good.send_text('{"end": true}')
+        assert len(frames_of(answers(good))) == 20
+    assert client.get("/health").json() == {"speaking": 0, "clients": 2}
+
+
+def test_a_client_too_many_is_refused(client):
+    with client.websocket_connect("/live") as one, client.websocket_connect("/live") as two:
+        for socket in (one, two):
+            socket.send_bytes(pcm(speech(0.1)))
+            assert next(answers(socket, 1))["type"] == "start"
+        with client.websocket_connect("/live") as three:
+            assert "2 clients at once" in next(answers(three, 1))["message"]
+        for socket in (one, two):
+            socket.send_text('{"end": true}')
+            assert list(answers(socket))[-1] == {"type": "end"}
+
+
+def test_one_who_just_goes_leaves_nothing(client):
+    with client.websocket_connect("/live") as socket:
+        socket.send_bytes(pcm(speech(0.2)))
+        next(answers(socket, 1))
+    for _ in range(100):
+        if client.get("/health").json()["speaking"] == 0:
+            break
+    assert client.get("/health").json()["speaking"] == 0
+
+
+def test_too_much_at_once_is_no_live_sound(client, monkeypatch):
+    monkeypatch.setattr(served, "LONGEST_QUEUE", 0.5)
+    with client.websocket_connect("/live") as socket:
+        with pytest.raises(WebSocketDisconnect):  # the test's client raises where the server has closed
+            for _ in range(400):
+                socket.send_bytes(pcm(speech(1.0)))
+                if any(isinstance(m, dict) and m["type"] == "error" for m in answers(socket, 1)):
+                    raise WebSocketDisconnect
+
+
+def test_a_slow_machine_says_so_and_skips(client, monkeypatch):
+    monkeypatch.setattr(served, "PATIENCE", 0.2)
+    with client.websocket_connect("/live") as socket:
+        socket.send_bytes(pcm(speech(0.2)))
+        assert next(answers(socket, 1))["type"] == "start"
+        for _ in range(4):
+            socket.send_bytes(pcm(speech(1.0)))
+        socket.send_text('{"end": true}')
+        messages = list(answers(socket))
+    slow = [m for m in messages if isinstance(m, dict) and m["type"] == "slow"]
+    frames = frames_of(messages)
+    assert slow and messages[-1] == {"type": "end"}
+    # Every frame was shown or said to be skipped, in order, and the last one is on time.
+    assert len(frames) + sum(m["skipped"] for m in slow) == 105 == max(frames) + 1
+    assert list(frames) == sorted(frames)
+
+
+def test_the_page_is_served(client):
+    page = client.get("/").text
+    assert "getUserMedia" in page and "talkhead live" in page
+    assert client.get("/../pyproject.toml").status_code == 404
