@@ -108,10 +108,12 @@ def test_the_same_recipe_is_measured_alike_in_float32_and_bf16(tiny_cache: Path)
 # Stages.
 
 
-def test_a_test_is_logged_as_a_test(tiny_cache: Path) -> None:
+def test_a_test_is_logged_as_a_test(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     data = MEADDataModule(str(tiny_cache), num_frames=4, test_fraction=0.25)
     (result,) = quiet().test(renderer(), data, verbose=False)
     assert set(result) == {"test/psnr", "test/ssim", "test/psnr_carrier"}
+    assert not list(tmp_path.iterdir()), "without a log nothing is written"
 
 
 def test_landmarks_are_validated_blind_and_the_shown_net_has_a_name_of_its_own(tiny_cache: Path) -> None:

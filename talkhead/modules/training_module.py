@@ -117,11 +117,11 @@ class TrainingModule(LightningModule):
             self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=clips, sync_dist=True)
 
     def log_folder(self) -> Path | None:
-        """Return where pictures beside the log go: None but in the first process.
+        """Return where pictures beside the log go: None where there is no log, and None but in the first process.
 
         The folder's name is told by the first process to the others, which wait for it: all must ask, or none.
         """
-        folder = self.trainer.log_dir
+        folder = self.trainer.log_dir if self.trainer.loggers else None
         return Path(folder) if folder and self.trainer.is_global_zero else None
 
     def _measure(self, batch: Clip, batch_idx: int, stage: Stage, loader: Any) -> None:
