@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+_MOST = 2**15
+"""Sequences attended to in one call: PyTorch's kernels for CUDA fail from 65536 on (its issue 142228)."""
+
 
 def relative_attention(projected: Tensor, bias: Tensor) -> Tensor:
     """Attend over time with a learnt bias for each distance, any length (Shaw et al., 2018, with biases for vectors).
@@ -22,9 +25,9 @@ def relative_attention(projected: Tensor, bias: Tensor) -> Tensor:
     heads, reach = len(bias), bias.shape[1] // 2
     time = torch.arange(projected.shape[1], device=projected.device)
     scores = bias[:, (time - time[:, None]).clamp(-reach, reach) + reach].to(projected.dtype)
-    query, key, value = rearrange(projected, "b t (three h d) -> three b h t d", three=3, h=heads)
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=scores[None])
-    return rearrange(mixed, "b h t d -> b t (h d)")
+    parts = rearrange(projected, "b t (three h d) -> three b h t d", three=3, h=heads).split(_MOST, 1)
+    mixed = [F.scaled_dot_product_attention(*part, attn_mask=scores[None]) for part in parts]
+    return rearrange(mixed[0] if len(mixed) == 1 else torch.cat(mixed), "b h t d -> b t (h d)")
 
 
 class RelativeAttention(nn.Module):
