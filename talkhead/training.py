@@ -103,6 +103,19 @@ def training_cli(home: str | None = None) -> Callable[[list[str]], Any]:
                 default="highest",
                 help="of float32 matrix products on a GPU: 'high' computes them in TensorFloat-32",
             )
+            parser.add_argument(
+                "--init_from",
+                type=str | None,
+                default=None,
+                help="start from the network of this speaker: `bundled` or a folder made by `talkhead export`",
+            )
+
+        def before_fit(self) -> None:
+            given = self.config[self.subcommand]
+            if given.init_from and not given.ckpt_path:  # a run that goes on has weights of its own
+                from talkhead.pipeline.speaker import find_folder
+
+                self.model.init_from(find_folder(given.init_from))
 
         def _parse_ckpt_path(self) -> None:
             """Let what is typed win: Lightning would take the module's arguments, and its classes, from the file."""

@@ -69,6 +69,7 @@ class EmotionClassifier(TrainingModule):
     last validation's and the test's confusion matrices are drawn beside the log.
     """
 
+    part = "net", "emotion"
     class_weights: Tensor
 
     def __init__(

@@ -94,6 +94,7 @@ class LandmarkGenerator(TrainingModule):
     """
 
     progress_bar = ("loss", "M-LD")
+    part = "net", "landmark"
     conditioned = "net"
 
     def __init__(

@@ -38,6 +38,8 @@ class TrainingModule(LightningModule):
     """
 
     meters: nn.ModuleDict
+    part: tuple[str, str] = ("net", "net")
+    """The network's attribute, and the folder of a speaker that holds it."""
     conditioned: str | None = None
     progress_bar: tuple[str, ...] = ()
 
@@ -59,6 +61,30 @@ class TrainingModule(LightningModule):
                 f"trainer.precision must be one of {', '.join(PRECISIONS)}, which keep weights and landmarks float32; "
                 f"got {self.trainer.precision!r}"
             )
+
+    def init_from(self, speaker: Path) -> None:
+        """Start from the weights of a speaker's network instead of random ones.
+
+        Args:
+            speaker: a pipeline's folder, see ``talkhead.pipeline``.
+
+        Raises:
+            FileNotFoundError: if it holds no such network.
+            ValueError: if its network is built otherwise.
+        """
+        attribute, folder = self.part
+        net, path = getattr(self, attribute), Path(speaker) / folder
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"init_from: '{speaker}' holds no {folder}; give a speaker's folder")
+        weights = type(net).from_pretrained(path).state_dict()
+        own = net.state_dict()
+        other = [n for n in own if n not in weights or weights[n].shape != own[n].shape] + list(weights.keys() - own)
+        if other:
+            raise ValueError(
+                f"init_from: the {folder} of '{speaker}' is built otherwise than the one to train ({other[0]}); "
+                f"give model.{attribute} the arguments of its config.json"
+            )
+        net.load_state_dict(weights)
 
     def on_train_start(self) -> None:
         """Let the network remember which emotions the training data have."""

@@ -60,6 +60,7 @@ class VideoDiffusion(TrainingModule):
     """
 
     progress_bar = ("psnr",)
+    part = "renderer", "renderer"
     conditioned = "renderer"
 
     def __init__(
