@@ -170,6 +170,14 @@ def add_generate(verbs: Any) -> None:
     verb.add_argument(
         "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
     )
+    verb.add_argument(
+        "--reference",
+        dest="references",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="further pictures or a video of the person: teeth and lips that IMAGE does not show",
+    )
     for part in ("mouth", "pose", "brow", "blink", "idle"):
         verb.add_argument(
             f"--{part}", type=float, default=1.0, metavar="GAIN", help="gain of this motion (%(default)s)"

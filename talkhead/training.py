@@ -89,6 +89,7 @@ def training_cli(home: str | None = None) -> Callable[[list[str]], Any]:
     from talkhead.data.datamodule import MEADDataModule
     from talkhead.modules import emotion, landmark, video  # noqa: F401  (so that `--model VideoDiffusion` is known)
     from talkhead.modules.run import RunCheckpoint, RunGuard, SaveConfig, check_size, outputs_of, settle_checkpoint
+    from talkhead.pipeline.speaker import find_folder
 
     class TrainingCLI(LightningCLI):
         """Our modules on our data; what a run writes goes below ``trainer.default_root_dir``."""
@@ -110,13 +111,6 @@ def training_cli(home: str | None = None) -> Callable[[list[str]], Any]:
                 help="start from the network of this speaker: `bundled` or a folder made by `talkhead export`",
             )
 
-        def before_fit(self) -> None:
-            given = self.config[self.subcommand]
-            if given.init_from and not given.ckpt_path:  # a run that goes on has weights of its own
-                from talkhead.pipeline.speaker import find_folder
-
-                self.model.init_from(find_folder(given.init_from))
-
         def _parse_ckpt_path(self) -> None:
             """Let what is typed win: Lightning would take the module's arguments, and its classes, from the file."""
 
@@ -136,7 +130,13 @@ def training_cli(home: str | None = None) -> Callable[[list[str]], Any]:
             if self.datamodule.modality != "audio":
                 check_size(self.model, self.datamodule.facts)
 
-        before_fit = before_validate = before_test = before_predict = settle
+        def before_fit(self) -> None:
+            self.settle()
+            arguments = self.config_init[self.subcommand]
+            if arguments.init_from and not arguments.ckpt_path:  # a run that goes on has weights of its own
+                self.model.init_from(find_folder(arguments.init_from))
+
+        before_validate = before_test = before_predict = settle
 
     model: dict[str, Any] = {}
     always = LambdaCallback(on_save_checkpoint=lambda trainer, module, checkpoint: describe_model(checkpoint, model))

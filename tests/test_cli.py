@@ -64,16 +64,19 @@ def keep_ctrl_c() -> Iterator[None]:
 
 def fit(module: str, cache: Path, output: Path, *more: str) -> int:
     """Train one of the modules for a moment."""
-    return main(
-        [
-            "fit",
-            *(f"--config={module}", f"--data.root={cache}", f"--trainer.default_root_dir={output}"),
-            *("--data.batch_size=4", "--data.val_fraction=0.2", "--data.test_fraction=0.1"),
-            *("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"),
-            *SMALL[module],
-            *more,
-        ]
-    )
+    return main(fit_words(module, cache, output, *more))
+
+
+def fit_words(module: str, cache: Path, output: Path, *more: str) -> list[str]:
+    """Return the command line that trains one of the modules for a moment."""
+    return [
+        "fit",
+        *(f"--config={module}", f"--data.root={cache}", f"--trainer.default_root_dir={output}"),
+        *("--data.batch_size=4", "--data.val_fraction=0.2", "--data.test_fraction=0.1"),
+        *("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"),
+        *SMALL[module],
+        *more,
+    ]
 
 
 def losses(output: Path) -> dict[int, float]:
@@ -373,6 +376,25 @@ def test_fit_resumes_with_the_same_loss_curve(
     assert losses(run) == curve
     for name, value in last_state(run).items():
         assert torch.equal(value, end[name]), name
+
+
+def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, sentence: Callable[..., str]) -> None:
+    from talkhead.pipeline.speaker import load_video
+
+    assert fit("video", tiny_cache, tmp_path / "first", "--trainer.max_epochs=1") == 0
+    renderer, scheduler = load_video(tmp_path / "first" / "checkpoints" / "last.ckpt")
+    speaker = tmp_path / "speaker"
+    renderer.save_pretrained(speaker / "renderer")
+    scheduler.save_pretrained(speaker / "scheduler")
+    (speaker / "pipeline.json").write_text("{}")
+    still = (f"--init_from={speaker}", "--trainer.max_epochs=1", "--model.learning_rate=0", "--trainer.callbacks=[]")
+    assert fit("video", tiny_cache, tmp_path / "second", *still) == 0
+    again, _ = load_video(next((tmp_path / "second").rglob("*.ckpt")))
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, renderer.state_dict()[name]), name
+    wider = ("--model.renderer.widths=[16,32]", "--trainer.max_epochs=1", f"--init_from={speaker}")
+    said = sentence(*fit_words("video", tiny_cache, tmp_path / "third", *wider))
+    assert "init_from" in said and "built otherwise" in said
 
 
 def last_state(output: Path) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ class Blur:
     def __init__(self):
         self.calls, self.sizes = [], []
 
-    def prepare(self, reference, reference_landmarks, landmarks, *, seed=0, frame_offset=0):
+    def prepare(self, reference, reference_landmarks, landmarks, *, bank=None, seed=0, frame_offset=0):
         frames = torch.arange(landmarks.shape[1]) + frame_offset
         noise = torch.stack([torch.sin(frames * 1.7 + c + seed) for c in range(3)])[None, :, :, None, None]
         noise = noise.expand(1, 3, -1, 4, 4).double()

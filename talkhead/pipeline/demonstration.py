@@ -44,4 +44,6 @@ def demo(
         raise ValueError(f"pipeline: '{pipeline}' has no portrait and speech of its own; export it with both")
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     options.setdefault("reference_landmarks", torch.tensor(speaker.info["reference_landmarks"]))
+    if (speaker.folder / "bank.safetensors").is_file():
+        options.setdefault("references", "speaker")
     return speaker.generate_file(portrait, speech, output, progress=progress, **options)

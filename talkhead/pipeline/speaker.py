@@ -7,6 +7,7 @@ renderer/          Renderer
 scheduler/         scheduler_config.json
 portrait.png       the speaker's own face and
 speech.flac        something to say, for the demo (both may be absent)
+bank.safetensors   further pictures of the speaker with their landmarks, for their mouths (may be absent)
 README.md          the model card
 """
 
@@ -37,7 +38,7 @@ from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "speaker"
-EXTRAS = ("portrait.png", "speech.flac", "README.md")
+EXTRAS = ("portrait.png", "speech.flac", "bank.safetensors", "README.md")
 
 
 def find_folder(name: str | Path) -> Path:

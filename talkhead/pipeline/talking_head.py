@@ -34,6 +34,7 @@ from talkhead.pipeline.live import Live, begin_live
 from talkhead.pipeline.motion import LandmarkSequence, check_gain
 from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
 from talkhead.pipeline.progress import progress_bar
+from talkhead.pipeline.references import Bank, load_bank, read_references
 from talkhead.pipeline.speaker import (
     EXTRAS,
     find_folder,
@@ -189,7 +190,9 @@ class TalkingHeadPipeline:
             ValueError, FileNotFoundError: as `stream`; and if ``output`` is one of the files that are read.
             OSError: if ``output`` cannot be written; this is found out before the work begins.
         """
-        check_apart(output, image=image, audio=audio, landmarks=options.get("landmarks"))
+        check_apart(
+            output, image=image, audio=audio, landmarks=options.get("landmarks"), reference=options.get("references")
+        )
         alpha = bool(options.get("transparent"))
         open_writer(
             output, fps=25, size=(2, 2), alpha=alpha, preset=preset
@@ -234,6 +237,7 @@ class TalkingHeadPipeline:
         overlap: int | None = None,
         start_timestep: int | None = None,
         windows_per_call: int | None = None,
+        references: Sequence[Any] | str | Path | None = None,
     ) -> Stream:
         """Make the video piece by piece, in memory that does not grow with its pictures.
 
@@ -273,6 +277,9 @@ class TalkingHeadPipeline:
             start_timestep: how noisy the process' start is; None: the noise end.
             windows_per_call: windows painted in one network call, at most; None: 8 on a GPU, else 1. Fewer need less
                 memory.
+            references: up to four further pictures of the person, or a video of him: teeth and lips that the portrait
+                does not show; of more, those whose mouths differ the most. "speaker": the pipeline's own, for its own
+                speaker. None: the portrait alone.
 
         Returns:
             The pieces, each a `Result`, in order.
@@ -299,6 +306,7 @@ class TalkingHeadPipeline:
             reference_landmarks = find_face(picture, self._detector(detector), face)
         portrait = crop_portrait(picture, reference_landmarks, self.info["crop_scale"], self.renderer.config.size)
         num_frames = count_frames(given, speech, portrait, rate)
+        options["bank"] = None if references is None else self._bank(references, detector, face)
         keys = heard_keys(self.emotion_net, speech) if keys is None else keys
         times = torch.arange(num_frames, dtype=torch.float64) / float(rate)
         if given is None:
@@ -344,6 +352,18 @@ class TalkingHeadPipeline:
         options = {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start_timestep}
         return options | {"windows_per_call": together}
 
+    def _bank(self, references: Any, detector: str | LandmarkDetector | None, face: str | int) -> Bank:
+        """Return further pictures of the person and their landmarks."""
+        size = self.renderer.config.size
+        if not self.renderer.config.bank:
+            raise ValueError("references: this pipeline's renderer looks at one portrait alone; leave them out")
+        if isinstance(references, str) and references == "speaker":
+            bank = None if self.folder is None else load_bank(self.folder, size)
+            if bank is None:
+                raise ValueError("references: this pipeline has no further pictures of its speaker; give pictures")
+            return bank
+        return read_references(references, self._detector(detector), face, self.info["crop_scale"], size)
+
     def _detector(self, detector: str | LandmarkDetector | None) -> LandmarkDetector:
         """Load a detector once."""
         detector = self.info.get("detector", "auto") if detector is None else detector
@@ -379,7 +399,8 @@ def paint(
 
 def check_apart(output: str | Path, **sources: Any) -> None:
     """Raise a ValueError where the file to write is one of those to read, by whatever name."""
-    for name, source in sources.items():
+    named = [(name, one) for name, many in sources.items() for one in (many if isinstance(many, list) else [many])]
+    for name, source in named:
         if not isinstance(source, str | Path):
             continue
         same = Path(output).exists() and Path(source).exists() and Path(output).samefile(source)

@@ -104,6 +104,7 @@ def render_windows(
     start_timestep: int | None = None,
     guidance_scale: float = 1.0,
     windows_per_call: int | None = None,
+    bank: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Paint a face along a stream of landmarks, in memory that does not grow with its length.
 
@@ -122,6 +123,8 @@ def render_windows(
         guidance_scale: 1 follows the emotion, more exaggerates it at twice the cost (classifier-free guidance).
         windows_per_call: windows that share a network call, at most; None: 8 on a GPU, else 1. The first calls take
             fewer, 1, 2, 4 ..., so that the first frames do not wait. It changes no more than a call's rounding.
+        bank: further pictures of the person, (R, 3, H, W) uint8 of the renderer's size, and their landmarks
+            (R, 68, 2) px: mouths to copy from.
 
     Yields:
         (t, 3, H, W) uint8 finished frames, in order.
@@ -136,6 +139,8 @@ def render_windows(
     most = (8 if renderer.device.type == "cuda" else 1) if windows_per_call is None else windows_per_call
     partial = start_timestep is not None
     painter = _Painter(renderer, scheduler, emotion, overlap, seed, partial, guidance_scale, most)
+    if bank is not None:
+        painter.bank = bank[0][None].to(renderer.device), bank[1][None].to(renderer.device)
     portrait = (reference[None].to(renderer.device), reference_landmarks[None].to(renderer.device))
     together = 1
     waiting: list[Tensor] = []
@@ -179,7 +184,10 @@ class _Painter:
     Attributes:
         partial: whether the process starts from the noised carrier rather than from the noise end.
         together: how many windows share a network call, at most.
+        bank: further pictures of the person and their landmarks, with a leading 1, or None.
     """
+
+    bank: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -204,7 +212,9 @@ class _Painter:
     def arrive(self, portrait: tuple[Tensor, Tensor], segments: list[Tensor]) -> None:
         """Put the next segments' landmarks, (t, 68, 2) px each, at the noise end."""
         landmarks = torch.cat(segments)[None].to(self.renderer.device, non_blocking=True)
-        condition = self.renderer.prepare(*portrait, landmarks, seed=self.seed, frame_offset=self.arrived)
+        condition = self.renderer.prepare(
+            *portrait, landmarks, bank=self.bank, seed=self.seed, frame_offset=self.arrived
+        )
         x = condition.noise
         if self.partial:
             x = self.scheduler.add_noise(condition.carrier, x, torch.tensor(self.timesteps[:1]))
