@@ -136,7 +136,7 @@ def test_a_track_says_and_draws_what_is_shown(tmp_path):
 
 def test_stretches_cover_the_recording_and_overlap():
     speech = torch.arange(11 * 16_000)
-    pieces = stretches(speech)
+    pieces = list(stretches(speech))
     assert [(int(p[0]) / 16_000, (int(p[-1]) + 1) / 16_000) for p in pieces] == [
         (0, 4),
         (2, 6),
@@ -144,7 +144,7 @@ def test_stretches_cover_the_recording_and_overlap():
         (6, 10),
         (7, 11),
     ]
-    assert len(stretches(speech[:16_000])) == 1 and len(stretches(speech[: 4 * 16_000])) == 1
+    assert len(list(stretches(speech[:16_000]))) == 1 and len(list(stretches(speech[: 4 * 16_000]))) == 1
 
 
 def test_the_whole_recording_is_heard(monkeypatch):

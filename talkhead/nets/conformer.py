@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -88,14 +89,17 @@ class Subsampling(nn.Module):
         return x.transpose(1, 2).flatten(2)
 
 
+_VALID: ContextVar[Tensor] = ContextVar("valid")
+"""(B, 1, T), True where a batch is valid, on its way through torchaudio's layers; each thread has its own."""
+
+
 class MaskedConv1d(nn.Conv1d):
     """A convolution over time that sees silence, not whatever a batch is padded with, beyond a recording's end."""
 
-    mask: Tensor | None = None
-
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T); ``mask`` is (B, 1, T), True where the input is valid."""
-        return super().forward(input if self.mask is None else input * self.mask)
+        """(B, C, T) -> (B, C, T)."""
+        valid = _VALID.get(None)
+        return super().forward(input if valid is None else input * valid)
 
 
 class AttentionPooling(nn.Module):
@@ -276,10 +280,12 @@ class ConformerClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         x, lengths = self.subsampling(frames, lengths)
         valid = length_mask(lengths, x.shape[1])
         x = x.transpose(0, 1)
-        for layer in self.conformer.conformer_layers:
-            layer.conv_module.sequential[2].mask = valid[:, None]
-            x = layer(x, ~valid)
-            layer.conv_module.sequential[2].mask = None
+        token = _VALID.set(valid[:, None])
+        try:
+            for layer in self.conformer.conformer_layers:
+                x = layer(x, ~valid)
+        finally:
+            _VALID.reset(token)
         pooled = self.pooled_norm(self.pooling(x.transpose(0, 1), valid))
         logits = self.head(torch.cat([pooled, *whole], dim=-1))
         return logits.float().masked_fill(~self.seen, -math.inf)

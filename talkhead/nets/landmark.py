@@ -32,6 +32,7 @@ from talkhead.face.articulation import articulate
 from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face, turn
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
+from talkhead.media.recording import Recording
 from talkhead.nets.attention import RelativeAttention
 from talkhead.nets.audio import (
     LogMelEncoder,
@@ -269,7 +270,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def stream(
         self,
-        audio: Tensor,
+        audio: Tensor | Recording,
         reference_landmarks: Tensor,
         emotion: Tensor,
         fps: float = 25.0,
@@ -289,7 +290,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         into evaluation mode.
 
         Args:
-            audio: (S,) waveform at 16 kHz in [-1, 1], S >= 1.
+            audio: (S,) waveform at 16 kHz in [-1, 1], S >= 1, or a recording.
             reference_landmarks: (68, 2) px: the portrait's landmarks.
             emotion: (8,) probabilities, or (T, 8), one for each frame.
             fps: frames per second wanted.
@@ -330,7 +331,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
 
     def _hear(
         self,
-        audio: Tensor,
+        audio: Tensor | Recording,
         reference_landmarks: Tensor,
         emotion: Tensor,
         fps: float,
@@ -376,13 +377,13 @@ def _check_shapes(audio: Tensor, reference_landmarks: Tensor, emotion: Tensor, n
 
 
 def _check_stream(
-    audio: Tensor, reference_landmarks: Tensor, emotion: Tensor, fps: float, window_seconds: float
+    audio: Tensor | Recording, reference_landmarks: Tensor, emotion: Tensor, fps: float, window_seconds: float
 ) -> None:
     if audio.ndim != 1:
         raise ValueError(f"audio must be one (S,) mono waveform at 16 kHz; got {tuple(audio.shape)}")
     if not fps > 0 or not window_seconds > 0:
         raise ValueError(f"fps and window_seconds must be positive; got {fps} and {window_seconds}")
-    _check_shapes(audio[None], reference_landmarks[None], emotion[None], num_frames_of(len(audio), fps))
+    _check_shapes(audio[:1][None], reference_landmarks[None], emotion[None], num_frames_of(len(audio), fps))
     if not reference_landmarks.isfinite().all():
         raise ValueError(
             "reference_landmarks must be finite landmarks in px; got NaN, so no face was found in the portrait"

@@ -11,6 +11,7 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.face.head_state import close_lids, move_head, still_head
 from talkhead.face.points import EYES
+from talkhead.media.recording import Recording
 from talkhead.nets.head_motion import RATE, HeadMotionNet
 from talkhead.speech.level import sample_at, speech_level
 from talkhead.speech.prosody import prosody
@@ -22,7 +23,7 @@ HOME_SECONDS = 10.0
 def draw_head(
     net: HeadMotionNet,
     moved: Iterator[Tensor],
-    speech: Tensor,
+    speech: Tensor | Recording,
     face: Tensor,
     emotion: Tensor,
     fps: float,

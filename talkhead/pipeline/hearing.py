@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.media.recording import Recording
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.pipeline.feeling import NEUTRAL, EmotionKeys
 
@@ -18,7 +21,7 @@ CALM = 0.995
 classifier is sure of sadness in many a calm voice (docs/expression.md says how that was measured)."""
 
 
-def heard_keys(net: ConformerClassifier | None, speech: Tensor | None) -> EmotionKeys:
+def heard_keys(net: ConformerClassifier | None, speech: Tensor | Recording | None) -> EmotionKeys:
     """Hear the emotion of a recording, stretch after stretch.
 
     Args:
@@ -47,11 +50,12 @@ def classify(net: ConformerClassifier, speech: Tensor) -> Tensor:
     return net.probabilities(speech[None].to(net.device))[0].float().cpu()
 
 
-def stretches(speech: Tensor) -> list[Tensor]:
-    """Cut a recording into overlapping stretches; the last is as long as the others, a short recording is one."""
+def stretches(speech: Tensor | Recording) -> Iterator[Tensor]:
+    """Yield the overlapping stretches of a recording; the last is as long as the others, a short recording is one."""
     length, hop = (round(seconds * SAMPLE_RATE) for seconds in (STRETCH_SECONDS, HOP_SECONDS))
     starts = range(0, max(len(speech) - length, 0) + hop, hop)
-    return [speech[max(min(start, len(speech) - length), 0) :][:length] for start in starts if start < len(speech)]
+    firsts = (max(min(start, len(speech) - length), 0) for start in starts if start < len(speech))
+    return (speech[first : first + length] for first in firsts)
 
 
 def smoothed(heard: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from talkhead.data.tracking import LandmarkDetector
 from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, to_crop
 from talkhead.media.formats import open_writer
 from talkhead.media.read import exact_fps, read_audio, read_image
+from talkhead.media.recording import Recording
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, EmotionTrack, join_tracks
 from talkhead.pipeline.motion import LandmarkSequence, check_landmarks, motion_gains
@@ -102,7 +103,7 @@ class Stream(Iterator[Result]):
         num_frames: of the whole video.
         size: (height, width) of the frames in px.
         fps: frames per second.
-        audio: (S,) float32 the whole speech at 16 kHz, or None.
+        audio: the whole speech at 16 kHz, (S,) float32, or of a file the `Recording` to slice; None: there is none.
         emotion: the probability of each emotion's name in the beginning.
     """
 
@@ -110,7 +111,7 @@ class Stream(Iterator[Result]):
         self,
         painted: Iterator[tuple[Tensor, Tensor]],
         portrait: Portrait,
-        audio: Tensor | None,
+        audio: Tensor | Recording | None,
         keys: EmotionKeys,
         fps: Fraction,
         num_frames: int,
@@ -222,6 +223,16 @@ def crop_portrait(picture: Tensor, landmarks: Tensor, scale: float, size: int) -
     return Portrait(picture, landmarks, crop, crop_frames(picture, crop, size), to_crop(landmarks, crop, size))
 
 
+def open_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = False) -> Tensor | Recording | None:
+    """Return speech as `read_speech` does, but that of a file as a `Recording`, however long it is."""
+    if not isinstance(audio, str | Path):
+        return read_speech(audio, sample_rate, optional)
+    speech = Recording.open(audio)
+    if not len(speech):
+        raise ValueError(f"audio: '{audio}' has no sound; give a recording with at least one sample")
+    return speech
+
+
 def read_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = False) -> Tensor | None:
     """Return speech as (S,) float32 at 16 kHz.
 
@@ -289,7 +300,7 @@ def choose_fps(fps: float | Fraction | None, given: Any, default: str | float) -
 
 
 def count_frames(
-    given: Tensor | LandmarkSequence | None, speech: Tensor | None, portrait: Portrait, fps: Fraction
+    given: Tensor | LandmarkSequence | None, speech: Tensor | Recording | None, portrait: Portrait, fps: Fraction
 ) -> int:
     """Return the video's number of frames, after checking that given landmarks fit the sound and the picture.
 
@@ -325,15 +336,21 @@ ANYONE: dict[str, Any] = {"articulation": 1.35, "habit": 0.5}
 
 
 def move_landmarks(
-    net: LandmarkNet, speech: Tensor | None, portrait: Portrait, emotion: Tensor, fps: Fraction, idle: float, seed: int
+    net: LandmarkNet,
+    speech: Tensor | Recording | None,
+    portrait: Portrait,
+    emotion: Tensor,
+    fps: Fraction,
+    idle: float,
+    seed: int,
 ) -> Iterator[Tensor]:
     """Yield the (t, 68, 2) px of the face that the speech moves, piece by piece.
 
     Silence closes the mouth. The net turns and scales with the face it is given, so the motion is this portrait's.
     """
     assert speech is not None
-    sound, face, feeling = (tensor.to(net.device) for tensor in (speech, portrait.reference_landmarks, emotion))
-    for part in net.stream(sound, face, feeling, float(fps), idle=idle, seed=seed, **ANYONE):
+    face, feeling = portrait.reference_landmarks.to(net.device), emotion.to(net.device)
+    for part in net.stream(speech.to(net.device), face, feeling, float(fps), idle=idle, seed=seed, **ANYONE):
         yield part.cpu()
 
 

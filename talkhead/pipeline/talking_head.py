@@ -3,7 +3,7 @@
 The data's way, each step a function below:
 
     read_portrait -> find_face -> crop_portrait ----+
-    read_speech -> heard_keys ----------------------+-> move_landmarks -> wear_expressions -> render_windows
+    open_speech -> heard_keys ----------------------+-> move_landmarks -> wear_expressions -> render_windows
                                                             -> FramePlacer -> Result
 """
 
@@ -53,10 +53,10 @@ from talkhead.pipeline.stages import (
     find_face,
     join_results,
     move_landmarks,
+    open_speech,
     place_landmarks,
     read_motion,
     read_portrait,
-    read_speech,
     scale_motion,
 )
 from talkhead.pipeline.trained import check_emotions
@@ -299,7 +299,7 @@ class TalkingHeadPipeline:
         keys = None if emotion is None else emotion_keys(emotion)
         given = read_motion(landmarks)
         rate = choose_fps(fps, given, self.info["fps"])
-        speech = read_speech(audio, sample_rate, optional=given is not None)
+        speech = open_speech(audio, sample_rate, optional=given is not None)
         picture = read_portrait(image, transparent)
         alpha = read_alpha(image) if transparent else None
         if reference_landmarks is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from talkhead.data.clip import EMOTIONS
 from talkhead.face.expression import EMOTION_ACTIONS, action_offsets, project
 from talkhead.face.expressive_motion import expressive_motion
+from talkhead.media.recording import Recording
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, left_by
 from talkhead.speech.level import frame_decibels, speech_level
@@ -68,7 +69,7 @@ def emotion_offsets(face: Tensor) -> tuple[Tensor, Tensor]:
     return project(torch.stack(closed), face), project(torch.stack(opened), face)
 
 
-def breathing(speech: Tensor | None, num_frames: int, fps: Fraction, seed: int) -> Tensor:
+def breathing(speech: Tensor | Recording | None, num_frames: int, fps: Fraction, seed: int) -> Tensor:
     """Return the (T,) factor by which an expression's strength breathes.
 
     It follows the voice's energy, averaged over `BREATH_SECONDS`, from 0.85 in silence to 1.05 at the speech's own

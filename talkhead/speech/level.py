@@ -10,34 +10,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.media.recording import Recording
 
 BLOCK = 160
 """Samples per block of the energy envelope: 10 ms."""
+
+_PIECE = 1000 * BLOCK
 
 QUIETEST = 10 ** (-55 / 20)
 """Speech level below which a recording counts as silent (-55 dB of full scale), and is not amplified further."""
 
 
-def block_rms(audio: Tensor) -> Tensor:
+def block_rms(audio: Tensor | Recording) -> Tensor:
     """Return the (..., max(1, S // 160)) root mean square of each 10-ms block of (..., S) audio."""
+    if isinstance(audio, Recording):
+        pieces = (block_rms(piece) for piece in audio.split(_PIECE) if len(piece) >= BLOCK or len(audio) < BLOCK)
+        return torch.cat(list(pieces))
     if audio.shape[-1] < BLOCK:
         audio = F.pad(audio, (0, BLOCK - audio.shape[-1]))
     blocks = audio.shape[-1] // BLOCK
     return audio[..., : blocks * BLOCK].unflatten(-1, (blocks, BLOCK)).norm(dim=-1) / BLOCK**0.5
 
 
-def speech_level(audio: Tensor) -> Tensor:
+def speech_level(audio: Tensor | Recording) -> Tensor:
     """Measure how loud the speech in a recording is: the 95th percentile of the 10-ms RMS.
 
     Pauses, however long (up to 95%), hardly move it, and neither does a single click.
 
     Args:
-        audio: (..., S) waveform in [-1, 1].
+        audio: (..., S) waveform in [-1, 1], or a recording.
 
     Returns:
         (...) level, at least ``QUIETEST``: silence has no speech level of its own.
     """
-    return block_rms(audio.float()).quantile(0.95, dim=-1).clamp_min(QUIETEST)
+    rms = block_rms(audio if isinstance(audio, Recording) else audio.float())
+    return rms.quantile(0.95, dim=-1).clamp_min(QUIETEST)
 
 
 def sample_at(features: Tensor, positions: Tensor) -> Tensor:
@@ -63,7 +70,7 @@ def frame_centres(samples: int, num_frames: int, device: torch.device | None = N
     return (torch.arange(num_frames, device=device) + 0.5) * (samples / num_frames) - 0.5
 
 
-def frame_decibels(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
+def frame_decibels(audio: Tensor | Recording, level: Tensor, num_frames: int) -> Tensor:
     """Return the (T,) loudness of (S,) audio at the frames' centres, in dB relative to the speech level."""
     rms = block_rms(audio)
     smooth = F.avg_pool1d(F.pad(rms[None, None], (2, 2), mode="replicate"), 5, 1)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.media.recording import Recording
 from talkhead.speech.level import block_rms, frame_centres, sample_at
 from talkhead.speech.pitch import OCTAVES, Pitchgram, melody
 
@@ -16,7 +17,7 @@ PROSODY = 10
 _CHUNK = 60 * SAMPLE_RATE
 
 
-def prosody(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
+def prosody(audio: Tensor | Recording, level: Tensor, num_frames: int) -> Tensor:
     """Describe how a recording is spoken.
 
     Args:
@@ -42,7 +43,7 @@ def prosody(audio: Tensor, level: Tensor, num_frames: int) -> Tensor:
     return torch.stack(rows)
 
 
-def _melody(audio: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+def _melody(audio: Tensor | Recording, num_frames: int) -> tuple[Tensor, Tensor]:
     """Return (T,) how voiced and (T,) octaves from the median pitch."""
     gram = Pitchgram(SAMPLE_RATE // 25).to(audio.device)
     heard = []
