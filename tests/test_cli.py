@@ -382,14 +382,15 @@ def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, se
     from talkhead.pipeline.speaker import load_video
 
     assert fit("video", tiny_cache, tmp_path / "first", "--trainer.max_epochs=1") == 0
-    renderer, scheduler = load_video(tmp_path / "first" / "checkpoints" / "last.ckpt")
+    parts = load_video(tmp_path / "first" / "checkpoints" / "last.ckpt").parts
+    renderer, scheduler = parts["renderer"], parts["scheduler"]
     speaker = tmp_path / "speaker"
     renderer.save_pretrained(speaker / "renderer")
     scheduler.save_pretrained(speaker / "scheduler")
     (speaker / "pipeline.json").write_text("{}")
     still = (f"--init_from={speaker}", "--trainer.max_epochs=1", "--model.learning_rate=0", "--trainer.callbacks=[]")
     assert fit("video", tiny_cache, tmp_path / "second", *still) == 0
-    again, _ = load_video(next((tmp_path / "second").rglob("*.ckpt")))
+    again = load_video(next((tmp_path / "second").rglob("*.ckpt"))).parts["renderer"]
     for name, value in again.state_dict().items():
         assert torch.equal(value, renderer.state_dict()[name]), name
     wider = ("--model.renderer.widths=[16,32]", "--trainer.max_epochs=1", f"--init_from={speaker}")
