@@ -245,7 +245,7 @@ def add_preprocess(verbs: Any) -> None:
     verb.add_argument(
         "--layout",
         required=True,
-        choices=["mead", "ravdess", "emodb", "crema-d", "folder"],
+        choices=["mead", "ravdess", "emodb", "crema-d", "folder", "stills"],
         help="how INPUT is arranged",
     )
     verb.add_argument("--input", required=True, help="folder with the recordings; it is only read")

@@ -101,5 +101,26 @@ def run_serve(args: argparse.Namespace) -> int:
     return 0
 
 
-USES: tuple[Callable[[Any], None], ...] = (add_dub, add_serve)
+def add_merge(verbs: Any) -> None:
+    """Register ``talkhead merge``."""
+    verb = add_verb(
+        verbs,
+        "merge",
+        run_merge,
+        "put several caches into one: people of several datasets, or the parts of several machines",
+        "  talkhead merge cache_s1 cache_others cache_stills --output cache",
+    )
+    verb.add_argument("caches", nargs="+", metavar="CACHE", help="folders that `preprocess` wrote; they are only read")
+    verb.add_argument("--output", required=True, help="the cache to make")
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    """Merge, and say how many clips there are."""
+    from talkhead.data.merge import merge_caches
+
+    print(f"{args.output}: {merge_caches(args.caches, args.output)} clips")
+    return 0
+
+
+USES: tuple[Callable[[Any], None], ...] = (add_merge, add_dub, add_serve)
 """What `talkhead.cli` lists beside its own verbs."""

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from talkhead.data.clip import Clip
 from talkhead.data.datamodule import EpochSampler, MEADDataModule, balanced_weights, split_names
 from talkhead.data.dataset import ClipDataset, collate, num_samples, read_manifest
+from talkhead.data.merge import merge_caches
 
 
 def write_cache(root: Path, clips: Sequence[dict[str, Any]]) -> Path:
@@ -354,3 +355,33 @@ def test_each_person_is_in_every_part_and_moves_nobody_else() -> None:
         assert [n for n in both[part] if n.startswith("a")] == names
     assert sum(n.startswith("b") for n in both["test"]) == 2 and sum(n.startswith("b") for n in both["val"]) == 1
     assert sum(n.startswith("c") for n in both["train"]) == 2
+
+
+def test_still_pictures_are_for_pictures_alone(tmp_path: Path) -> None:
+    clips = [{"name": f"c{i}"} for i in range(8)] + [{"name": "still", "frames": 2, "stills": True}]
+    cache = write_cache(tmp_path / "cache", clips)
+    for modality, there in (("video", True), ("landmarks", False), ("audio", False)):
+        data = MEADDataModule(cache, modality=modality, test_fraction=0, val_fraction=0)
+        assert ("still" in data.names("train")) == there
+
+
+def test_merged_caches_hold_the_clips_of_both(tmp_path: Path) -> None:
+    a = write_cache(tmp_path / "a", [{"name": "x", "identity": "a"}, {"name": "both"}])
+    b = write_cache(tmp_path / "b", [{"name": "y", "identity": "b"}, {"name": "both"}])
+    for cache in (a, b):
+        (cache / "preprocess.json").write_text(json.dumps({"size": 8, "scale": 1.5, "layout": cache.name}))
+    assert merge_caches([a, b], tmp_path / "all") == 3
+    names = [e["name"] for e in read_manifest(tmp_path / "all")]
+    assert names == ["both", "x", "y"]
+    assert json.loads((tmp_path / "all" / "preprocess.json").read_text()) == {"size": 8, "scale": 1.5}
+    for home, name in ((a, "x"), (b, "y")):
+        assert equal(ClipDataset(home, [name])[0], ClipDataset(tmp_path / "all", [name])[0])
+    with pytest.raises(FileExistsError):
+        merge_caches([a, b], tmp_path / "all")
+    (b / "preprocess.json").write_text(json.dumps({"size": 16, "scale": 1.5}))
+    with pytest.raises(ValueError, match="different size"):
+        merge_caches([a, b], tmp_path / "other")
+    c = write_cache(tmp_path / "c", [{"name": "x", "identity": "c"}])
+    with pytest.raises(ValueError, match="both have a clip 'x'"):
+        merge_caches([a, c], tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -19,6 +19,7 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.dataset import num_samples
 from talkhead.data.index import Source
+from talkhead.data.stills import cut_stills
 from talkhead.data.tracking import LandmarkDetector, MissingFaceError, TrackedShot, load_detector, track_shots
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.media.files import write_whole
@@ -50,7 +51,10 @@ def process_source(source: Source, job: Job, stopped: Callable[[], bool]) -> lis
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MediaWarning)
         try:
-            entries = _cache_video(source, job, stopped) if source.has_video else _cache_sound(source, job)
+            if source.stills:
+                entries = _cache_stills(source, job)
+            else:
+                entries = _cache_video(source, job, stopped) if source.has_video else _cache_sound(source, job)
         except _Unwritable as error:
             raise OSError(str(error)) from error
         except Exception as error:
@@ -63,6 +67,17 @@ def _cache_sound(source: Source, job: Job) -> list[Entry]:
     audio = read_audio(source.path, strict=True)
     _save(job, source.name, {"audio": audio})
     return [new_entry(job, source, samples=len(audio))]
+
+
+def _cache_stills(source: Source, job: Job) -> list[Entry]:
+    """Cut the face out of each picture; they have no sound, and the rate of clips that they may be mixed with."""
+    detector = detector_named(job.detector, job.device)
+    frames, landmarks = cut_stills(source.stills, detector, job.face, job.scale, job.size)
+    tensors = {"frames": frames, "landmarks": landmarks, "confidence": torch.ones(len(frames)), "audio": torch.zeros(0)}
+    _save(job, source.name, tensors)
+    fps = str(job.fps or 25)
+    facts = {"frames": len(frames), "size": job.size, "detector": detector.name, "stills": True}
+    return [new_entry(job, source, fps=fps, **facts)]
 
 
 def _cache_video(source: Source, job: Job, stopped: Callable[[], bool]) -> list[Entry]:

@@ -270,7 +270,13 @@ class MEADDataModule(LightningDataModule):
         """Return the names of the clips of ``part`` (train, val or test) that this modality can use, sorted."""
         if part not in self._parts:
             raise ValueError(f"part must be train, val or test; got {part!r}")
-        return [n for n in self._parts[part] if self.modality == "audio" or self.entries[n]["frames"]]
+        return [n for n in self._parts[part] if self._usable(self.entries[n])]
+
+    def _usable(self, entry: dict[str, Any]) -> bool:
+        """Still pictures show no motion and say nothing: they are for pictures alone."""
+        if entry.get("stills"):
+            return self.modality == "video"
+        return self.modality == "audio" or bool(entry["frames"])
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifest, so that a wrong ``root`` is reported before anything else starts."""

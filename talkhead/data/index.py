@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from talkhead.data.clip import EMOTIONS
+from talkhead.data.stills import PICTURES, people_of
 
-Layout = Literal["mead", "ravdess", "emodb", "crema-d", "folder"]
+Layout = Literal["mead", "ravdess", "emodb", "crema-d", "folder", "stills"]
 View = Literal["front", "down", "top", "left_30", "left_60", "right_30", "right_60"]
 
 _VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ogv .3gp".split())
@@ -54,6 +55,7 @@ class Source:
         has_video: whether ``path`` has a picture.
         skip: why the recording cannot be used (it is listed to be counted), or None.
         level: how strong the emotion is meant to be, 1, 2, 3; 0: the dataset does not say.
+        stills: the person's pictures, of which ``path`` is the first, where the source is no recording.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class Source:
     has_video: bool = True
     skip: str | None = None
     level: int = 0
+    stills: tuple[Path, ...] = ()
 
 
 def list_sources(
@@ -82,9 +85,11 @@ def list_sources(
     - ``folder``: every video and sound file below ``root``, which may also be one file. The speaker is the name of
       the folder the file lies in ("speaker" directly in ``root``), the emotion neutral, the sentence the file's name.
       A sound file beside a video of the same name is that video's sound.
+    - ``stills``: pictures of people, those of each together: in a folder of the person's name, or with the person's
+      name before the first underscore (``001_neutral.jpg``).
 
     Args:
-        layout: which of the five.
+        layout: which of the six.
         root: the dataset's folder.
         identity: ``folder``: the speaker's name for every file; otherwise: keep this speaker alone.
         emotion: ``folder``: the emotion of every file; otherwise: keep this emotion alone.
@@ -114,6 +119,7 @@ def list_sources(
             "ravdess": _list_ravdess,
             "emodb": _list_emodb,
             "crema-d": _list_crema,
+            "stills": lambda r: _list_stills(r, emotion or "neutral"),
         }
         sources = _keep(listing[layout](root), root, identity, emotion)
     return sorted(_unique(sources, root, drop=layout != "folder"), key=lambda s: s.name)
@@ -219,6 +225,16 @@ def _list_folder(root: Path, identity: str | None, emotion: str) -> list[Source]
                 )
             )
     return sources or _nothing(root, f"video ({' '.join(sorted(_VIDEO))}) or sound ({' '.join(sorted(_SOUND))}) files")
+
+
+def _list_stills(root: Path, emotion: str) -> list[Source]:
+    sources = [
+        Source(
+            path=paths[0], name=_safe(person), identity=person, emotion=emotion, sentence=person, stills=tuple(paths)
+        )
+        for person, paths in people_of(root).items()
+    ]
+    return sources or _nothing(root, f"pictures ({' '.join(sorted(PICTURES))})")
 
 
 def _media_files(root: Path) -> list[Path]:

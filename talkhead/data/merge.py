@@ -1,0 +1,80 @@
+"""Several caches as one: parts made by several machines, or people from several datasets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from talkhead.data.dataset import read_manifest, read_settings
+from talkhead.media.files import new_folder
+
+_ALIKE = ("size", "scale")
+"""What the settings of the parts must have in common, or their clips could not be in one batch."""
+
+
+def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
+    """Put the clips of several caches into a new one, which appears whole or not at all.
+
+    A clip's file is linked where the file system allows it, else copied; the parts stay as they are. Clips that two
+    parts share (the shards of one run) are taken once.
+
+    Args:
+        caches: folders that ``talkhead preprocess`` wrote, with equal ``size`` and ``scale``.
+        output: the folder to make.
+
+    Returns:
+        The number of usable clips in it.
+
+    Raises:
+        FileNotFoundError: if a folder is no cache.
+        FileExistsError: if there is something in ``output``.
+        ValueError: if the caches do not fit together, or two clips that differ have one name.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    homes: dict[str, Path] = {}
+    for cache in map(Path, caches):
+        for entry in read_manifest(cache):
+            known = entries.setdefault(entry["name"], entry)
+            if known != entry:
+                if known["status"] == "ok" and entry["status"] == "ok":
+                    raise ValueError(
+                        f"caches: '{homes[entry['name']]}' and '{cache}' both have a clip {entry['name']!r}, and they "
+                        "differ; rename the recordings of one and preprocess it again"
+                    )
+                if entry["status"] == "ok":  # another part succeeded where one failed
+                    entries[entry["name"]] = entry
+            if entries[entry["name"]] is entry:
+                homes[entry["name"]] = cache
+    settings = _common_settings(caches)
+    with new_folder(output) as made:
+        (made / "clips").mkdir()
+        for name, entry in entries.items():
+            if entry["status"] == "ok":
+                file = f"{name}.safetensors"
+                _link(homes[name] / "clips" / file, made / "clips" / file)
+        lines = [json.dumps(entries[name], ensure_ascii=False) + "\n" for name in sorted(entries)]
+        (made / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
+        (made / "preprocess.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return sum(entry["status"] == "ok" for entry in entries.values())
+
+
+def _common_settings(caches: Sequence[str | Path]) -> dict[str, Any]:
+    """Return the settings that all parts share."""
+    parts = [read_settings(cache) for cache in caches]
+    for name in _ALIKE:
+        if len(values := {str(part[name]) for part in parts if name in part}) > 1:
+            raise ValueError(
+                f"caches: they were made with different {name} ({', '.join(sorted(values))}); preprocess them alike"
+            )
+    return {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
