@@ -124,17 +124,17 @@ def descriptor() -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def measure_portrait(
-    pipe: TalkingHeadPipeline, picture: Path, speech: Tensor, looks: dict[str, Any], count: int, strength: float
+    pipe: TalkingHeadPipeline, picture: Path, speech: Tensor, looks: dict[str, Any], args: argparse.Namespace
 ) -> tuple[dict[str, Any], Tensor]:
     """Let one portrait speak in every emotion: the numbers of each, and a row of pictures (3, H, W')."""
     points, describe = load_detector("dlib")(read_image(picture)).landmarks, descriptor()
     options: dict[str, Any] = {"reference_landmarks": points, "size": pipe.renderer.config.size}
     rows: dict[str, Any] = {}
     shown, calm, first = [], None, None
-    for emotion in ("neutral", *(name for name in EMOTIONS if name != "neutral")):
-        result = pipe(picture, speech, emotion=emotion, emotion_strength=strength, **options)
+    for emotion in ("neutral", *(name for name in args.emotions if name != "neutral")):
+        result = pipe(picture, speech, emotion=emotion, emotion_strength=args.strength, **options)
         calm = result if calm is None else calm
-        at = torch.linspace(0.6 * float(result.fps), len(result.frames) - 1, count).round().long()
+        at = torch.linspace(0.6 * float(result.fps), len(result.frames) - 1, args.frames).round().long()
         frames, landmarks = result.frames[at].permute(0, 3, 1, 2).contiguous(), result.landmarks[at]
         row = {name: v.nanmean().item() for look in looks.values() for name, v in look(frames, landmarks).items()}
         face = torch.stack([describe(f, p) for f, p in zip(frames, landmarks, strict=True)])
@@ -144,7 +144,7 @@ def measure_portrait(
         row["opening correlation"] = torch.corrcoef(openings)[0, 1].item()
         row["step"] = largest_step(result.landmarks) / largest_step(calm.landmarks)
         rows[emotion] = row
-        shown.append(frames[count // 2])
+        shown.append(frames[args.frames // 2])
     return rows, torch.cat(shown, 2)
 
 
@@ -165,7 +165,7 @@ def run_portraits(args: argparse.Namespace) -> None:
             continue
         looks = load_judges(args.judges) if looks is None else looks
         speech = read_audio(args.speech[number % len(args.speech)])[: round(args.seconds * SAMPLE_RATE)]
-        rows, row = measure_portrait(pipe, picture, speech, looks, args.frames, args.strength)
+        rows, row = measure_portrait(pipe, picture, speech, looks, args)
         write_image(args.output / f"{picture.name[:3]}.png", row)
         done[picture.name[:3]] = {"name": picture.name[:3], "rows": rows}
         with log.open("a") as file:
@@ -185,7 +185,7 @@ def portrait_table(people: list[dict[str, Any]]) -> str:
     lines = ["| emotion | judge a: neutral, shift, rises | judge b | MediaPipe: shift, least, rises |"]
     lines[0] += " opening correlation, least | largest step | identity: mean, most |"
     lines.append("|---" * 7 + "|")
-    for emotion in EMOTIONS:
+    for emotion in (name for name in EMOTIONS if name in people[0]):
         cells = []
         score = f"mp {EXPECTED[emotion]}" if emotion in EXPECTED else None
         for key in (f"a {emotion}", f"b {emotion}", score):
@@ -328,6 +328,7 @@ def main() -> None:
             verb.add_argument("--seconds", type=float, default=1.6, help="of each recording (%(default)s)")
             verb.add_argument("--frames", type=int, default=8, help="looked at in each video (%(default)s)")
             verb.add_argument("--strength", type=float, default=1.0, help="(%(default)s)")
+            verb.add_argument("--emotions", nargs="+", default=EMOTIONS, choices=EMOTIONS, help="beside neutral (all)")
             verb.add_argument("--all", action="store_true", help="not only the people held out")
         if name in ("portraits", "heard"):
             verb.add_argument("--limit", type=int, default=66, help="of portraits, of recordings (%(default)s)")
