@@ -1,4 +1,4 @@
-"""The class path (Eq. 3) learns: on a synthetic MEAD, exchanging the class alone changes landmarks and pixels its way."""
+"""The class path (Eq. 3) learns: on a synthetic MEAD, exchanging the class alone changes landmarks and pixels."""
 
 import importlib.util
 import sys
