@@ -125,6 +125,27 @@ def test_noise_belongs_to_absolute_frames(scene):
     assert not torch.equal(other.noise, whole.noise)
 
 
+@pytest.mark.parametrize("size", [64, 256])
+def test_discs_fields_and_maps_grow_with_the_frame(size):
+    """The same face at another size: the same shares of the picture are noised, marked and moved."""
+    source = 30 + 68 * torch.rand(1, 68, 2)
+    target = source[:, None] + 2 * torch.randn(1, 2, 68, 2)
+    seen = {}
+    for side in (128, size):
+        renderer = Renderer(size=side, widths=(8, 16), patch=2)
+        scale = side / 128
+        moved = [(points + 0.5) * scale - 0.5 for points in (source, target)]
+        condition = renderer.prepare(torch.full((1, 3, side, side), 255, dtype=torch.uint8), *moved)
+        noised = (condition.noise < 0.999).float().mean().item()  # noise on white
+        maps = condition.channels[:, 5:].mean((2, 3, 4))
+        field = torch.nn.functional.adaptive_avg_pool2d(condition.channels[0, 3:5], 16)
+        seen[side] = noised, maps, field
+    assert seen[size][0] == pytest.approx(seen[128][0], rel=0.12)  # discs of whole pixels
+    torch.testing.assert_close(seen[size][1], seen[128][1], rtol=0.05, atol=2e-3)
+    # The lattice on which the spline is evaluated is 4 px at any size; the random points lie close together.
+    torch.testing.assert_close(seen[size][2], seen[128][2], atol=0.1, rtol=0)
+
+
 def test_guidance_extrapolates_from_the_classless_prediction(scene):
     renderer = Renderer(**SMALL).eval()
     torch.nn.init.normal_(renderer.unet.head.weight, std=0.1)
