@@ -14,22 +14,46 @@ def add_evaluate(verbs: Any) -> None:
         verbs,
         "evaluate",
         run_evaluate,
-        "measure a speaker on held-out clips, beside rows that do nothing",
+        "measure a speaker on held-out clips, or any method's videos, beside rows that do nothing",
         "  talkhead evaluate --root cache --output results\n"
         "  talkhead evaluate --model speakers/anna --root cache --output results --split sentence\n"
+        "  talkhead evaluate --videos wav2lip ours --truth recordings --output results\n"
         "Killed and started again with the same arguments, it goes on where it stopped.",
     )
-    add_measuring(verb)
+    add_measuring(verb, root_required=False)
     verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
     verb.add_argument("--limit", type=int, help="take only the first clips")
     verb.add_argument("--num-frames", type=int, help="take only each clip's first frames")
+    given = verb.add_argument_group("any method's videos, in place of --model and --root; files are matched by name")
+    given.add_argument("--videos", nargs="+", metavar="FOLDER", help="one folder of videos for each method")
+    given.add_argument("--name", nargs="+", help="the methods' names, in the order of --videos (their folders')")
+    given.add_argument("--truth", metavar="FOLDER", help="the true videos; left out: the measures that need none")
+    given.add_argument("--audio", metavar="FOLDER", help="the speech to judge by (the truth's, else the video's own)")
+    given.add_argument("--sync", metavar="FILE", help="checkpoint of `talkhead fit --config sync`, to judge synchrony")
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    """Write the tables."""
-    from talkhead.evaluate import evaluate
+    """Write the tables of a speaker, or of videos."""
+    options = arguments_of(args)
+    videos, names, truth, audio = (options.pop(name) for name in ("videos", "name", "truth", "audio"))
+    sync = options.pop("sync")
+    if (videos is None) == (args.root is None):
+        raise ValueError("give --root, a cache to measure a speaker on, or --videos, folders to judge; not both")
+    if videos is None:
+        if names or truth or audio or sync:
+            raise ValueError("--name, --truth, --audio and --sync belong to --videos; give it, or leave them out")
+        from talkhead.evaluate import evaluate
 
-    evaluate(**measuring(args))
+        evaluate(**measuring(argparse.Namespace(**options)))
+        return 0
+    if names is not None and len(names) != len(videos):
+        raise ValueError(f"--name must give one name for each of {len(videos)} folders; got {len(names)}")
+    from talkhead.evaluate.videos import judge
+
+    if args.detector == "none":
+        raise ValueError("--detector: videos are judged by their landmarks; choose another than none")
+    pairs = list(zip(names, videos, strict=True)) if names else videos
+    judge(pairs, args.output, truth=truth, audio=audio, detector=args.detector, sync=sync, limit=args.limit)
     return 0
 
 
@@ -64,12 +88,12 @@ def run_ablate(args: argparse.Namespace) -> int:
     return 0
 
 
-def add_measuring(verb: argparse.ArgumentParser) -> None:
+def add_measuring(verb: argparse.ArgumentParser, root_required: bool = True) -> None:
     """Add what `evaluate` and `ablate` share."""
     verb.add_argument(
         "--model", default="bundled", help="`bundled`, a folder made by `export`, or a hub id (%(default)s)"
     )
-    verb.add_argument("--root", required=True, help="the cache that `preprocess` wrote")
+    verb.add_argument("--root", required=root_required, help="the cache that `preprocess` wrote")
     verb.add_argument("--output", required=True, help="folder for the results")
     verb.add_argument(
         "--part", default="test", choices=["train", "val", "test", "all"], help="which clips (%(default)s)"

@@ -3,5 +3,6 @@
 from talkhead.evaluate.ablation import ablate
 from talkhead.evaluate.evaluation import evaluate
 from talkhead.evaluate.report import Report, Table
+from talkhead.evaluate.videos import judge
 
-__all__ = ["Report", "Table", "ablate", "evaluate"]
+__all__ = ["Report", "Table", "ablate", "evaluate", "judge"]

@@ -1,0 +1,148 @@
+"""What ``judge`` measures on one video, with a truth beside it or alone, and how clips become a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from talkhead import metrics
+from talkhead.data.clip import SAMPLE_RATE
+from talkhead.evaluate.report import Scores
+from talkhead.nets.sync import WINDOW, SyncNet
+
+TRUTH = "truth itself"
+STILL = "first frame held (does nothing)"
+
+PAPER_COLUMNS = {
+    "psnr": ("PSNR", 2),
+    "ssim": ("SSIM", 3),
+    "m_ld": ("M-LD", 2),
+    "f_ld": ("F-LD", 2),
+    "m_ld_frobenius": ("M-LD, Frobenius", 1),
+    "f_ld_frobenius": ("F-LD, Frobenius", 1),
+    "m_ld_centred": ("M-LD centred", 2),
+    "f_ld_centred": ("F-LD centred", 2),
+    "velocity": ("velocity", 2),
+    "opening": ("opening correlation", 3),
+    "lag": ("best lag", 0),
+    "clips": ("clips", 0),
+    "failed": ("failed", 0),
+}
+ALIVE = {
+    "lips": "lip dynamics",
+    "silent": "silent lips",
+    "brows": "brow dynamics",
+    "roll": "roll",
+    "yaw": "yaw",
+    "pitch": "pitch",
+    "shift": "head shift",
+    "blinks": "blinks/min",
+}
+"""Measures that need no truth, and are as good as they are close to it."""
+OUR_COLUMNS = {
+    **{key: (heading, 3 if key in ("silent", "brows", "shift") else 2) for key, heading in ALIVE.items()},
+    **{f"{key}_closeness": (f"{heading}, closeness", 2) for key, heading in ALIVE.items()},
+    "sync_match": ("sync match", 3),
+    "sync_confidence": ("sync confidence", 3),
+    "sync_offset": ("sync offset", 0),
+    "sharpness": ("sharpness", 0),
+    "found": ("faces found", 2),
+    "clips": ("clips", 0),
+    "failed": ("failed", 0),
+}
+_MEDIANS = ("lag", "sync_offset")
+
+
+class Judged(Protocol):
+    """What is judged; see ``videos.Take``."""
+
+    frames: Tensor
+    landmarks: Tensor
+    found: float
+    audio: Tensor | None
+    fps: float
+
+
+def judge_clip(take: Judged, truth: Judged | None, expert: SyncNet | None) -> dict[str, float]:
+    """Return every value that can be had of one video.
+
+    Args:
+        take: the video; its frames are the truth's first ones.
+        truth: None leaves the paired measures out.
+        expert: the judge of synchrony; None leaves it out.
+    """
+    scores = alone(take, expert)
+    return scores if truth is None else scores | paired(take, truth)
+
+
+def alone(take: Judged, expert: SyncNet | None) -> dict[str, float]:
+    """Return the measures that need no truth."""
+    landmarks, size = take.landmarks, take.frames.shape[-1]
+    seconds = len(landmarks) / take.fps
+    motion = metrics.head_motion(landmarks)
+    scores: dict[str, float] = {
+        "lips": metrics.lip_dynamics(landmarks, size).item(),
+        "brows": metrics.brow_dynamics(landmarks).item() if len(landmarks) > 1 else math.nan,
+        **{name: value.item() for name, value in motion.items()},
+        "blinks": metrics.find_blinks(landmarks, take.fps).per_minute,
+        "sharpness": metrics.sharpness(take.frames).item(),
+        "found": take.found,
+    }
+    if take.audio is None or len(take.audio) < len(landmarks):
+        return scores
+    audio = take.audio[: round(seconds * SAMPLE_RATE)]
+    silent = metrics.silences(audio, len(landmarks), take.fps)
+    scores["silent"] = metrics.silent_lips(landmarks, silent).item()
+    if expert is not None and seconds * 25 >= WINDOW:
+        sync = expert.judge(landmarks, audio, take.fps)
+        scores |= {"sync_match": sync.match, "sync_confidence": sync.confidence}
+        # Where nothing moves no lag is better than another.
+        scores["sync_offset"] = float(sync.offset) if sync.confidence > 0 else math.nan
+    return scores
+
+
+def paired(take: Judged, truth: Judged) -> dict[str, float]:
+    """Return the measures against the truth, over the frames that both have; px256."""
+    count = min(len(take.frames), len(truth.frames))
+    frames, target = take.frames[:count], truth.frames[:count]
+    points, true = take.landmarks[:count], truth.landmarks[:count]
+    unit: dict[str, Any] = {"unit": "px256", "size": frames.shape[-1]}
+    opening = metrics.opening_correlation(points, true)
+    scores = {
+        "psnr": metrics.psnr(frames, target, reduce="none").clamp_max(100).mean().item(),
+        "ssim": metrics.ssim(frames, target).item(),
+        "opening": opening.value,
+        "lag": math.nan if math.isnan(opening.value) else float(opening.lag),
+        "velocity": metrics.landmark_velocity(points, true, **unit).item() if count > 1 else math.nan,
+    }
+    for name, region in (("m_ld", "mouth"), ("f_ld", "face")):
+        scores[name] = metrics.landmark_distance(points, true, region, **unit).item()
+        scores[f"{name}_centred"] = metrics.landmark_distance(points, true, region, "mean", **unit).item()
+        scores[f"{name}_frobenius"] = metrics.landmark_distance(points, true, region, reduce="frobenius", **unit).item()
+    return scores
+
+
+def average_clips(clips: Sequence[Scores], rows: Sequence[str]) -> Scores:
+    """Average each row over the clips that have it (offsets and lags: the median), and add the closeness to the truth.
+
+    The truth's mean is taken over the row's own clips.
+    """
+    table: Scores = {}
+    for row in rows:
+        own = [clip[row] for clip in clips if row in clip]
+        table[row] = {key: _middle(key, [s[key] for s in own if key in s]) for key in {k for s in own for k in s}}
+        true = [clip[TRUTH] for clip in clips if row in clip and TRUTH in clip]
+        for key in ALIVE:
+            if row != TRUTH and true:
+                reference = _middle(key, [s[key] for s in true if key in s])
+                table[row][f"{key}_closeness"] = metrics.closeness(table[row].get(key, math.nan), reference)
+    return table
+
+
+def _middle(key: str, values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float((median if key in _MEDIANS else fmean)(finite)) if finite else math.nan

@@ -1,0 +1,341 @@
+"""``judge``: the videos of any method, side by side with the truth and with a picture that does nothing.
+
+Files are matched by name without its ending. What had to be reconciled (rate, length, size, place of the face) is said
+for every clip, and what failed is counted beside every mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from talkhead.data.tracking import LandmarkDetector, load_detector, track_landmarks
+from talkhead.evaluate.bench import tracked
+from talkhead.evaluate.page import write_page
+from talkhead.evaluate.report import Report, Scores, Table, environment
+from talkhead.evaluate.video_scores import (
+    OUR_COLUMNS,
+    PAPER_COLUMNS,
+    STILL,
+    TRUTH,
+    average_clips,
+    judge_clip,
+)
+from talkhead.face.crop import Crop, crop_frames, face_crop
+from talkhead.media.read import probe, read_audio, read_video
+from talkhead.nets.sync import SyncNet
+
+VIDEOS = (".mp4", ".mpg", ".mpeg", ".avi", ".mov", ".mkv", ".webm", ".flv", ".m4v")
+SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac")
+
+
+@dataclass(frozen=True)
+class Take:
+    """One video as it is judged.
+
+    Attributes:
+        frames: (T, 3, s, s) uint8, the face's square.
+        landmarks: (T, 68, 2) px of ``frames``.
+        found: share of the frames in which a face was found.
+        audio: (S,) at 16 kHz, the sound of the same time; None: silent.
+        fps: frames per second.
+        notes: what was done to the file to make it so.
+    """
+
+    frames: Tensor
+    landmarks: Tensor
+    found: float
+    audio: Tensor | None
+    fps: float
+    notes: list[str] = field(default_factory=list)
+
+
+def judge(
+    videos: Mapping[str, str | Path] | Sequence[str | Path | tuple[str, str | Path]],
+    output: str | Path,
+    *,
+    truth: str | Path | None = None,
+    audio: str | Path | None = None,
+    detector: str | LandmarkDetector = "dlib",
+    sync: SyncNet | str | Path | None = None,
+    size: int = 256,
+    limit: int | None = None,
+    verbose: bool = True,
+) -> Report:
+    """Judge the videos of one or more methods.
+
+    Writes ``videos.json``, ``videos.md`` and ``videos.html``, which holds everything it shows.
+
+    Args:
+        videos: name of a method -> folder; or pairs of both; or folders, named after themselves.
+        output: folder for the results, made where it is missing.
+        truth: folder of the true videos; None: the measures that need no truth.
+        audio: folder of the speech, where the videos are silent or hold another sound than they should be judged by;
+            None: the truth's sound, else the video's own.
+        detector: finds the faces, in all videos alike.
+        sync: judge of synchrony: a net, or a checkpoint of ``talkhead fit --config sync``, or a folder that
+            ``SyncNet.save_pretrained`` wrote; None leaves its columns empty.
+        size: px, side of the face's square at which videos are compared.
+        limit: take only the first clips, in order of name.
+        verbose: show a progress bar and the tables.
+
+    Returns:
+        The tables (``"paper"`` with a truth, ``"ours"``), the protocol, and each clip's scores and notes.
+
+    Raises:
+        FileNotFoundError: if a folder does not exist.
+        ValueError: if a folder holds no video, or none could be judged.
+        OSError: if the output cannot be written.
+    """
+    methods = name_methods(videos)
+    files = {name: list_media(folder, VIDEOS) for name, folder in methods.items()}
+    truths = {} if truth is None else list_media(truth, VIDEOS)
+    sounds = {} if audio is None else list_media(audio, SOUNDS + VIDEOS)
+    names = sorted(truths or {name for found in files.values() for name in found})[:limit]
+    finder = load_detector(detector) if isinstance(detector, str) else detector
+    expert = load_sync(sync)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    clips: dict[str, Any] = {}
+    shown: dict[str, dict[str, Tensor]] = {}
+    for name in tracked(names, "judging", verbose):
+        clips[name], shown[name] = _judge_name(name, files, truths, sounds, finder, expert, size)
+    report = make_report(clips, list(methods), truth is not None, finder.name, size, expert is not None)
+    report.save(folder, "videos")
+    write_page(folder / "videos.html", report, list(methods), shown)
+    if verbose:
+        report.print()
+    return report
+
+
+def _judge_name(
+    name: str,
+    files: Mapping[str, Mapping[str, Path]],
+    truths: Mapping[str, Path],
+    sounds: Mapping[str, Path],
+    detector: LandmarkDetector,
+    expert: SyncNet | None,
+    size: int,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Judge all methods' videos of one name: their scores, notes and failures, and a few of their frames."""
+    scores: Scores = {}
+    notes: dict[str, list[str]] = {}
+    failed: dict[str, str] = {}
+    takes: dict[str, Take] = {}
+    true: Take | None = None
+    place: tuple[Crop, tuple[int, int]] | None = None
+    sound = None if name not in sounds else read_audio(sounds[name])
+    if name in truths:
+        try:
+            true, crop, whole = read_take(truths[name], detector, size, sound=sound)
+            place = (crop, whole)
+            takes[TRUTH] = true
+        except (ValueError, OSError) as error:
+            failed = {method: f"the truth: {error}" for method in files}
+    for method, found in files.items():
+        if method in failed:
+            continue
+        if name not in found:
+            failed[method] = "no such file"
+            continue
+        try:
+            heard = sound if sound is not None or true is None else true.audio
+            takes[method], *_ = read_take(found[name], detector, size, like=true, place=place, sound=heard)
+            notes[method] = takes[method].notes
+        except (ValueError, OSError) as error:
+            failed[method] = " ".join(str(error).split())
+    if true is None and takes:
+        first = next(iter(takes.values()))
+        takes[STILL] = still(first)
+    elif true is not None:
+        takes[STILL] = still(true)
+    scores = {row: judge_clip(take, true if row != TRUTH else None, expert) for row, take in takes.items()}
+    frames = {row: take.frames[len(take.frames) // 2] for row, take in takes.items()}
+    return {"scores": scores, "notes": notes, "failed": failed}, frames
+
+
+def read_take(
+    path: Path,
+    detector: LandmarkDetector,
+    size: int,
+    *,
+    like: Take | None = None,
+    place: tuple[Crop, tuple[int, int]] | None = None,
+    sound: Tensor | None = None,
+) -> tuple[Take, Crop, tuple[int, int]]:
+    """Read a video, bring it to another's rate and length, and cut its face out as the other's was.
+
+    A video of the truth's frame size is cut at the truth's place. One of another size but the same shape is cut at the
+    truth's place, scaled. Any other, such as a square around the face, is cut around its own face by the same rule.
+
+    Args:
+        path: the video.
+        detector: finds the face.
+        size: px, side of the square.
+        like: the truth; None: the video is taken as it is.
+        place: the truth's crop, and the (height, width) in px of the pictures that it lies in.
+        sound: (S,) the speech to judge by; None: the file's own.
+
+    Returns:
+        The video, the crop, and the (height, width) of its pictures.
+
+    Raises:
+        ValueError: if it cannot be read, or holds no face in most of its frames.
+    """
+    frames, rate = read_video(path, None if like is None else like.fps)
+    notes = []
+    if like is not None:
+        own = float(probe(path).fps or Fraction(0))
+        if abs(own - like.fps) > 0.01:
+            notes.append(f"{own:.3f} frames per second brought to {like.fps:.3f}")
+        if len(frames) != len(like.frames):
+            notes.append(
+                f"{len(frames)} frames beside the truth's {len(like.frames)}: the first ones of both are compared"
+            )
+    whole = (frames.shape[-2], frames.shape[-1])
+    crop = None
+    if place is not None:
+        crop = place_in(place, whole, notes)
+    if crop is None:
+        track, _ = track_landmarks(frames, detector, missing="interpolate", max_gap=len(frames) // 2)
+        crop = face_crop(track)
+    square = crop_frames(frames, crop, size)
+    landmarks, confidence = track_landmarks(square, detector, missing="interpolate", max_gap=len(frames) // 2)
+    audio = own_sound(path) if sound is None else sound
+    if like is not None:
+        count = min(len(square), len(like.frames))
+        square, landmarks = square[:count], landmarks[:count]
+    found = (confidence > 0).float().mean().item()
+    return Take(square, landmarks, found, audio, float(rate), notes), crop, whole
+
+
+def place_in(place: tuple[Crop, tuple[int, int]], whole: tuple[int, int], notes: list[str]) -> Crop | None:
+    """Return the truth's crop in pictures of another size, or None where they have another shape."""
+    crop, (height, width) = place
+    if whole == (height, width):
+        return crop
+    if abs(whole[0] * width - whole[1] * height) <= 0.01 * whole[1] * height:
+        factor = whole[1] / width
+        notes.append(f"{whole[1]} x {whole[0]} px, the truth has {width} x {height}: cut at the same place, scaled")
+        return Crop(round(crop.x * factor), round(crop.y * factor), max(1, round(crop.side * factor)))
+    notes.append(f"{whole[1]} x {whole[0]} px, of another shape than the truth: cut around its own face")
+    return None
+
+
+def still(take: Take) -> Take:
+    """Return the video's first frame, held: what doing nothing scores."""
+    return Take(
+        take.frames[:1].expand_as(take.frames),
+        take.landmarks[:1].expand_as(take.landmarks),
+        1.0,
+        take.audio,
+        take.fps,
+    )
+
+
+def own_sound(path: Path) -> Tensor | None:
+    """Return a video's sound, or None where it is silent."""
+    try:
+        sound = read_audio(path)
+    except ValueError:
+        return None
+    return sound if len(sound) and sound.abs().max() > 0 else None
+
+
+def name_methods(
+    videos: Mapping[str, str | Path] | Sequence[str | Path | tuple[str, str | Path]],
+) -> dict[str, Path]:
+    """Return name -> folder.
+
+    Raises:
+        ValueError: if a name is given twice or is one of the tables' own.
+    """
+    given = list(videos.items()) if isinstance(videos, Mapping) else videos
+    pairs = [pair if isinstance(pair, tuple) else (Path(pair).name, pair) for pair in given]
+    names = [str(name) for name, _ in pairs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"videos: the name {sorted(twice)[0]!r} is given twice; name each method with --name")
+    if own := set(names) & {TRUTH, STILL}:
+        raise ValueError(f"videos: {sorted(own)[0]!r} is a row of the tables already; choose another name with --name")
+    if not pairs:
+        raise ValueError("videos: give at least one folder")
+    return {str(name): Path(folder) for name, folder in pairs}
+
+
+def list_media(folder: str | Path, endings: Sequence[str]) -> dict[str, Path]:
+    """Return the files of a folder by their names without the ending.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it holds none, or two of one name.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"videos: no folder '{folder}'")
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in root.iterdir() if p.suffix.lower() in endings and p.name[0] != "."):
+        if path.stem in found:
+            raise ValueError(f"videos: '{folder}' holds two files named {path.stem!r}; keep one")
+        found[path.stem] = path
+    if not found:
+        raise ValueError(f"videos: '{folder}' holds no file ending in {' '.join(endings)}")
+    return found
+
+
+def load_sync(sync: SyncNet | str | Path | None) -> SyncNet | None:
+    """Return the judge of synchrony.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+    """
+    if sync is None or isinstance(sync, SyncNet):
+        return sync
+    path = Path(sync)
+    if path.is_dir():
+        return SyncNet.from_pretrained(path).eval()
+    if not path.is_file():
+        raise FileNotFoundError(f"sync: no checkpoint or folder '{sync}'; make one with `talkhead fit --config sync`")
+    from talkhead.modules.sync import SyncExpert
+
+    return SyncExpert.load_from_checkpoint(path, map_location="cpu", net=SyncNet()).net.eval()
+
+
+def make_report(
+    clips: Mapping[str, Any], methods: Sequence[str], paired: bool, detector: str, size: int, judged: bool
+) -> Report:
+    """Average the clips into the tables, with the protocol.
+
+    Raises:
+        ValueError: if no video of any method could be judged.
+    """
+    rows = [row for row in (TRUTH, STILL, *methods) if any(row in clip["scores"] for clip in clips.values())]
+    if not set(rows) & set(methods):
+        reasons = sorted({reason for clip in clips.values() for reason in clip["failed"].values()})
+        raise ValueError(f"videos: none could be judged; {reasons[0] if reasons else 'no names match'}")
+    means = average_clips([clip["scores"] for clip in clips.values()], rows)
+    for row in rows:
+        means[row]["clips"] = float(sum(row in clip["scores"] for clip in clips.values()))
+        means[row]["failed"] = float(sum(row in clip["failed"] for clip in clips.values()))
+    tables = {"paper": Table("As in the paper's Table 1", PAPER_COLUMNS, means)} if paired else {}
+    tables["ours"] = Table("A living face", OUR_COLUMNS, means)
+    notes: dict[str, int] = {}
+    for clip in clips.values():
+        for method, said in clip["notes"].items():
+            for note in said:
+                notes[f"{method}: {note}"] = notes.get(f"{method}: {note}", 0) + 1
+        for method, reason in clip["failed"].items():
+            notes[f"{method}: failed, {reason}"] = notes.get(f"{method}: failed, {reason}", 0) + 1
+    protocol = {
+        "clips": f"{len(clips)}, matched by name; means are over the clips that could be judged",
+        "face": f"{size} x {size} px, cut at the truth's place; faces found by {detector}, tracked and smoothed alike",
+        "closeness": "1 - |mean - truth's mean| / |truth's mean|, of the measures that need no truth",
+        "synchrony": "talkhead's SyncNet, landmarks alone" if judged else "not judged",
+        "reconciled": "; ".join(f"{note} ({count} clips)" for note, count in notes.items()) or "nothing",
+    }
+    return Report(tables, protocol | environment(torch.device("cpu")), dict(clips))

@@ -1,0 +1,153 @@
+"""The judge of any method's videos, under a detector that sees a bright square: matching, reconciling, ranking."""
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from talkhead import cli
+from talkhead.data.detectors import Detection
+from talkhead.evaluate.video_scores import STILL, TRUTH
+from talkhead.evaluate.videos import judge, list_media, name_methods, place_in
+from talkhead.face.crop import Crop
+
+
+class Beacon:
+    """A detector for pictures of one bright square: 68 points about its middle, spread by its size."""
+
+    name = "beacon"
+
+    def __call__(self, frame: Tensor, face: str | int = "largest") -> Detection | None:
+        bright = frame[0].float() > 128
+        if not bright.any():
+            return None
+        y, x = bright.nonzero().float().unbind(1)
+        middle, size = torch.stack([x.mean(), y.mean()]), bright.sum().sqrt()
+        return Detection(middle + size * _POINTS, 1.0, (0.0, 0.0, 1.0, 1.0))
+
+
+_POINTS = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) - 0.5
+_POINTS[36:42] = torch.tensor([-0.3, -0.2])
+_POINTS[42:48] = torch.tensor([0.3, -0.2])
+
+
+def scene(frames: int = 16, late: int = 0, height: int = 48, width: int = 64, fps: float = 25.0) -> np.ndarray:
+    """(T, H, W, 3): a square that sways and breathes."""
+    video = np.full((frames, height, width, 3), 30, np.uint8)
+    unit = height / 96
+    for t in range(frames):
+        at = 2 * math.pi * max(t * 25 / fps - late, 0) / 12
+        x, y, r = (unit * v for v in (64 + 6 * math.sin(at), 48, 14 + 2 * math.sin(2 * at)))
+        video[t, round(y - r) : round(y + r), round(x - r) : round(x + r)] = 220
+    return video
+
+
+def write(path: Path, video: np.ndarray, codec: str = "libx264", rate: Fraction = Fraction(25)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (
+            video.shape[2],
+            video.shape[1],
+            "yuv420p",
+            4_000_000,
+        )
+        for picture in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    for name in ("a", "b"):
+        write(root / "truth" / f"{name}.mp4", scene())
+        write(root / "same" / f"{name}.mp4", scene(), "mpeg4")  # another encoder
+        write(root / "late" / f"{name}.mp4", scene(late=4))
+        write(root / "still" / f"{name}.mp4", scene(1).repeat(16, 0))
+    large = scene(20, height=96, width=128, fps=29.97)
+    write(root / "large" / "a.mp4", large, rate=Fraction(30000, 1001))
+    (root / "large" / "b.mp4").write_bytes(b"no video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(folders, tmp_path_factory):
+    methods = [folders / name for name in ("same", "late", "still", "large")]
+    output = tmp_path_factory.mktemp("judged")
+    return judge(methods, output, truth=folders / "truth", detector=Beacon(), sync=None, size=48, verbose=False), output
+
+
+def test_every_measure_ranks_as_it_must(report) -> None:
+    paper, ours = report[0].tables["paper"].rows, report[0].tables["ours"].rows
+    assert paper["same"]["psnr"] > 30 > paper["late"]["psnr"] and paper["same"]["ssim"] > paper["late"]["ssim"]
+    assert paper["same"]["f_ld"] < 0.5 < paper["late"]["f_ld"]
+    assert paper["same"]["f_ld_frobenius"] < paper["late"]["f_ld_frobenius"]
+    assert paper["late"]["lag"] == 4 and paper["same"]["lag"] == 0
+    assert ours["still"]["shift"] == pytest.approx(0, abs=1e-3)
+    assert ours["still"]["shift_closeness"] < 0.05 and ours["same"]["shift_closeness"] > 0.95
+    assert ours[STILL]["lips"] == pytest.approx(0, abs=1e-4) and ours[TRUTH]["lips"] > 1
+
+
+def test_what_was_reconciled_is_said_and_failures_are_counted(report) -> None:
+    found, _ = report
+    rows = found.tables["paper"].rows
+    assert (rows["large"]["clips"], rows["large"]["failed"]) == (1, 1) and rows["same"]["failed"] == 0
+    notes = " ".join(found.clips["a"]["notes"]["large"])
+    assert "29.970 frames per second brought to 25.000" in notes and "cut at the same place, scaled" in notes
+    assert "large: failed" in found.protocol["reconciled"]
+    assert rows["large"]["psnr"] > rows["late"]["psnr"]  # the same scene, twice as large
+
+
+def test_the_page_holds_all_it_shows(report) -> None:
+    _, output = report
+    page = (output / "videos.html").read_text()
+    assert page.count("data:image/png") == 2 and page.count("data:image/jpeg") >= 8
+    assert "http" not in page.replace("http-equiv", "") and "<td>same</td>" in page
+    saved = json.loads((output / "videos.json").read_text())
+    assert saved["clips"]["a"]["scores"]["same"]["psnr"] > 30
+    assert "As in the paper's Table 1" in (output / "videos.md").read_text()
+
+
+def test_without_a_truth_the_unpaired_measures_remain(folders, tmp_path) -> None:
+    found = judge({"mine": folders / "same"}, tmp_path, detector=Beacon(), sync=None, size=48, verbose=False)
+    assert list(found.tables) == ["ours"] and set(found.tables["ours"].rows) == {STILL, "mine"}
+    assert found.tables["ours"].rows["mine"]["lips"] > 1
+
+
+def test_another_shape_is_cut_around_its_own_face() -> None:
+    notes: list[str] = []
+    crop = Crop(10, 20, 40)
+    assert place_in((crop, (96, 128)), (96, 128), notes) == crop and not notes
+    assert place_in((crop, (96, 128)), (192, 256), notes) == Crop(20, 40, 80)
+    assert place_in((crop, (96, 128)), (128, 128), notes) is None and "another shape" in notes[-1]
+
+
+def test_folders_and_names_are_checked(folders, tmp_path, capsys) -> None:
+    with pytest.raises(ValueError, match="given twice"):
+        name_methods(["x/one", "y/one"])
+    with pytest.raises(ValueError, match="row of the tables"):
+        name_methods({TRUTH: "x"})
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        list_media(tmp_path / "none", (".mp4",))
+    with pytest.raises(ValueError, match="holds no file"):
+        list_media(tmp_path, (".mp4",))
+    output = ["--output", str(tmp_path)]
+    assert cli.main(["evaluate", *output]) == 2 and "--root" in capsys.readouterr().err
+    assert (
+        cli.main(["evaluate", "--root", "x", "--videos", "y", *output]) == 2 and "not both" in capsys.readouterr().err
+    )
+    assert cli.main(["evaluate", "--root", "x", "--truth", "y", *output]) == 2
+    assert "belong to --videos" in capsys.readouterr().err
+    assert cli.main(["evaluate", "--videos", "a", "b", "--name", "A", *output]) == 2
+    assert "one name for each of 2" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="none could be judged"):
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "a.mp4").write_bytes(b"no video")
+        judge([tmp_path / "bad"], tmp_path / "out", detector=Beacon(), sync=None, size=48, verbose=False)
