@@ -122,5 +122,34 @@ def run_merge(args: argparse.Namespace) -> int:
     return 0
 
 
-USES: tuple[Callable[[Any], None], ...] = (add_merge, add_dub, add_serve)
+def add_app(verbs: Any) -> None:
+    """Register ``talkhead app``."""
+    verb = add_verb(
+        verbs,
+        "app",
+        run_app,
+        "the pipeline as a page in a browser",
+        "  talkhead app                                   then open the address that it prints\n"
+        "  talkhead app --speaker speakers/anna --port 8080",
+    )
+    add_speaker(verb)
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: any (%(default)s)")
+    verb.add_argument("--port", type=int, help="(7860, or the next free one)")
+    verb.add_argument("--share", action="store_true", help="ask gradio for a public address: anybody can use it")
+    verb.add_argument("--longest", type=float, default=120.0, metavar="S", help="seconds of sound taken (%(default)s)")
+    verb.add_argument("--largest", default="64mb", help="size of an upload (%(default)s)")
+    verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds faces (%(default)s)")
+
+
+def run_app(args: argparse.Namespace) -> int:
+    """Serve the page until interrupted."""
+    from talkhead.app.page import make_page, run_page
+
+    options = arguments_of(args)
+    page = make_page(loaded(options), longest=options.pop("longest"), detector=options.pop("detector"))
+    run_page(page, **options)
+    return 0
+
+
+USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_merge)
 """What `talkhead.cli` lists beside its own verbs."""

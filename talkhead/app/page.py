@@ -1,0 +1,274 @@
+"""The pipeline as a page in a browser (gradio): speak, edit the motion and paint again, score a video."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from talkhead.app.score import score
+from talkhead.data.clip import EMOTIONS
+from talkhead.media.formats import open_writer
+from talkhead.media.read import probe
+from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.feeling import join_tracks
+from talkhead.pipeline.motion import LandmarkSequence
+from talkhead.pipeline.speaker import own_portrait
+from talkhead.pipeline.stages import Stream
+
+HEARD = "as heard in the speech"
+WAITING = 16
+"""Requests that may wait; one more is told to come back."""
+SWEEP = (600, 3600)
+"""Seconds: how often files are swept, and how old they are then."""
+
+
+def make_page(
+    pipeline: TalkingHeadPipeline, *, longest: float = 120.0, detector: Any = "auto", folder: str | Path | None = None
+) -> Any:
+    """Return the page as a ``gradio.Blocks``.
+
+    Args:
+        pipeline: whose networks are used.
+        longest: seconds of sound or video that are taken.
+        detector: what finds faces.
+        folder: for uploads and results, swept every ten minutes; None: a temporary one that goes with the process.
+
+    Raises:
+        ImportError: if gradio is not installed.
+    """
+    if folder is None:
+        folder = tempfile.mkdtemp(prefix="talkhead-app-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when a file is kept: uploads and results stay in one place
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio as gr
+    except ImportError:
+        raise ImportError("`talkhead app` needs gradio; run: pip install 'talkhead[ui]'") from None
+    maker = _Maker(pipeline, longest, detector, Path(folder))
+    with gr.Blocks(title="talkhead", analytics_enabled=False, delete_cache=SWEEP) as page:
+        gr.Markdown(
+            "# talkhead\nOne portrait and one recording in, a talking-head video out. "
+            "Use pictures of people who agree to it, and say that the video is generated."
+        )
+        with gr.Tab("Speak"):
+            _speak_tab(gr, maker)
+        with gr.Tab("Edit the motion"):
+            _edit_tab(gr, maker)
+        with gr.Tab("Score a video"):
+            _score_tab(gr, maker)
+    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+
+
+def run_page(
+    page: Any, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False, largest: str = "64mb",
+    block: bool = True,
+) -> tuple[Any, str]:  # fmt: skip
+    """Serve the page until it is interrupted.
+
+    Args:
+        page: from `make_page`.
+        host: address to listen at; the default is reachable from this machine alone.
+        port: TCP port; None: 7860 or the next free one.
+        share: ask gradio for a public address.
+        largest: size of an upload, at most.
+        block: wait until interrupted; else return while it runs.
+
+    Returns:
+        The page, and its local address.
+    """
+    import gradio as gr
+
+    looks = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from the network
+    _, address, _ = page.launch(
+        server_name=host, server_port=port, share=share, max_file_size=largest, theme=looks, quiet=True,
+        prevent_thread_lock=True, ssr_mode=False, show_error=True,
+    )  # fmt: skip
+    if block:
+        print(f"talkhead app: {address}", flush=True)
+        page.block_thread()
+    return page, address
+
+
+class _Maker:
+    """What the page's buttons do."""
+
+    def __init__(self, pipeline: TalkingHeadPipeline, longest: float, detector: str, folder: Path) -> None:
+        self.pipeline, self.longest, self.detector, self.folder = pipeline, longest, detector, folder
+        try:
+            self.portrait: Path | None = own_portrait(pipeline.folder, pipeline.info)[0]
+        except ValueError:
+            self.portrait = None
+
+    def speak(
+        self, image: str | None, audio: str | None, emotion: str, strength: float, mouth: float, pose: float,
+        blink: float, idle: float, frame: str, size: float, seed: float, steps: float, progress: Any,
+    ) -> tuple[str, str, str, str]:  # fmt: skip
+        """Return the video, the video with its landmarks, the motion and the plot of the emotion."""
+        if not image or not audio:
+            raise ValueError("give a portrait and a recording")
+        self._check_length(audio, "the recording")
+        pieces = self.pipeline.stream(
+            image, audio, emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
+            pose=pose, blink=blink, idle=idle, frame=frame, size=int(size) if size and frame == "crop" else None,
+            seed=int(seed), num_inference_steps=int(steps), detector=self.detector, **self._known(image),
+        )  # fmt: skip
+        return self._written(pieces, progress)
+
+    def repaint(
+        self, image: str | None, motion: str | None, audio: str | None, mouth: float, pose: float, blink: float,
+        smoothing: float, progress: Any,
+    ) -> tuple[str, str, str, str]:  # fmt: skip
+        """Paint an edited motion again."""
+        if not image or not motion:
+            raise ValueError("give a portrait, and the motion that was downloaded with its video")
+        sequence = LandmarkSequence.load(motion)
+        if sequence.duration > self.longest:
+            raise ValueError(f"the motion lasts {sequence.duration:.0f} s; at most {self.longest:g} s are taken here")
+        edited = sequence.gain(mouth=mouth, pose=pose, blink=blink)
+        edited = edited.smooth(int(smoothing)) if smoothing > 5 else edited
+        pieces = self.pipeline.stream(
+            image, audio or None, landmarks=edited, emotion="neutral", detector=self.detector, **self._known(image)
+        )
+        return self._written(pieces, progress)
+
+    def score(self, video: str | None, progress: Any) -> list[list[str]]:
+        """Return rows of name and value."""
+        if not video:
+            raise ValueError("give a video with a face and sound")
+        self._check_length(video, "the video")
+        progress(0.1, desc="following the face")
+        return [[name, value] for name, value in score(video, self.pipeline._detector(self.detector)).items()]
+
+    def _known(self, image: str) -> dict[str, Any]:
+        """Return the landmarks of the speaker's own portrait: it needs no detector."""
+        if self.portrait is not None and Path(image).read_bytes() == self.portrait.read_bytes():
+            return {"reference_landmarks": torch.tensor(self.pipeline.info["reference_landmarks"])}
+        return {}
+
+    def _check_length(self, path: str, what: str) -> None:
+        seconds = probe(path).duration
+        if seconds > self.longest:
+            raise ValueError(f"{what} lasts {seconds:.0f} s; at most {self.longest:g} s are taken here")
+
+    def _written(self, pieces: Stream, progress: Any) -> tuple[str, str, str, str]:
+        """Write what a stream gives into a folder of its own."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        plain, marked, done, motions, tracks = folder / "talkhead.mp4", folder / "landmarks.mp4", 0, [], []
+        with (
+            open_writer(plain, pieces.fps, pieces.size, pieces.audio) as video,
+            open_writer(marked, pieces.fps, pieces.size, pieces.audio) as dotted,
+        ):
+            for piece in pieces:
+                for frame, points in zip(piece.frames, piece.landmarks, strict=True):
+                    video.append(frame)
+                    dotted.append(with_dots(frame, points))
+                done += len(piece.frames)
+                motions.append(piece.motion)
+                tracks.append(piece.emotion_track)
+                progress(done / pieces.num_frames, desc=f"{done} of {pieces.num_frames} frames")
+        motion = folder / "motion.npz"
+        LandmarkSequence(torch.cat([m.landmarks for m in motions]), pieces.fps, motions[0].size).save(motion)
+        join_tracks(tracks).plot(folder / "emotion.png")
+        return str(plain), str(marked), str(motion), str(folder / "emotion.png")
+
+
+def with_dots(frame: Tensor, points: Tensor) -> Tensor:
+    """Return an (H, W, 3) uint8 frame with its (68, 2) px landmarks as dots."""
+    height, width = frame.shape[:2]
+    reach = max(1, round(min(height, width) / 256))
+    marked = frame.clone()
+    for x, y in points.round().long().tolist():
+        rows = slice(max(0, y - reach), max(0, min(height, y + reach)))
+        columns = slice(max(0, x - reach), max(0, min(width, x + reach)))
+        marked[rows, columns] = torch.tensor([0, 255, 120], dtype=torch.uint8)
+    return marked
+
+
+def _in_one_sentence(gr: Any, work: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the library's errors as they are: one sentence."""
+
+    @wraps(work)
+    def shown(*inputs: Any) -> Any:
+        try:
+            return work(*inputs)
+        except (ValueError, OSError, ImportError) as error:
+            raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
+
+    return shown
+
+
+def _speak_tab(gr: Any, maker: _Maker) -> None:
+    with gr.Row():
+        with gr.Column(min_width=280):
+            image = gr.Image(type="filepath", sources=["upload", "webcam"], label="Portrait", height=260)
+            audio = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech")
+            emotion = gr.Dropdown([HEARD, *EMOTIONS], value=HEARD, label="Emotion")
+            strength = gr.Slider(0, 2, 1, label="Strength of the expression")
+            with gr.Accordion("Motion and picture", open=False):
+                gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Blinks", "Idle motion")]
+                frame = gr.Radio(["crop", "full"], value="crop", label="Frame")
+                size = gr.Number(0, precision=0, minimum=0, maximum=1024, label="Side of the crop, px")
+                seed = gr.Number(0, precision=0, label="Seed")
+                steps = gr.Slider(1, 20, 1, step=1, label="Network calls per frame")
+            button = gr.Button("Make the video", variant="primary", elem_id="speak")
+            if maker.portrait is not None:
+                speech = maker.portrait.with_name("speech.flac")
+                if speech.is_file():
+                    gr.Examples([[str(maker.portrait), str(speech)]], [image, audio], label="The bundled speaker")
+        with gr.Column(min_width=280):
+            outputs = _outputs(gr)
+
+    def speak(*inputs: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008  # gradio finds it there
+        return maker.speak(*inputs, progress)
+
+    inputs = [image, audio, emotion, strength, *gains, frame, size, seed, steps]
+    button.click(_in_one_sentence(gr, speak), inputs, outputs, api_name="speak")
+
+
+def _edit_tab(gr: Any, maker: _Maker) -> None:
+    with gr.Row():
+        with gr.Column(min_width=280):
+            image = gr.Image(type="filepath", sources=["upload"], label="Portrait", height=260)
+            motion = gr.File(label="Motion (.npz)", file_types=[".npz"])
+            audio = gr.Audio(type="filepath", sources=["upload"], label="Speech, where the video is to have sound")
+            gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Blinks")]
+            smoothing = gr.Slider(1, 21, 1, step=2, label="Smoothing in frames (7 and more)")
+            button = gr.Button("Paint again", variant="primary")
+        with gr.Column(min_width=280):
+            outputs = _outputs(gr)
+
+    def repaint(*inputs: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+        return maker.repaint(*inputs, progress)
+
+    inputs = [image, motion, audio, *gains, smoothing]
+    button.click(_in_one_sentence(gr, repaint), inputs, outputs, api_name="repaint")
+
+
+def _score_tab(gr: Any, maker: _Maker) -> None:
+    video = gr.Video(label="Video", sources=["upload"], height=320)
+    button = gr.Button("Score", variant="primary")
+    table = gr.Dataframe(headers=["measure", "value"], label="Scores", interactive=False)
+
+    def judge(file: str | None, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+        return maker.score(file, progress)
+
+    button.click(_in_one_sentence(gr, judge), [video], [table], api_name="score")
+
+
+def _outputs(gr: Any) -> list[Any]:
+    return [
+        gr.Video(label="Video", autoplay=True, height=360, elem_classes="made"),
+        gr.Video(label="Its landmarks", height=240),
+        gr.File(label="Its motion, to edit and paint again"),
+        gr.Image(label="The emotion", type="filepath", height=240),
+    ]

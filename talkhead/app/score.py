@@ -1,0 +1,43 @@
+"""What can be said of a talking-head video without its truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from talkhead.data.tracking import LandmarkDetector
+from talkhead.dubbing.face_track import track_face
+from talkhead.media.read import iter_frames, probe, read_audio
+from talkhead.metrics.landmarks import audio_mouth_sync, mouth_opening
+
+
+def score(video: str | Path, detector: LandmarkDetector) -> dict[str, str]:
+    """Return measures of a video by name, in words.
+
+    Args:
+        video: the file.
+        detector: finds the face.
+
+    Raises:
+        ValueError: if the video cannot be read, or no frame shows a face.
+    """
+    info = probe(video)
+    if info.fps is None:
+        raise ValueError(f"video: {str(video)!r} holds no picture; give a video")
+    track = track_face(iter_frames(video), detector)
+    shown = track.shown
+    rows = {
+        "frames": f"{len(track)} at {float(info.fps):g} per second, {info.width} x {info.height} px",
+        "frames with a face": f"{int(shown.sum())}, in {len(list(track.runs()))} uncut stretches",
+    }
+    longest = max(track.runs(), key=lambda run: run.stop - run.start)
+    points = track.landmarks[longest]
+    size = (points - points.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()
+    opening = mouth_opening(points) / size
+    rows["mouth's opening, face sizes"] = f"{opening.mean():.3f} on average, {opening.std():.3f} up and down"
+    if info.sample_rate is None:
+        return rows | {"loudness and mouth": "no sound"}
+    first, last = (round(frame / info.fps * 16000) for frame in (longest.start, longest.stop))
+    sync = audio_mouth_sync(points, read_audio(video)[first:last])
+    # Of real speech 0.36 to 0.47 (docs/metrics.md): more is not better.
+    rows["loudness and mouth"] = f"correlation {sync.value:.2f} (real speech: 0.36 to 0.47), best at {sync.lag} frames"
+    return rows

@@ -1,0 +1,186 @@
+"""The page in a real browser: upload to playing video, wrong file, two users, keyboard alone; and its rules."""
+
+import shutil
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+
+from talkhead.data.tracking import Detection
+from talkhead.media.read import probe, write_audio, write_image
+from talkhead.media.write import VideoWriter
+
+pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's own
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from talkhead.app.page import make_page, run_page, with_dots
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
+]  # fmt: skip
+
+
+class OneFace:
+    """A detector for the tests' portrait: pictures of other sizes show nobody."""
+
+    name = "fixed"
+
+    def __call__(self, image, face="largest"):
+        return Detection(POINTS, 1.0, (16, 10, 56, 50)) if image.shape[1:] == (61, 72) else None
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A portrait, two recordings, a picture of nobody, and no picture at all."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_image(folder / "portrait.png", tiny_portrait())
+    write_image(folder / "nobody.png", torch.zeros(3, 40, 40, dtype=torch.uint8))
+    write_audio(folder / "short.wav", speech(0.6))
+    write_audio(folder / "longer.wav", speech(1.2))
+    write_audio(folder / "endless.wav", speech(9.0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    page = make_page(tiny_pipeline(), longest=5.0, detector=OneFace(), folder=tmp_path_factory.mktemp("served"))
+    page, address = run_page(page, block=False)
+    yield address.rstrip("/")
+    page.close()
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'talkhead[browser]'")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def fill(page, address, image, audio):
+    """Open the page and give it its two files."""
+    page.set_default_timeout(60_000)
+    page.goto(address)
+    page.get_by_role("tab", name="Speak").wait_for()
+    page.locator("input[type=file][accept*=image]").first.set_input_files(image)
+    page.locator("input[type=file][accept*=audio]").first.set_input_files(audio)
+    page.get_by_role("button", name="Make the video").wait_for()
+    page.wait_for_timeout(1500)  # the uploads' own requests
+
+
+def made(page):
+    """Return the seconds of the video that plays."""
+    page.wait_for_function("() => { const v = document.querySelector('.made video'); return v && v.duration > 0; }")
+    return page.evaluate("document.querySelector('.made video').duration")
+
+
+@pytest.mark.browser
+def test_from_upload_to_a_playing_video(browser, address, inputs):
+    page = browser.new_page(viewport={"width": 390, "height": 844})  # a phone
+    fill(page, address, inputs / "portrait.png", inputs / "short.wav")
+    page.locator("#speak").click()
+    assert made(page) == pytest.approx(0.6, abs=0.1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390  # nothing hangs over the edge
+
+
+@pytest.mark.browser
+def test_a_wrong_file_is_one_sentence(browser, address, inputs):
+    page = browser.new_page()
+    fill(page, address, inputs / "nobody.png", inputs / "short.wav")
+    page.locator("#speak").click()
+    page.get_by_text("no face was found by the detector fixed").first.wait_for()
+
+
+@pytest.mark.browser
+def test_too_long_is_refused(browser, address, inputs):
+    page = browser.new_page()
+    fill(page, address, inputs / "portrait.png", inputs / "endless.wav")
+    page.locator("#speak").click()
+    page.get_by_text("lasts 9 s; at most 5 s").first.wait_for()
+
+
+@pytest.mark.browser
+def test_two_users_get_their_own(browser, address, inputs):
+    pages = [browser.new_context().new_page() for _ in range(2)]
+    for page, sound in zip(pages, ("short.wav", "longer.wav"), strict=True):
+        fill(page, address, inputs / "portrait.png", inputs / sound)
+    for page in pages:
+        page.locator("#speak").click()
+    assert [made(page) for page in pages] == [pytest.approx(0.6, abs=0.1), pytest.approx(1.2, abs=0.1)]
+
+
+@pytest.mark.browser
+def test_the_keyboard_alone_is_enough(browser, address, inputs):
+    page = browser.new_page()
+    fill(page, address, inputs / "portrait.png", inputs / "short.wav")
+    page.keyboard.press("Tab")
+    for _ in range(80):
+        if page.evaluate("document.activeElement.id") == "speak":
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert made(page) == pytest.approx(0.6, abs=0.1)
+
+
+def test_files_outside_the_folder_are_not_served(address):
+    for path in ("/etc/hostname", str(Path(__file__).resolve())):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"{address}/gradio_api/file={path}")
+        assert error.value.code in (403, 404)
+    assert address.startswith("http://127.0.0.1:")
+
+
+def test_what_the_buttons_do(inputs, tmp_path):
+    """Speak, edit the motion, paint again, without a browser."""
+    from talkhead.app.page import _Maker
+
+    maker = _Maker(tiny_pipeline(), 5.0, OneFace(), tmp_path)
+    told = []
+    image, audio = str(inputs / "portrait.png"), str(inputs / "short.wav")
+    video, marked, motion, plot = maker.speak(
+        image, audio, "happy", 1, 1, 1, 1, 1, "full", 0, 0, 1, lambda share, desc: told.append(share)
+    )
+    assert probe(video).num_frames == probe(marked).num_frames == 15 and Path(plot).stat().st_size > 1000
+    assert told[-1] == 1.0
+    again = maker.repaint(image, motion, audio, 0.5, 1, 1, 7, lambda *_, **__: None)
+    assert probe(again[0]).num_frames == 15
+    assert all(Path(p).is_relative_to(tmp_path) for p in (video, marked, motion, plot, *again))
+    for wrong in [(None, audio), (image, None)]:
+        with pytest.raises(ValueError, match="a portrait and a recording"):
+            maker.speak(*wrong, "happy", 1, 1, 1, 1, 1, "full", 0, 0, 1, None)
+
+
+def test_score_says_what_is_in_a_video(tmp_path, inputs):
+    from talkhead.app.score import score
+
+    with VideoWriter(tmp_path / "v.mp4", 25, (61, 72), speech(0.8)) as video:
+        for _ in range(20):
+            video.append(tiny_portrait())
+
+    class Padded(OneFace):
+        def __call__(self, image, face="largest"):  # H.264 has even sizes
+            return Detection(POINTS, 1.0, (16, 10, 56, 50))
+
+    rows = score(tmp_path / "v.mp4", Padded())
+    assert rows["frames with a face"] == "20, in 1 uncut stretches"
+    assert "0.000 up and down" in rows["mouth's opening, face sizes"]
+
+
+def test_dots_lie_on_the_landmarks():
+    frame = with_dots(torch.zeros(61, 72, 3, dtype=torch.uint8), POINTS)
+    x, y = POINTS[30].round().long().tolist()
+    assert frame[y, x, 1] == 255 and frame[0, 0].sum() == 0
