@@ -79,7 +79,9 @@ class WebMWriter(VideoWriter):
 
     Args:
         path: target, ``.webm``.
-        fps, size, audio: see `VideoWriter`.
+        fps: see `VideoWriter`.
+        size: see `VideoWriter`.
+        audio: see `VideoWriter`.
         alpha: frames have a fourth channel.
         crf: VP9's constant quality, 0 to 63; 24 is visually near lossless.
     """
