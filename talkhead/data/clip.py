@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,8 +72,9 @@ class Clip:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Clip:
         """Return the record with ``change`` applied to every tensor it has."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if isinstance(tensor, Tensor)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 def emotion_probabilities(emotion: str | int | Tensor | list[float]) -> Tensor:

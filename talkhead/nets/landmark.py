@@ -380,7 +380,7 @@ def _check_stream(
     audio: Tensor | Recording, reference_landmarks: Tensor, emotion: Tensor, fps: float, window_seconds: float
 ) -> None:
     if audio.ndim != 1:
-        raise ValueError(f"audio must be one (S,) mono waveform at 16 kHz; got {tuple(audio.shape)}")
+        raise ValueError(f"audio must be one (S,) mono waveform at 16 kHz; got {audio.ndim} axes")
     if not fps > 0 or not window_seconds > 0:
         raise ValueError(f"fps and window_seconds must be positive; got {fps} and {window_seconds}")
     _check_shapes(audio[:1][None], reference_landmarks[None], emotion[None], num_frames_of(len(audio), fps))

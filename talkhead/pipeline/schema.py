@@ -186,7 +186,7 @@ def make_scheduler(name: Any, arguments: Mapping[str, Any]) -> Any:
         made = next((getattr(home, name) for home in homes if hasattr(home, name)), None)
     if not (isinstance(made, type) and issubclass(made, SchedulerMixin) and issubclass(made, ConfigMixin)):
         raise ValueError(f"scheduler {name!r:.60} is neither talkhead's nor diffusers'")
-    known = inspect.signature(inspect.unwrap(made.__init__)).parameters
+    known = inspect.signature(made).parameters
     return made(**check_arguments(made, {k: v for k, v in arguments.items() if k in known}, "scheduler"))
 
 
