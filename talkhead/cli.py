@@ -300,6 +300,9 @@ def add_export(verbs: Any) -> None:
     verb.add_argument("--output", required=True, help="the folder to make")
     verb.add_argument("--portrait", help="the speaker's face, for `demo`")
     verb.add_argument("--speech", help="something to say, for `demo`")
+    verb.add_argument(
+        "--reference", dest="references", nargs="+", metavar="FILE", help="pictures, a video: more mouths"
+    )
     verb.add_argument("--detector", choices=DETECTORS, help="finds PORTRAIT's landmarks (the checkpoints')")
     verb.add_argument("--fps", type=frame_rate, help="of the clips trained on (the checkpoints')")
     verb.add_argument("--crop-scale", type=float, help="as --scale of `preprocess` (the checkpoints')")

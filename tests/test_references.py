@@ -10,7 +10,7 @@ from talkhead.data.tracking import Detection
 from talkhead.media.write import VideoWriter, write_image
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline import TalkingHeadPipeline, export_pipeline
 from talkhead.pipeline.references import differing_mouths, load_bank, read_references
 from talkhead.schedulers import MaskNoiseBridgeScheduler
 from tests.test_mouth_bank import face
@@ -102,6 +102,30 @@ def test_a_speaker_brings_its_own(pipe: TalkingHeadPipeline, tmp_path: Path):
     (tmp_path / "bank.safetensors").write_bytes(b"no safetensors")
     with pytest.raises(ValueError, match="is no bank of mouths"):
         load_bank(tmp_path, 32)
+
+
+def test_export_keeps_a_speakers_mouths(
+    pipe: TalkingHeadPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("talkhead.pipeline.speaker.load_detector", lambda name: GreyTells())
+    pipe.landmark_net.save_pretrained(tmp_path / "landmark")
+    pipe.renderer.save_pretrained(tmp_path / "video" / "renderer")
+    pipe.scheduler.save_pretrained(tmp_path / "video" / "scheduler")
+    for opening in (4, 20):
+        write_image(tmp_path / f"{opening}.png", picture(opening))
+    pictures = [tmp_path / "4.png", tmp_path / "20.png"]
+    made = export_pipeline(
+        tmp_path / "speaker",
+        landmark=tmp_path / "landmark",
+        emotion=None,
+        video=tmp_path / "video",
+        references=pictures,
+    )
+    speaker = TalkingHeadPipeline.from_pretrained(made, device="cpu")
+    bank = speaker._bank("speaker", GreyTells(), "largest")
+    assert bank[0].shape == (2, 3, 32, 32) and bank[0][0].float().mean() == 20
+    speaker.save_pretrained(tmp_path / "copy")
+    assert (tmp_path / "copy" / "bank.safetensors").read_bytes() == (made / "bank.safetensors").read_bytes()
 
 
 def test_a_renderer_without_a_bank_refuses_them(pipe: TalkingHeadPipeline):

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from talkhead import __version__
@@ -32,6 +33,7 @@ from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.motion import check_landmarks
+from talkhead.pipeline.references import read_references
 from talkhead.pipeline.schema import check_info, inside, load_net, load_scheduler, read_json
 from talkhead.pipeline.trained import agreed, load_emotion, load_head, load_landmark, load_video
 from talkhead.renamed import renamed_arguments
@@ -162,6 +164,7 @@ def export_pipeline(
     head: str | Path | None = None,
     portrait: str | Path | None = None,
     speech: str | Path | None = None,
+    references: Sequence[Any] | str | Path | None = None,
     reference_landmarks: Tensor | None = None,
     detector: str | None = None,
     fps: float | Fraction | None = None,
@@ -184,6 +187,7 @@ def export_pipeline(
         head: checkpoint of `HeadMotionGenerator`, or a folder of `HeadMotionNet.save_pretrained`; None: the head sways.
         portrait: a picture of the speaker, for the demo.
         speech: a recording, for the demo.
+        references: further pictures or a video of the speaker, kept as a bank of mouths; see `read_references`.
         reference_landmarks: (68, 2) px of the portrait; None: detected.
         detector: of the landmarks trained on, and of the portrait's; see `load_detector`. None: what the checkpoints
             say, else "auto".
@@ -224,12 +228,18 @@ def export_pipeline(
         reference_landmarks = track_landmarks([picture], load_detector(detector))[0][0]
     if reference_landmarks is not None:
         info["reference_landmarks"] = check_landmarks(reference_landmarks[None], "reference_landmarks")[0].tolist()
+    bank = None
+    if references is not None:
+        scale, size = told["crop_scale"], parts[2].config.size
+        bank = read_references(references, load_detector(detector), "largest", scale, size)
     with new_folder(output) as folder:
         write_parts(folder, *parts, info, head=None if head is None else load_head(head).parts["net"])
         if picture is not None:
             write_image(folder / "portrait.png", picture)
         if sound is not None:
             write_audio(folder / "speech.flac", sound)
+        if bank is not None:
+            save_file({"pictures": bank[0], "landmarks": bank[1]}, folder / "bank.safetensors")
         card = model_card(name or Path(output).name, data, licence, results)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Path(output)
