@@ -240,8 +240,8 @@ def prove(args: argparse.Namespace) -> None:
         [clip for *_, clip in all_clips(picture, face, speech, args.frames, each, first)]
         for each, first in ((args.each, 0), (2, 1000))
     )
-    net = LandmarkNet(width=32, layers=1, heads=2, dropout=0.0)
-    generator = fit(LandmarkGenerator(net, learning_rate=3e-3, size=args.size), train, 16, args.steps)
+    net = LandmarkNet(width=16, layers=1, attention_layers=0, heads=2, fusion="concat", dropout=0.0)
+    generator = fit(LandmarkGenerator(net, learning_rate=2e-2, size=args.size), train, 12, args.steps)
     renderer = Renderer(args.size, widths=(16, 32, 64), patch=2, attention_levels=1)
     video = fit(VideoDiffusion(renderer, learning_rate=2e-3, last_step_share=1.0), train, 8, args.steps)
     args.output.mkdir(parents=True, exist_ok=True)
