@@ -14,7 +14,7 @@ import torch
 from talkhead.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-HANGS = 300  # s: an idle machine needs ten; two processes that wait for each other never end
+HANGS = 600  # s: an idle machine needs ten; two processes that wait for each other never end
 TINY = {
     # Nets without dropout, no augmentation, and (threshold) no mask: nothing is drawn but the clips and their windows.
     "landmark": [
