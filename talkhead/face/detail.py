@@ -36,7 +36,7 @@ class DetailRestorer:
         # Colours that are weighted by their opacity can be moved; those under no opacity mean nothing.
         self._square = large if self.opaque else torch.cat((large[:, :3] * (large[:, 3:] / 255), large[:, 3:]), 1)
         self._face, self._landmarks = face[None].float(), landmarks[None]
-        self._weight = fading(self.size, border).to(square.device)
+        self._weight = fading(self.size, border).to(square.device, non_blocking=True)
         centres = (torch.arange(self.side, device=square.device) + 0.5) / self.side * 2 - 1
         self._still = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)[None]
 
