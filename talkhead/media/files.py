@@ -108,3 +108,14 @@ def sweep(folder: str | Path) -> None:
 def _temporary(path: Path) -> Path:
     """Return a name that no other call gets: two threads of one process may write the same file."""
     return path.with_name(f".{path.stem[:40]}.{os.getpid()}-{secrets.token_hex(6)}.tmp{path.suffix}")
+
+
+def check_apart(output: str | Path, **sources: Any) -> None:
+    """Raise a ValueError where the file to write is one of those to read, by whatever name."""
+    named = [(name, one) for name, many in sources.items() for one in (many if isinstance(many, list) else [many])]
+    for name, source in named:
+        if not isinstance(source, str | Path):
+            continue
+        same = Path(output).exists() and Path(source).exists() and Path(output).samefile(source)
+        if same or Path(output).resolve() == Path(source).resolve():
+            raise ValueError(f"output: '{output}' is the {name} and would be written over; give another name")

@@ -326,13 +326,15 @@ def detail_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def change_loss(predicted: Tensor, target: Tensor, where: Tensor) -> Tensor:
     """Return the mean squared error of what changes from frame to frame, in a region: it flickers where that is large.
 
+    The mean is taken over each sample's own region, then over the samples.
+
     Args:
         predicted: (B, 3, T, H, W).
         target: (B, 3, T, H, W).
         where: (B, 1, T, H, W) in [0, 1].
     """
-    error = (predicted - target).diff(dim=2)
-    return (where[:, :, 1:] * error.square()).sum() / (3 * where[:, :, 1:].sum()).clamp_min(1)
+    error, region = (predicted - target).diff(dim=2), where[:, :, 1:]
+    return ((region * error.square()).flatten(1).sum(1) / (3 * region.flatten(1).sum(1)).clamp_min(1)).mean()
 
 
 def picture_grid(*videos: Tensor) -> Tensor:

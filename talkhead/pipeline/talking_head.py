@@ -22,6 +22,7 @@ from torch import Tensor
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.data.tracking import LandmarkDetector, load_detector
 from talkhead.devices import chosen_device
+from talkhead.media.files import check_apart
 from talkhead.media.formats import open_writer
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
@@ -395,14 +396,3 @@ def paint(
     for frames in render_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
         yield frames, waiting[: len(frames)]
         waiting = waiting[len(frames) :]
-
-
-def check_apart(output: str | Path, **sources: Any) -> None:
-    """Raise a ValueError where the file to write is one of those to read, by whatever name."""
-    named = [(name, one) for name, many in sources.items() for one in (many if isinstance(many, list) else [many])]
-    for name, source in named:
-        if not isinstance(source, str | Path):
-            continue
-        same = Path(output).exists() and Path(source).exists() and Path(output).samefile(source)
-        if same or Path(output).resolve() == Path(source).resolve():
-            raise ValueError(f"output: '{output}' is the {name} and would be written over; give another name")
