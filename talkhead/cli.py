@@ -240,16 +240,18 @@ def add_preprocess(verbs: Any) -> None:
         "  talkhead preprocess --layout folder --input clips --output cache --workers 4\n"
         "  talkhead preprocess --layout mead --input MEAD --output cache --identity M030\n"
         "  talkhead preprocess --layout emodb --input emodb --output cache_speech\n"
+        "  talkhead preprocess --verify --output cache\n"
         "Killed and started again with the same arguments, it goes on where it stopped.",
     )
     verb.add_argument(
         "--layout",
-        required=True,
         choices=["mead", "ravdess", "emodb", "crema-d", "folder", "stills"],
         help="how INPUT is arranged",
     )
-    verb.add_argument("--input", required=True, help="folder with the recordings; it is only read")
+    verb.add_argument("--input", help="folder with the recordings; it is only read")
     verb.add_argument("--output", required=True, help="folder of the cache")
+    verb.add_argument("--verify", action="store_true", help="only hold the clips in OUTPUT to their checksums")
+    verb.add_argument("--fps", type=frame_rate, help="bring every video to this rate (default: each keeps its own)")
     verb.add_argument("--size", type=int, default=128, help="height and width of the face crop in px (%(default)s)")
     verb.add_argument("--scale", type=float, default=1.5, help="side of the crop relative to the face (%(default)s)")
     verb.add_argument("--detector", default="auto", choices=DETECTORS, help="(%(default)s)")
@@ -272,10 +274,18 @@ def add_preprocess(verbs: Any) -> None:
 
 
 def run_preprocess(args: argparse.Namespace) -> int:
-    """Preprocess, and fail when nothing succeeded."""
+    """Preprocess, and fail when nothing succeeded; or check a cache, and fail when a clip is damaged."""
+    from talkhead.data.manifest import damaged_clips
     from talkhead.data.preprocess import preprocess
 
-    return 0 if preprocess(**arguments_of(args)).ok else 1
+    options = arguments_of(args)
+    if options.pop("verify"):
+        damaged = damaged_clips(options["output"])
+        print("\n".join(f"{name}: {fault}" for name, fault in damaged) or "every clip is as it was written")
+        return 1 if damaged else 0
+    if missing := [f"--{name}" for name in ("layout", "input") if options[name] is None]:
+        raise ValueError(f"preprocess needs {' and '.join(missing)}; see talkhead preprocess --help")
+    return 0 if preprocess(**options, isolate=True).ok else 1
 
 
 def add_export(verbs: Any) -> None:

@@ -19,13 +19,12 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.dataset import num_samples
 from talkhead.data.index import Source
+from talkhead.data.manifest import Entry, checksum, clip_file
 from talkhead.data.stills import cut_stills
 from talkhead.data.tracking import LandmarkDetector, MissingFaceError, TrackedShot, load_detector, track_shots
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.media.files import write_whole
 from talkhead.media.read import MediaInfo, MediaWarning, iter_frames, probe, read_audio
-
-Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ def process_source(source: Source, job: Job, stopped: Callable[[], bool]) -> lis
 
 def _cache_sound(source: Source, job: Job) -> list[Entry]:
     audio = read_audio(source.path, strict=True)
-    _save(job, source.name, {"audio": audio})
-    return [new_entry(job, source, samples=len(audio))]
+    return [new_entry(job, source, samples=len(audio), sha256=_save(job, source.name, {"audio": audio}))]
 
 
 def _cache_stills(source: Source, job: Job) -> list[Entry]:
@@ -74,9 +72,8 @@ def _cache_stills(source: Source, job: Job) -> list[Entry]:
     detector = detector_named(job.detector, job.device)
     frames, landmarks = cut_stills(source.stills, detector, job.face, job.scale, job.size)
     tensors = {"frames": frames, "landmarks": landmarks, "confidence": torch.ones(len(frames)), "audio": torch.zeros(0)}
-    _save(job, source.name, tensors)
     fps = str(job.fps or 25)
-    facts = {"frames": len(frames), "size": job.size, "detector": detector.name, "stills": True}
+    facts = {"sha256": _save(job, source.name, tensors), "frames": len(frames), "size": job.size, "detector": detector.name, "stills": True}
     return [new_entry(job, source, fps=fps, **facts)]
 
 
@@ -201,9 +198,8 @@ def _cache_segment(
         "confidence": confidence,
         "audio": sound,
     }
-    _save(job, name, tensors)
     return new_entry(
-        job, source, segment,
+        job, source, segment, sha256=_save(job, name, tensors),
         fps=str(fps), frames=len(painted), samples=len(sound), size=job.size, crop=[crop.x, crop.y, crop.side],
         source_size=list(shape), detector=detector_named(job.detector, job.device).name,
     )  # fmt: skip
@@ -289,13 +285,11 @@ def place_of(job: Job, source: Source) -> str:
     return source.path.relative_to(job.root if job.root.is_dir() else job.root.parent).as_posix()
 
 
-def clip_path(job: Job, name: str) -> Path:
-    """Return a clip's file in the cache."""
-    return job.output / "clips" / f"{name}.safetensors"
-
-
-def _save(job: Job, name: str, tensors: dict[str, Tensor]) -> None:
-    write_to_cache(clip_path(job, name), save({k: v.contiguous() for k, v in tensors.items()}))
+def _save(job: Job, name: str, tensors: dict[str, Tensor]) -> str:
+    """Write a clip's file and return its checksum."""
+    content = save({k: v.contiguous() for k, v in tensors.items()})
+    write_to_cache(clip_file(job.output, name), content)
+    return checksum(content)
 
 
 def manifest_lines(entries: Iterable[Entry]) -> bytes:

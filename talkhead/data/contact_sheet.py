@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from talkhead.data.manifest import open_clip
 from talkhead.face.points import PARTS
 
 # One colour for each of PARTS.
@@ -45,7 +45,7 @@ def contact_sheet(
 
 def _tile(root: Path, entry: dict[str, Any], cell: int) -> Tensor:
     middle = entry["frames"] // 2
-    with safe_open(root / "clips" / f"{entry['name']}.safetensors", framework="pt") as file:
+    with open_clip(root, entry) as file:
         frame = file.get_slice("frames")[middle : middle + 1]
         landmarks = file.get_slice("landmarks")[middle]
     tile = interpolate(frame.float(), (cell, cell), mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()

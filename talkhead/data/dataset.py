@@ -11,41 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
+from talkhead.data.manifest import open_clip, read_manifest
 from talkhead.face.mouth_bank import mouth_shape
 
 Modality = Literal["video", "landmarks", "audio"]
 Reference = Literal["random", "first"]
-
-
-def read_manifest(root: str | Path) -> list[dict[str, Any]]:
-    """Read a cache's manifest, one entry per clip; a last line torn by a killed run is left out.
-
-    Args:
-        root: the cache folder that ``talkhead preprocess`` wrote.
-
-    Returns:
-        The entries in the file's order. Keys: name, source, status (ok, failed, skipped), reason, identity, emotion,
-        sentence, and where status is ok also fps (a fraction as a string; null without picture), frames, samples,
-        size, crop, source_size, detector, versions.
-
-    Raises:
-        FileNotFoundError: if the folder is no cache.
-    """
-    path = Path(root) / "manifest.jsonl"
-    if not path.is_file():
-        raise FileNotFoundError(f"data.root: {str(root)!r} has no manifest.jsonl; run `talkhead preprocess` first")
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [e for e in entries if isinstance(e, dict) and "name" in e and "status" in e]
 
 
 def read_settings(root: str | Path) -> dict[str, Any]:
@@ -73,7 +47,8 @@ class ClipDataset(Dataset[Clip]):
 
     A window of T frames starting at frame s has the round(T / fps * 16000) samples from round(s / fps * 16000) on.
     With ``random`` its start is drawn anew each epoch from (seed, epoch, clip, draw), else it lies in the middle.
-    Windows that hold a frame without landmarks (NaN) are never drawn. Only the bytes of the window are read.
+    Windows that hold a frame without landmarks (NaN) are never drawn. Only the bytes of the window are read
+    (the first time in a process the whole file, to hold it to its checksum).
 
     Nothing is kept between calls: the epoch comes with the index, ``dataset[epoch, i]``, so any number of workers,
     and a run that was interrupted and resumed, see the same windows. ``dataset[i]`` is epoch 0.
@@ -147,7 +122,7 @@ class ClipDataset(Dataset[Clip]):
         entry = self.entries[place]
         # Text seeds are hashed by Python's generator, the same in every process.
         rng = random.Random(f"{self.seed}/{epoch if self.random else 0}/{entry['name']}/{draw}")
-        with safe_open(self.root / "clips" / f"{entry['name']}.safetensors", framework="pt") as file:
+        with open_clip(self.root, entry) as file:
             return (
                 self._read_sound(file, entry, rng) if self.modality == "audio" else self._read_window(file, entry, rng)
             )
@@ -210,7 +185,7 @@ class ClipDataset(Dataset[Clip]):
         points = torch.full((self.bank, 68, 2), torch.nan)
         for place in range(self.bank):
             source = rng.choice(self._clips_of[entry["identity"]])
-            with safe_open(self.root / "clips" / f"{source['name']}.safetensors", framework="pt") as file:
+            with open_clip(self.root, source) as file:
                 landmarks = file.get_tensor("landmarks")
                 seen = landmarks.isfinite().all(-1).all(-1)
                 if source is entry:

@@ -41,7 +41,7 @@ class DlibDetector:
 
     dlib rounds points to whole pixels and starts from the detector's box, which moves in coarse steps. So the face is
     enlarged, the trees are run from a box refitted to a first result, and the mean over slightly shifted boxes is
-    taken: see ``docs/data.md`` for what each step gains.
+    taken: see ``docs/measurements/tracking.md`` for what each step gains.
     """
 
     name = "dlib"

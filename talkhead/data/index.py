@@ -19,6 +19,9 @@ View = Literal["front", "down", "top", "left_30", "left_60", "right_30", "right_
 _VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ogv .3gp".split())
 _SOUND = frozenset(".wav .flac .mp3 .ogg .oga .opus .m4a .aac .wma .aif .aiff".split())
 
+# Copies and remains that macOS, Synology and Windows leave in folders without hiding them.
+_KEPT_BY_SYSTEMS = frozenset(["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"])
+
 # The other datasets' emotion codes in MEAD's words; RAVDESS 02 (calm) and EMO-DB L (bored) have no MEAD label.
 _RAVDESS = {
     "01": "neutral",
@@ -126,11 +129,17 @@ def list_sources(
 
 
 def _list_mead(root: Path, view: str) -> list[Source]:
-    people = [root] if (root / "video").is_dir() else sorted(p for p in root.iterdir() if (p / "video").is_dir())
+    people = (
+        [root]
+        if (root / "video").is_dir()
+        else sorted(p for p in root.iterdir() if (p / "video").is_dir() and not _is_hidden(p, root))
+    )
     sources = []
     for person in people:
         speaker = person.resolve().name
-        for path in sorted((person / "video" / view).glob("*/level_*/*.mp4")):
+        for path in sorted((person / "video" / view).glob("*/level_*/*")):
+            if path.suffix.lower() != ".mp4" or _is_hidden(path, root) or not path.is_file():
+                continue
             emotion, level, number = path.parent.parent.name, path.parent.name, path.stem
             sound = person / "audio" / emotion / level / f"{number}.m4a"
             known = emotion in EMOTIONS
@@ -240,7 +249,14 @@ def _list_stills(root: Path, emotion: str) -> list[Source]:
 def _media_files(root: Path) -> list[Path]:
     """Return every video and sound file at or below ``root``, sorted, without hidden ones."""
     paths: Iterable[Path] = [root] if root.is_file() else root.rglob("*")
-    return sorted(p for p in paths if p.suffix.lower() in _VIDEO | _SOUND and p.name[0] != "." and p.is_file())
+    fitting = (p for p in paths if p.suffix.lower() in _VIDEO | _SOUND and not _is_hidden(p, root))
+    return sorted(p for p in fitting if p.is_file())
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Whether a file, or a folder between ``root`` and it, is hidden, in a bin, or what a system keeps for itself."""
+    parts = path.relative_to(root if root.is_dir() else root.parent).parts
+    return any(part[0] == "." or part in _KEPT_BY_SYSTEMS for part in parts)
 
 
 def _nothing(root: Path, wanted: str, remedy: str = "check --layout and --input") -> list[Source]:

@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -24,9 +25,7 @@ import torch
 
 from talkhead import __version__
 from talkhead.data.cache import (
-    Entry,
     Job,
-    clip_path,
     detector_named,
     manifest_lines,
     new_entry,
@@ -35,12 +34,12 @@ from talkhead.data.cache import (
     write_to_cache,
 )
 from talkhead.data.contact_sheet import contact_sheet
-from talkhead.data.dataset import read_manifest
 from talkhead.data.index import Layout, Source, View, list_sources
+from talkhead.data.manifest import Entry, clip_damage, clip_file, read_manifest
 from talkhead.data.tracking import LandmarkDetector
 from talkhead.data.workers import map_sources
 from talkhead.media.files import sweep
-from talkhead.media.read import write_image
+from talkhead.media.read import exact_fps, write_image
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,8 @@ def preprocess(
     face: Literal["largest", "center"] | int = "largest",
     segment_seconds: float | None = 10.0,
     device: str = "auto",
+    fps: Fraction | float | None = None,
+    isolate: bool = False,
     progress: bool = True,
 ) -> Summary:
     """Turn a folder of recordings into a cache, in parallel, continuing what an earlier run left.
@@ -115,6 +116,9 @@ def preprocess(
         segment_seconds: videos longer than this become several clips ``<name>@000``, ``<name>@001``, ... of equal
             length, each with a crop of its own; None: one clip per video.
         device: where face-alignment runs, see ``load_detector``; every worker loads it there.
+        fps: frames per second to which every video is brought, by its nearest frames; None: each keeps its own.
+        isolate: work in a process of its own even with one worker, so that a crash in a codec costs one recording and
+            not the run; as `talkhead preprocess` does. A script must then start from ``if __name__ == "__main__"``.
         progress: show a progress bar on stderr, and print the summary at the end.
 
     Returns:
@@ -129,23 +133,26 @@ def preprocess(
     """
     _check(size, scale, workers, max_gap, segment_seconds)
     root, output = Path(input), Path(output)
+    rate = None if fps is None else exact_fps(fps)
     sources = list_sources(layout, root, identity, emotion, view)
     _make_folder(output)
     settings = {
         "layout": layout, "input": str(root.resolve()), "identity": identity, "emotion": emotion, "view": view,
         "size": size, "scale": scale, "missing": missing, "max_gap": max_gap, "face": face,
-        "segment_seconds": segment_seconds,
+        "segment_seconds": segment_seconds, "fps": None if rate is None else str(rate),
     }  # fmt: skip
     detector = _settle(output, settings, detector, device, any(s.has_video and not s.skip for s in sources))
     job = Job(
         root, output, size, scale, detector, missing, max_gap, face, segment_seconds,
-        versions=_versions(detector if isinstance(detector, str) else detector.name), device=device,
+        versions=_versions(detector if isinstance(detector, str) else detector.name), device=device, fps=rate,
     )  # fmt: skip
     kept, todo = _resume(job, sources)
     if any(s.has_video for s in todo):
         # Loaded here so that a missing package is one error now, not one failure per clip.
         detector_named(detector, device)
-    entries = _finish(output, kept + _work(job, todo, len(sources), workers, progress))
+    entries = _finish(
+        output, kept + _work(job, todo, len(sources), 0 if isolate and workers == 1 else workers, progress)
+    )
     summary = _summarise(entries)
     if progress:
         print(summary)
@@ -181,7 +188,10 @@ def _settle(
 ) -> str | LandmarkDetector:
     """Hold the cache to one set of settings; return the detector to use (``auto`` settled on one name)."""
     path = output / "preprocess.json"
-    recorded: Entry | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        recorded: Entry | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        raise ValueError(f"output: {str(path)!r} is damaged, it holds no settings; choose a new folder") from None
     if recorded is None and (output / "manifest.jsonl").exists():
         raise ValueError(f"output: {str(output)!r} has a manifest but no preprocess.json; choose a new folder")
     before = (recorded or {}).get("detector")
@@ -221,7 +231,7 @@ def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]
     manifest = job.output / "manifest.jsonl"
     by_source: dict[str, dict[str, Entry]] = {}
     for entry in read_manifest(job.output) if manifest.exists() else []:
-        by_source.setdefault(entry["source"], {})[entry["name"]] = entry
+        by_source.setdefault(entry.get("source", ""), {})[entry["name"]] = entry
     kept = [new_entry(job, s, status="skipped", reason=s.skip) for s in sources if s.skip]
     todo: list[Source] = []
     for source in sources:
@@ -232,22 +242,28 @@ def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]
             todo.append(source)
     # A recording that is gone from the input (moved to save space) keeps its clips.
     names = {e["name"] for e in kept} | {s.name for s in todo}
-    for done in (list(d.values()) for d in by_source.values()):
-        kept += [
-            e for e in done if e["status"] == "ok" and e["name"] not in names and clip_path(job, e["name"]).is_file()
-        ]
+    for entry in (e for done in by_source.values() for e in done.values()):
+        if entry["status"] != "ok" or entry["name"] in names:
+            continue
+        if not (fault := clip_damage(job.output, entry)):
+            kept.append(entry)
+        elif clip_file(job.output, entry["name"]).is_file():
+            kept.append(entry | {"status": "failed", "reason": f"{fault}, and its recording is gone"})
     write_to_cache(manifest, manifest_lines(sorted(kept, key=lambda e: e["name"])))
     return kept, todo
 
 
 def _finished(job: Job, source: Source, done: list[Entry]) -> bool:
     """Whether the entries are all that becomes of ``source``, with their files, none of them failed."""
-    if not done or len(done) != (done[0]["segment"] or {"count": 1})["count"]:
+    if not done or len(done) != (done[0].get("segment") or {"count": 1})["count"]:
         return False
-    mine = all(e["name"].split("@")[0] == source.name for e in done)
-    return mine and all(
-        e["status"] == "skipped" or (e["status"] == "ok" and clip_path(job, e["name"]).is_file()) for e in done
-    )
+    if any(e["name"].split("@")[0] != source.name or e["status"] == "failed" for e in done):
+        return False
+    faults = {e["name"]: clip_damage(job.output, e) for e in done if e["status"] == "ok"}
+    for name, fault in faults.items():
+        if fault:
+            print(f"made again: {name}: {fault}", file=sys.stderr)
+    return not any(faults.values())
 
 
 def _work(job: Job, todo: list[Source], total: int, workers: int, show: bool) -> list[Entry]:
@@ -278,7 +294,7 @@ def _work(job: Job, todo: list[Source], total: int, workers: int, show: bool) ->
                 bar.advance(task)
                 for entry in new:
                     if entry["status"] == "failed" and show:
-                        bar.console.print(f"failed: {entry['name']}: {entry['reason']}", markup=False, highlight=False)
+                        bar.console.print(f"failed: {entry['name']}: {entry['reason']}", markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         done = total - len(todo) + len({e["source"] for e in entries})
         print(f"stopped: {done} of {total} done; run the same command again to continue", file=sys.stderr)

@@ -22,7 +22,7 @@ FACE_SIDE, SCENE_SIZE = 24, (18, 24)
 SHORTEST = 10
 """Frames of a shot worth keeping."""
 
-# Measured on 40 talking people and all pairs of them (docs/measurements/shots.md): from one frame to the next a face
+# Measured on 40 talking people and all pairs of them (docs/measurements/tracking.md): from one frame to the next a face
 # keeps a likeness of 0.74 (blinks) and moves by at most 0.05 of the distance of its outer eye corners.
 _STRANGE, _UNLIKE = 0.6, 0.8
 _HOP, _LEAP = 0.1, 0.5

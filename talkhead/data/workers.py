@@ -32,7 +32,7 @@ def map_sources(
         task: a module-level function; it calls ``stopped`` now and then, and raises KeyboardInterrupt when it is true.
         sources: what to do; picklable.
         job: what the task must know; picklable.
-        workers: number of processes; 1: this one.
+        workers: number of processes; 1: this one; 0: one of its own.
 
     Yields:
         Each source with its result, or with a sentence that says how its worker died.
@@ -46,7 +46,7 @@ def map_sources(
         return
     todo = deque(sources)
     while todo:
-        suspects = yield from _drain(task, todo, job, workers)
+        suspects = yield from _drain(task, todo, job, max(workers, 1))
         for source in suspects:
             if (yield from _drain(task, deque([source]), job, 1)):
                 yield source, "the worker process died of it, by a crash or for want of memory"
