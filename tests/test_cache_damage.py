@@ -1,6 +1,7 @@
 """A cache that was damaged, a manifest that lies, and a folder of everything that goes wrong."""
 
 import json
+import shutil
 import struct
 import wave
 from fractions import Fraction
@@ -20,13 +21,20 @@ from talkhead.data.preprocess import preprocess
 from talkhead.media.read import VideoWriter, write_audio
 
 
-@pytest.fixture
-def made(tmp_path):
-    """Three recordings and their cache."""
-    (tmp_path / "in").mkdir()
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    (root / "in").mkdir()
     for name in "abc":
-        render(tmp_path / "in" / f"{name}.mp4", 12)
-    run(tmp_path / "in", tmp_path / "cache")
+        render(root / "in" / f"{name}.mp4", 12)
+    run(root / "in", root / "cache")
+    return root
+
+
+@pytest.fixture
+def made(made_once, tmp_path):
+    """Three recordings and their cache, to be damaged; its settings name the recordings' folder."""
+    shutil.copytree(made_once / "cache", tmp_path / "cache")
     return tmp_path
 
 
@@ -42,7 +50,7 @@ def cut(path: Path, place: float) -> None:
 
 @pytest.mark.parametrize("harm", [flip, cut])
 @pytest.mark.parametrize("place", [0.001, 0.5, 0.999])
-def test_a_damaged_clip_is_named_and_made_again(made, harm, place, capsys):
+def test_a_damaged_clip_is_named_and_made_again(made, made_once, harm, place, capsys):
     cache, clip = made / "cache", made / "cache/clips/b.safetensors"
     before = {p.name: p.read_bytes() for p in [*(cache / "clips").iterdir(), cache / "manifest.jsonl"]}
     harm(clip, place)
@@ -53,17 +61,21 @@ def test_a_damaged_clip_is_named_and_made_again(made, harm, place, capsys):
     assert main(["preprocess", "--verify", "--output", str(cache)]) == 1
     assert "b: its file is damaged" in capsys.readouterr().out
     detector = SkinDetector()
-    run(made / "in", cache, detector=detector)
+    run(made_once / "in", cache, detector=detector)
     assert detector.calls == 12  # no other clip was made again
     assert "made again: b" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in [*(cache / "clips").iterdir(), cache / "manifest.jsonl"]} == before
     assert main(["preprocess", "--verify", "--output", str(cache)]) == 0
 
 
-def test_a_damaged_clip_whose_recording_is_gone_is_said(made):
-    (made / "in/b.mp4").unlink()
-    flip(made / "cache/clips/b.safetensors", 0.5)
-    summary = run(made / "in", made / "cache")
+def test_a_damaged_clip_whose_recording_is_gone_is_said(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        render(tmp_path / "in" / f"{name}.mp4", 12)
+    run(tmp_path / "in", tmp_path / "cache")
+    (tmp_path / "in/b.mp4").unlink()
+    flip(tmp_path / "cache/clips/b.safetensors", 0.5)
+    summary = run(tmp_path / "in", tmp_path / "cache")
     assert summary.ok == 2 and "recording is gone" in dict(summary.failed)["b"]
 
 
@@ -155,7 +167,18 @@ def test_one_bad_file_of_every_kind_beside_good_ones(tmp_path, capsys):
     err = capsys.readouterr().err
     assert all(f"failed: {name}:" in err for name in bad)
     options = ["--data.root", str(tmp_path / "cache"), "--trainer.default_root_dir", str(tmp_path / "run")]
-    small = ["--data.num_frames", "10", "--data.batch_size", "2", "--model.net.width", "16", "--data.split", "clip"]
+    small = [
+        "--model.size",
+        "32",
+        "--data.num_frames",
+        "10",
+        "--data.batch_size",
+        "2",
+        "--model.net.width",
+        "16",
+        "--data.split",
+        "clip",
+    ]
     once = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
     assert main(["fit", "--config", "landmark", *options, *small, *once]) == 0
 

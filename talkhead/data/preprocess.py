@@ -294,7 +294,8 @@ def _work(job: Job, todo: list[Source], total: int, workers: int, show: bool) ->
                 bar.advance(task)
                 for entry in new:
                     if entry["status"] == "failed" and show:
-                        bar.console.print(f"failed: {entry['name']}: {entry['reason']}", markup=False, highlight=False, soft_wrap=True)
+                        line = f"failed: {entry['name']}: {entry['reason']}"
+                        bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         done = total - len(todo) + len({e["source"] for e in entries})
         print(f"stopped: {done} of {total} done; run the same command again to continue", file=sys.stderr)

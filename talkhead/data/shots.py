@@ -191,7 +191,7 @@ def _is_least_alike(frames: Sequence[Glimpse], known: list[int], place: int) -> 
     return step(place) <= min(step(at) for at in range(max(place - 2, 0), min(place + 3, len(known) - 1)))
 
 
-def _stack(faces: list[Tensor | None]) -> Tensor:
+def _stack(faces: Sequence[Tensor | None]) -> Tensor:
     return torch.stack([face for face in faces if face is not None])
 
 

@@ -241,8 +241,8 @@ def smooth_landmarks(landmarks: Tensor, window: int = 7, order: int = 4) -> Tens
 
     Each frame's point is read off the polynomial of degree ``order`` that fits best the ``window`` frames around it (at
     the ends: the first or last ``window`` frames). So motion that is locally such a polynomial, as a mouth that closes
-    and opens again, passes unchanged, and there is no lag. The defaults were chosen by measurement (``docs/measurements/tracking.md``):
-    they halve the noise of still points and leave closed mouths closed.
+    and opens again, passes unchanged, and there is no lag. The defaults were chosen by measurement
+    (``docs/measurements/tracking.md``): they halve the noise of still points and leave closed mouths closed.
 
     Args:
         landmarks: (T, ...) px, without NaN.

@@ -210,13 +210,13 @@ def at_rate(frames: Iterator[Tensor], fps: Fraction, wanted: Fraction) -> Iterat
     tick = 0
     for index, frame in enumerate(frames):
         # A tick half-way between two pictures shows the earlier one.
-        while 2 * tick * fps <= (2 * index + 1) * wanted and tick * fps < (index + 1) * wanted:
+        while 2 * tick * fps <= (2 * index + 1) * wanted:
             tick += 1
             yield frame
         last = frame, index
     if tick:
         frame, index = last
-        while tick * fps < (index + 1) * wanted:
+        while tick < round((index + 1) * wanted / fps):
             tick += 1
             yield frame
 
