@@ -100,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
     from talkhead.verbs import USES
 
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (add_demo, add_generate, *USES, add_preprocess, add_evaluate, add_ablate, add_export, add_doctor):
+    for add in (add_demo, add_generate, *USES, add_preprocess, add_evaluate, add_ablate, add_export):
         add(verbs)
     for verb, what in TRAINING.items():  # listed here, parsed by Lightning: see train
         verbs.add_parser(verb, help=what)
@@ -334,19 +334,6 @@ def run_export(args: argparse.Namespace) -> int:
     options["results"] = Path(args.results).read_text(encoding="utf-8") if args.results else ""
     print(export_pipeline(**options))
     return 0
-
-
-def add_doctor(verbs: Any) -> None:
-    """Register ``talkhead doctor``."""
-    verb = add_verb(verbs, "doctor", run_doctor, "say what is broken on this machine and how to mend it")
-    verb.add_argument("--fix", action="store_true", help="mend what can be mended without installing anything")
-
-
-def run_doctor(args: argparse.Namespace) -> int:
-    """Examine this machine."""
-    from talkhead.doctor import doctor
-
-    return doctor(fix=args.fix)
 
 
 def arguments_of(args: argparse.Namespace) -> dict[str, Any]:

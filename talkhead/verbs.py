@@ -1,4 +1,4 @@
-"""The command line's verbs for people's hands: dub a video, speak live, the page in a browser."""
+"""The command line's other verbs: merge caches, the doctor, dub a video, speak live, the page in a browser."""
 
 from __future__ import annotations
 
@@ -149,6 +149,19 @@ def run_app(args: argparse.Namespace) -> int:
     page = make_page(loaded(options), longest=options.pop("longest"), detector=options.pop("detector"))
     run_page(page, **options)
     return 0
+
+
+def add_doctor(verbs: Any) -> None:
+    """Register ``talkhead doctor``."""
+    verb = add_verb(verbs, "doctor", run_doctor, "say what is broken on this machine and how to mend it")
+    verb.add_argument("--fix", action="store_true", help="mend what can be mended without installing anything")
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """Examine this machine."""
+    from talkhead.doctor import doctor
+
+    return doctor(fix=args.fix)
 
 
 USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_merge)

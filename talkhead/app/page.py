@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -111,7 +111,8 @@ class _Maker:
 
     def speak(
         self, image: str | None, audio: str | None, emotion: str, strength: float, mouth: float, pose: float,
-        blink: float, idle: float, frame: str, size: float, seed: float, steps: float, progress: Any,
+        blink: float, idle: float, frame: Literal["crop", "full"], size: float, seed: float, steps: float,
+        progress: Any,
     ) -> tuple[str, str, str, str]:  # fmt: skip
         """Return the video, the video with its landmarks, the motion and the plot of the emotion."""
         if not image or not audio:
@@ -229,7 +230,7 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
             outputs = _outputs(gr)
 
     def speak(*inputs: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008  # gradio finds it there
-        return maker.speak(*inputs, progress)
+        return maker.speak(*(*inputs, progress))
 
     inputs = [image, audio, emotion, strength, *gains, frame, size, seed, steps]
     button.click(_in_one_sentence(gr, speak), inputs, outputs, api_name="speak")
@@ -248,7 +249,7 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
             outputs = _outputs(gr)
 
     def repaint(*inputs: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008
-        return maker.repaint(*inputs, progress)
+        return maker.repaint(*(*inputs, progress))
 
     inputs = [image, motion, audio, *gains, smoothing]
     button.click(_in_one_sentence(gr, repaint), inputs, outputs, api_name="repaint")

@@ -73,7 +73,7 @@ def _cache_stills(source: Source, job: Job) -> list[Entry]:
     frames, landmarks = cut_stills(source.stills, detector, job.face, job.scale, job.size)
     tensors = {"frames": frames, "landmarks": landmarks, "confidence": torch.ones(len(frames)), "audio": torch.zeros(0)}
     fps = str(job.fps or 25)
-    facts = {
+    facts: Entry = {
         "sha256": _save(job, source.name, tensors),
         "frames": len(frames),
         "size": job.size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean, median
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -60,11 +60,30 @@ _MEDIANS = ("lag", "sync_offset")
 class Judged(Protocol):
     """What is judged; see ``videos.Take``."""
 
-    frames: Tensor
-    landmarks: Tensor
-    found: float
-    audio: Tensor | None
-    fps: float
+    @property
+    def frames(self) -> Tensor:
+        """See ``videos.Take``."""
+        ...
+
+    @property
+    def landmarks(self) -> Tensor:
+        """See ``videos.Take``."""
+        ...
+
+    @property
+    def found(self) -> float:
+        """See ``videos.Take``."""
+        ...
+
+    @property
+    def audio(self) -> Tensor | None:
+        """See ``videos.Take``."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """See ``videos.Take``."""
+        ...
 
 
 def judge_clip(take: Judged, truth: Judged | None, expert: SyncNet | None) -> dict[str, float]:
@@ -119,7 +138,8 @@ def paired(take: Judged, truth: Judged) -> dict[str, float]:
         "lag": math.nan if math.isnan(opening.value) else float(opening.lag),
         "velocity": metrics.landmark_velocity(points, true, **unit).item() if count > 1 else math.nan,
     }
-    for name, region in (("m_ld", "mouth"), ("f_ld", "face")):
+    regions: dict[str, Literal["mouth", "face"]] = {"m_ld": "mouth", "f_ld": "face"}
+    for name, region in regions.items():
         scores[name] = metrics.landmark_distance(points, true, region, **unit).item()
         scores[f"{name}_centred"] = metrics.landmark_distance(points, true, region, "mean", **unit).item()
         scores[f"{name}_frobenius"] = metrics.landmark_distance(points, true, region, reduce="frobenius", **unit).item()

@@ -26,7 +26,7 @@ def relative_attention(projected: Tensor, bias: Tensor) -> Tensor:
     time = torch.arange(projected.shape[1], device=projected.device)
     scores = bias[:, (time - time[:, None]).clamp(-reach, reach) + reach].to(projected.dtype)
     parts = rearrange(projected, "b t (three h d) -> three b h t d", three=3, h=heads).split(_MOST, 1)
-    mixed = [F.scaled_dot_product_attention(*part, attn_mask=scores[None]) for part in parts]
+    mixed = [F.scaled_dot_product_attention(q, k, v, attn_mask=scores[None]) for q, k, v in parts]
     return rearrange(mixed[0] if len(mixed) == 1 else torch.cat(mixed), "b h t d -> b t (h d)")
 
 

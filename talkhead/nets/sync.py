@@ -133,7 +133,8 @@ def lip_shapes(landmarks: Tensor) -> Tensor:
         spread of all of them; 0 where nothing moves.
     """
     rest = landmarks.mean(1)
-    still = to_face(still_head(landmarks, rest), tuple(part.unsqueeze(1) for part in face_frame(rest)))
+    centre, turn = face_frame(rest)
+    still = to_face(still_head(landmarks, rest), (centre.unsqueeze(1), turn.unsqueeze(1)))
     points = torch.cat([still[..., MOUTH, :], still[..., CHIN, :]], dim=-2).flatten(-2)
     points = points - points.mean(1, keepdim=True)
     spread = points.square().mean((1, 2), keepdim=True).sqrt()
