@@ -164,5 +164,5 @@ def run_doctor(args: argparse.Namespace) -> int:
     return doctor(fix=args.fix)
 
 
-USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_merge)
+USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_merge, add_doctor)
 """What `talkhead.cli` lists beside its own verbs."""
