@@ -180,6 +180,7 @@ def test_one_bad_file_of_every_kind_beside_good_ones(tmp_path, capsys):
         "clip",
     ]
     once = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    once += ["--trainer.log_every_n_steps", "1"]
     assert main(["fit", "--config", "landmark", *options, *small, *once]) == 0
 
 

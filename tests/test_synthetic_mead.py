@@ -34,7 +34,7 @@ def test_exchanging_the_class_alone_shows_its_own_shape():
     found, ceiling = mead.landmark_confusions(generator.net, train, test)
     assert found.diagonal().mean() >= 0.75 and ceiling.diagonal().mean() >= 0.75  # chance 0.125
     renderer = Renderer(32, widths=(16, 32), patch=4, attention_levels=0, output="residual")
-    video = mead.fit(VideoDiffusion(renderer, learning_rate=1e-2, last_step_share=1.0), train, 8, 90)
+    video = mead.fit(VideoDiffusion(renderer, learning_rate=1e-2, last_step_share=1.0), train, 8, 150)
     found, ceiling = mead.pixel_confusions(video, test)
     assert found.diagonal().mean() >= 0.5 and ceiling.diagonal().mean() >= 0.9
     assert video.renderer.config["trained_on"] == sorted(mead.EMOTIONS) == generator.net.config["trained_on"]
