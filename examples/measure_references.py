@@ -2,8 +2,8 @@
 
     python examples/measure_references.py CACHE [--speaker SPEAKER] [--frames 50] [--limit 24] [--part test]
 
-Each clip's first frame is the portrait, frames 1 to 49 are painted from their true landmarks in one network call, and the
-three further pictures come from the rest of the same clip. Rows that do nothing stand beside.
+Each clip's first frame is the portrait, frames 1 to 49 are painted from their true landmarks in one network call, and
+the three further pictures come from the rest of the same clip. Rows that do nothing stand beside.
 """
 
 from __future__ import annotations
