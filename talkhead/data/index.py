@@ -16,7 +16,7 @@ from talkhead.data.stills import PICTURES, people_of
 Layout = Literal["mead", "ravdess", "emodb", "crema-d", "folder", "stills"]
 View = Literal["front", "down", "top", "left_30", "left_60", "right_30", "right_60"]
 
-_VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ogv .3gp".split())
+VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ogv .3gp".split())
 _SOUND = frozenset(".wav .flac .mp3 .ogg .oga .opus .m4a .aac .wma .aif .aiff".split())
 
 # Copies and remains that macOS, Synology and Windows leave in folders without hiding them.
@@ -175,7 +175,7 @@ def _list_ravdess(root: Path) -> list[Source]:
             skip = "picture without sound (RAVDESS modality 02)"
         elif m[1] == "03" and m[0][2:] in complete:
             skip = "the same take is there with picture and sound (RAVDESS modality 01)"
-        video = path.suffix.lower() in _VIDEO
+        video = path.suffix.lower() in VIDEO
         statement = f"statement_{m[5]}"
         person, level = f"Actor_{m[7]}", int(m[4])
         sources.append(Source(path, path.stem, person, emotion, statement, has_video=video, skip=skip, level=level))
@@ -185,10 +185,10 @@ def _list_ravdess(root: Path) -> list[Source]:
 def _list_crema(root: Path) -> list[Source]:
     pattern = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
     matches = [(path, m) for path in _media_files(root) if (m := pattern.fullmatch(path.stem))]
-    seen = {path.stem for path, _ in matches if path.suffix.lower() in _VIDEO}
+    seen = {path.stem for path, _ in matches if path.suffix.lower() in VIDEO}
     sources = []
     for path, m in matches:
-        video, emotion = path.suffix.lower() in _VIDEO, _CREMA.get(m[3], "")
+        video, emotion = path.suffix.lower() in VIDEO, _CREMA.get(m[3], "")
         skip = None if emotion else f"emotion code {m[3]} is unknown"
         if not video and path.stem in seen:
             skip = "the same take is there with picture and sound"
@@ -216,7 +216,7 @@ def _list_folder(root: Path, identity: str | None, emotion: str) -> list[Source]
         by_stem.setdefault(path.with_suffix(""), []).append(path)
     sources = []
     for stem, paths in by_stem.items():
-        videos = [p for p in paths if p.suffix.lower() in _VIDEO]
+        videos = [p for p in paths if p.suffix.lower() in VIDEO]
         sounds = [p for p in paths if p.suffix.lower() in _SOUND]
         paired = sounds[0] if len(videos) == len(sounds) == 1 else None
         relative = stem.relative_to(base)
@@ -230,10 +230,10 @@ def _list_folder(root: Path, identity: str | None, emotion: str) -> list[Source]
                     emotion=emotion,
                     sentence=stem.name,
                     audio_path=paired,
-                    has_video=path.suffix.lower() in _VIDEO,
+                    has_video=path.suffix.lower() in VIDEO,
                 )
             )
-    return sources or _nothing(root, f"video ({' '.join(sorted(_VIDEO))}) or sound ({' '.join(sorted(_SOUND))}) files")
+    return sources or _nothing(root, f"video ({' '.join(sorted(VIDEO))}) or sound ({' '.join(sorted(_SOUND))}) files")
 
 
 def _list_stills(root: Path, emotion: str) -> list[Source]:
@@ -249,7 +249,7 @@ def _list_stills(root: Path, emotion: str) -> list[Source]:
 def _media_files(root: Path) -> list[Path]:
     """Return every video and sound file at or below ``root``, sorted, without hidden ones."""
     paths: Iterable[Path] = [root] if root.is_file() else root.rglob("*")
-    fitting = (p for p in paths if p.suffix.lower() in _VIDEO | _SOUND and not _is_hidden(p, root))
+    fitting = (p for p in paths if p.suffix.lower() in VIDEO | _SOUND and not _is_hidden(p, root))
     return sorted(p for p in fitting if p.is_file())
 
 

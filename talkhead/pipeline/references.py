@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from talkhead.data.index import VIDEO
 from talkhead.data.tracking import LandmarkDetector
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.face.mouth_bank import mouth_shape
@@ -18,9 +19,8 @@ from talkhead.media.read import iter_frames
 from talkhead.pipeline.stages import find_face, read_portrait
 
 MOST = 4
-"""How many pictures are kept: the most and the least open mouth, the widest and the narrowest."""
+"""How many pictures are kept."""
 
-VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv", ".ogv")
 _LOOKED_AT = 60
 """Frames of a video in which a face is looked for: one detection is a matter of tens of milliseconds."""
 
@@ -50,7 +50,7 @@ def read_references(
     many = [references] if isinstance(references, str | Path) else list(references)
     faces: list[tuple[Tensor, Tensor]] = []
     for one in many:
-        if isinstance(one, str | Path) and Path(one).suffix.lower() in VIDEOS:
+        if isinstance(one, str | Path) and Path(one).suffix.lower() in VIDEO:
             found = _faces_of(one, detector, face)
         else:
             picture = read_portrait(one)
