@@ -21,9 +21,9 @@ from talkhead.data.datamodule import MEADDataModule
 from talkhead.face.points import LOWER_LIDS, UPPER_LIDS
 from talkhead.media.read import write_image
 from talkhead.metrics import mouth_opening
-from talkhead.pipeline.speaker import export_pipeline
-from talkhead.pipeline.trained import load_video
 from talkhead.pipeline.windows import render_windows
+from talkhead.speaker.folder import export_pipeline
+from talkhead.speaker.trained import load_video
 
 DATA = """\
 Renderer and landmark generator: 204 of the 240 clips of speaker s1 of the GRID audiovisual sentence corpus (CC BY

@@ -34,7 +34,7 @@ from talkhead.evaluate.report import Scores, Table, average, environment
 from talkhead.evaluate.rows import PICTURE_COLUMNS, Model, Truth, make_truth, paint_model, paint_warped, score_pictures
 from talkhead.media.files import check_writable, write_whole
 from talkhead.pipeline import DEFAULTS, TalkingHeadPipeline
-from talkhead.pipeline.trained import load_video
+from talkhead.speaker.trained import load_video
 
 COLUMNS = {key: PICTURE_COLUMNS[key] for key in ("psnr", "ssim", "mouth_psnr", "sharpness", "calls", "fps")}
 TRUTH, WARP = "truth", "portrait warped by the landmarks"

@@ -42,7 +42,8 @@ from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.media.read import VideoWriter, read_audio
 from talkhead.metrics.pictures import step_ratio
 from talkhead.pipeline import TalkingHeadPipeline, progress_bar
-from talkhead.pipeline.stages import crop_portrait, read_portrait
+from talkhead.pipeline.stages import crop_portrait
+from talkhead.tracking.portrait import read_portrait
 
 SEAM_TARGET, MEMORY_TARGET = 1.1, 1.1
 

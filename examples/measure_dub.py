@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 import talkhead
-from talkhead.data.tracking import load_detector
 from talkhead.dubbing.dub import Dubbing, dubbed_frames, plan_dubbing
 from talkhead.dubbing.face_track import track_face
 from talkhead.media.read import read_video
 from talkhead.metrics.landmarks import landmark_distance, opening_correlation, opening_variance_ratio
 from talkhead.metrics.pictures import mouth_box, psnr
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.tracking.track import load_detector
 
 
 def main() -> None:

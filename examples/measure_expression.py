@@ -31,7 +31,6 @@ from torch import Tensor
 
 from talkhead import TalkingHeadPipeline, __version__
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
-from talkhead.data.tracking import load_detector
 from talkhead.face.expression import EMOTION_ACTIONS, average_face, camera, expression
 from talkhead.face.frame import eye_line
 from talkhead.face.points import BROWS, EYES, MOUTH_CORNERS, RIGID
@@ -40,6 +39,7 @@ from talkhead.media.read import iter_frames, read_audio, read_image
 from talkhead.media.write import write_image
 from talkhead.metrics import mouth_opening
 from talkhead.pipeline.hearing import heard_keys
+from talkhead.tracking.track import load_detector
 
 HELD_OUT = (
     *("001", "022", "029", "036", "044", "045", "067", "069", "086", "092"),

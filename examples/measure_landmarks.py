@@ -27,7 +27,7 @@ from talkhead.face.mouth_gate import close_mouth
 from talkhead.face.points import NOSE
 from talkhead.metrics import landmark_distance, mouth_opening, opening_correlation
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.pipeline.trained import load_landmark
+from talkhead.speaker.trained import load_landmark
 
 NEUTRAL = emotion_probabilities("neutral")
 

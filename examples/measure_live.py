@@ -20,7 +20,7 @@ import torch
 
 import talkhead
 from talkhead.media.read import read_audio
-from talkhead.pipeline.speaker import BUNDLED
+from talkhead.speaker.folder import BUNDLED
 
 PIECE = 320  # samples: 20 ms
 

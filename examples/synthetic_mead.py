@@ -120,7 +120,7 @@ def all_clips(picture: Tensor, face: Tensor, speech: Tensor, frames: int, each: 
 
 def read_face(portrait: Path, landmarks: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     """Return a portrait's face as (3, size, size) uint8 and its (68, 2) px landmarks."""
-    from talkhead.data.tracking import load_detector
+    from talkhead.tracking.track import load_detector
 
     picture = read_image(portrait)
     points = load_detector("dlib")(picture).landmarks if landmarks is None else landmarks

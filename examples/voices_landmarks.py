@@ -22,7 +22,7 @@ from talkhead.data.datamodule import MEADDataModule
 from talkhead.media.read import read_audio
 from talkhead.metrics import audio_envelope, audio_mouth_sync, mouth_opening
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.pipeline.trained import load_landmark
+from talkhead.speaker.trained import load_landmark
 
 SOUNDS = (".flac", ".wav", ".mp3", ".ogg")
 

@@ -89,7 +89,7 @@ def training_cli(home: str | None = None) -> Callable[[list[str]], Any]:
     from talkhead.data.datamodule import MEADDataModule
     from talkhead.modules import emotion, landmark, video  # noqa: F401  (so that `--model VideoDiffusion` is known)
     from talkhead.modules.run import RunCheckpoint, RunGuard, SaveConfig, check_size, outputs_of, settle_checkpoint
-    from talkhead.pipeline.speaker import find_folder
+    from talkhead.speaker.folder import find_folder
 
     class TrainingCLI(LightningCLI):
         """Our modules on our data; what a run writes goes below ``trainer.default_root_dir``."""

@@ -91,7 +91,7 @@ def add_serve(verbs: Any) -> None:
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from talkhead.app.serve import serve
-    from talkhead.pipeline.speaker import own_portrait
+    from talkhead.speaker.folder import own_portrait
 
     options = arguments_of(args)
     pipeline = loaded(options)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
-from talkhead.data.tracking import Detection
 from talkhead.media.read import probe, write_audio, write_image
 from talkhead.media.write import VideoWriter
+from talkhead.tracking.track import Detection
 
 pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
 pytestmark = [

@@ -126,7 +126,7 @@ def test_examples_run(folder, tmp_path, monkeypatch, name, made):
     """With a tiny speaker in the place of the bundled one."""
     import matplotlib.pyplot as plt
 
-    monkeypatch.setattr("talkhead.pipeline.speaker.BUNDLED", folder)
+    monkeypatch.setattr("talkhead.speaker.folder.BUNDLED", folder)
     monkeypatch.setattr("sys.argv", [name])
     monkeypatch.chdir(tmp_path)
     exec(compile(code_of(EXAMPLES / name), name, "exec"), {"__name__": "__main__"})

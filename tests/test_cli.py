@@ -379,7 +379,7 @@ def test_fit_resumes_with_the_same_loss_curve(
 
 
 def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, sentence: Callable[..., str]) -> None:
-    from talkhead.pipeline.speaker import load_video
+    from talkhead.speaker.folder import load_video
 
     assert fit("video", tiny_cache, tmp_path / "first", "--trainer.max_epochs=1") == 0
     parts = load_video(tmp_path / "first" / "checkpoints" / "last.ckpt").parts

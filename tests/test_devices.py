@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from talkhead.data.tracking import load_detector
 from talkhead.devices import chosen_device
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.tracking.track import load_detector
 
 
 @pytest.mark.parametrize(("count", "meant"), [(0, "cpu"), (2, "cuda")])

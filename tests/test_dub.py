@@ -7,7 +7,6 @@ import torch
 from conftest import tiny_face, tiny_frames
 from test_pipeline import speech, tiny_pipeline
 
-from talkhead.data.tracking import Detection
 from talkhead.dubbing.dub import back_and_forth, dub, dubbed_frames, frames_in_order, plan_dubbing
 from talkhead.dubbing.face_track import FaceTrack, track_face
 from talkhead.dubbing.new_lips import new_lips, resting_face
@@ -17,6 +16,7 @@ from talkhead.media.write import VideoWriter
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.tracking.track import Detection
 
 SIZE = 64
 

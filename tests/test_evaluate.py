@@ -18,7 +18,6 @@ from torch import Tensor
 from talkhead import metrics
 from talkhead.data.clip import Clip
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.tracking import Detection
 from talkhead.evaluate import Table, ablate, evaluate
 from talkhead.evaluate.motions import apply_mean_motion, mean_motion
 from talkhead.evaluate.report import ClipLog, average
@@ -40,6 +39,7 @@ from talkhead.evaluate.rows import (
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.schedulers import MaskNoiseBridgeScheduler, PaperProcess, spaced
+from talkhead.tracking.track import Detection
 
 
 class MouthDetector:

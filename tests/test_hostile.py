@@ -18,7 +18,7 @@ from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.motion import LandmarkSequence
-from talkhead.pipeline.schema import check_arguments
+from talkhead.speaker.schema import check_arguments
 
 NASTY: list[Any] = [
     None, True, "x", "os.system", "../../x", "1/0", "x" * 10_000, -1, 0, 0.5, 16384, 10**12, 1e308, float("nan"),

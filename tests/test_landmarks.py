@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from talkhead.data import detectors
-from talkhead.data.tracking import (
+from talkhead.face.crop import face_crop
+from talkhead.media.read import iter_frames
+from talkhead.tracking import detectors
+from talkhead.tracking.track import (
     Detection,
     DlibDetector,
     FaceAlignmentDetector,
@@ -17,8 +19,6 @@ from talkhead.data.tracking import (
     smooth_landmarks,
     track_landmarks,
 )
-from talkhead.face.crop import face_crop
-from talkhead.media.read import iter_frames
 
 HAS_DLIB = all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
 needs_dlib = pytest.mark.skipif(not HAS_DLIB, reason="dlib-bin and face-recognition-models are not installed")

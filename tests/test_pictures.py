@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from talkhead.data.detectors import DlibDetector
 from talkhead.media.read import MediaWarning, read_image
-from talkhead.pipeline.stages import find_face, read_portrait
+from talkhead.tracking.detectors import DlibDetector
+from talkhead.tracking.portrait import find_face, read_portrait
 
 pillow_heif.register_heif_opener()
 

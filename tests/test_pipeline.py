@@ -11,7 +11,6 @@ import torch
 from conftest import tiny_face, tiny_frames
 
 from talkhead.data.clip import EMOTIONS
-from talkhead.data.tracking import Detection
 from talkhead.media.read import probe, read_audio, read_video, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
@@ -19,6 +18,7 @@ from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.schedulers import MaskNoiseBridgeScheduler
+from talkhead.tracking.track import Detection
 
 NTSC = Fraction(30000, 1001)
 

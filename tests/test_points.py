@@ -7,7 +7,7 @@ import torch
 
 from talkhead.face import points
 from talkhead.face.similarity import fit_similarity
-from talkhead.pipeline.speaker import BUNDLED
+from talkhead.speaker.folder import BUNDLED
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from talkhead.data.cache import Entry
 from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.dataset import read_manifest
 from talkhead.data.preprocess import Summary, preprocess
-from talkhead.data.tracking import Detection
 from talkhead.media.read import VideoWriter, read_image, write_audio
+from talkhead.tracking.track import Detection
 
 SIDE = 32  # px of a rendered face
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from talkhead.data.tracking import Detection
 from talkhead.media.write import VideoWriter, write_image
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline, export_pipeline
-from talkhead.pipeline.references import differing_mouths, load_bank, read_references
 from talkhead.schedulers import MaskNoiseBridgeScheduler
+from talkhead.speaker.references import differing_mouths, load_bank, read_references
+from talkhead.tracking.track import Detection
 from tests.test_mouth_bank import face
 
 
@@ -107,7 +107,7 @@ def test_a_speaker_brings_its_own(pipe: TalkingHeadPipeline, tmp_path: Path):
 def test_export_keeps_a_speakers_mouths(
     pipe: TalkingHeadPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("talkhead.pipeline.speaker.load_detector", lambda name: GreyTells())
+    monkeypatch.setattr("talkhead.speaker.folder.load_detector", lambda name: GreyTells())
     pipe.landmark_net.save_pretrained(tmp_path / "landmark")
     pipe.renderer.save_pretrained(tmp_path / "video" / "renderer")
     pipe.scheduler.save_pretrained(tmp_path / "video" / "scheduler")

@@ -239,7 +239,7 @@ def test_a_validation_that_is_broken_off_keeps_the_weights_apart(
 
 
 def test_export_gives_the_averaged_weights(run: Path) -> None:
-    from talkhead.pipeline.trained import load_landmark
+    from talkhead.speaker.trained import load_landmark
 
     trained, saved = load_landmark(run / "checkpoints" / "last.ckpt"), last(run)
     assert trained.facts == {"fps": "25", "size": 32, "detector": "dlib"}

@@ -5,10 +5,10 @@ import torch
 from conftest import tiny_face
 from torch.nn import functional as F
 
-from talkhead.data.detectors import Detection
-from talkhead.data.shots import SHORTEST, find_shots, glimpse, likeness
-from talkhead.data.tracking import track_landmarks, track_shots
 from talkhead.media.read import MediaWarning
+from talkhead.tracking.detectors import Detection
+from talkhead.tracking.shots import SHORTEST, find_shots, glimpse, likeness
+from talkhead.tracking.track import track_landmarks, track_shots
 
 SIDE, HEIGHT, WIDTH = 64, 96, 160
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from talkhead import cli
-from talkhead.data.detectors import Detection
 from talkhead.evaluate.video_scores import STILL, TRUTH
 from talkhead.evaluate.videos import judge, list_media, name_methods, place_in
 from talkhead.face.crop import Crop
+from talkhead.tracking.detectors import Detection
 
 
 class Beacon:

@@ -21,8 +21,8 @@ from talkhead.media.read import probe
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.feeling import join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
-from talkhead.pipeline.speaker import own_portrait
 from talkhead.pipeline.stages import Stream
+from talkhead.speaker.folder import own_portrait
 
 HEARD = "as heard in the speech"
 WAITING = 16

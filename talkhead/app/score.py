@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from talkhead.data.tracking import LandmarkDetector
 from talkhead.dubbing.face_track import track_face
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import audio_mouth_sync, mouth_opening
+from talkhead.tracking.track import LandmarkDetector
 
 
 def score(video: str | Path, detector: LandmarkDetector) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Media, landmarks, datasets."""
+"""Datasets: find recordings, cache clips of them, split, load."""

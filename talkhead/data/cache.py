@@ -21,10 +21,10 @@ from talkhead.data.dataset import num_samples
 from talkhead.data.index import Source
 from talkhead.data.manifest import Entry, checksum, clip_file
 from talkhead.data.stills import cut_stills
-from talkhead.data.tracking import LandmarkDetector, MissingFaceError, TrackedShot, load_detector, track_shots
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.media.files import write_whole
 from talkhead.media.read import MediaInfo, MediaWarning, iter_frames, probe, read_audio
+from talkhead.tracking.track import LandmarkDetector, MissingFaceError, TrackedShot, load_detector, track_shots
 
 
 @dataclass(frozen=True)

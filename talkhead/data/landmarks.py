@@ -1,5 +1,5 @@
-"""The detectors' former address, kept for scripts; see `talkhead.data.tracking`."""
+"""The detectors' former address, kept for scripts; see `talkhead.tracking.track`."""
 
-from talkhead.data.tracking import LandmarkDetector, load_detector, smooth_landmarks, track_landmarks
+from talkhead.tracking.track import LandmarkDetector, load_detector, smooth_landmarks, track_landmarks
 
 __all__ = ["LandmarkDetector", "load_detector", "smooth_landmarks", "track_landmarks"]

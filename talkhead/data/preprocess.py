@@ -36,10 +36,10 @@ from talkhead.data.cache import (
 from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.index import Layout, Source, View, list_sources
 from talkhead.data.manifest import Entry, clip_damage, clip_file, read_manifest
-from talkhead.data.tracking import LandmarkDetector
 from talkhead.data.workers import map_sources
 from talkhead.media.files import sweep
 from talkhead.media.read import exact_fps, write_image
+from talkhead.tracking.track import LandmarkDetector
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talkhead.data.tracking import LandmarkDetector, MissingFaceError
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.media.read import read_image
+from talkhead.tracking.track import LandmarkDetector, MissingFaceError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
 

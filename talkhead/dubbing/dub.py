@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.data.tracking import LandmarkDetector
 from talkhead.dubbing.face_track import FaceTrack, track_face
 from talkhead.dubbing.kept_track import kept_track
 from talkhead.dubbing.new_lips import heard_motion, new_lips, resting_face
@@ -32,10 +31,11 @@ from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import mouth_opening
 from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.feeling import leave_to, named_emotion
-from talkhead.pipeline.progress import progress_bar
 from talkhead.pipeline.stages import read_speech
 from talkhead.pipeline.talking_head import TalkingHeadPipeline
+from talkhead.progress import progress_bar
 from talkhead.speech.level import num_frames_of
+from talkhead.tracking.track import LandmarkDetector
 
 PIECE = 64
 """Frames that are held at once when a video is played backwards."""

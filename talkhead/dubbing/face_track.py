@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.data.tracking import LandmarkDetector, smooth_landmarks
 from talkhead.face.frame import face_frame
+from talkhead.tracking.track import LandmarkDetector, smooth_landmarks
 
 CUT = 20.0
 """Grey levels by which a 32 x 18 px thumbnail changes at a cut, on average; a talking person changes it by 1 to 3."""

@@ -12,7 +12,6 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.tracking import LandmarkDetector
 from talkhead.evaluate.bench import Bench, Part, make_bench, tracked, window_options
 from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
 from talkhead.evaluate.rows import (
@@ -32,6 +31,7 @@ from talkhead.evaluate.rows import (
 from talkhead.media.files import write_whole
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.schedulers import PaperProcess, Scheduler, Spacing
+from talkhead.tracking.track import LandmarkDetector
 
 Noise = Literal["ancestral", "deterministic"]
 

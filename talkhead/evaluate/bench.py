@@ -14,10 +14,10 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE, Clip
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import ClipDataset
-from talkhead.data.tracking import LandmarkDetector, load_detector
 from talkhead.evaluate.report import environment, fingerprint
 from talkhead.media.read import write_image
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.tracking.track import LandmarkDetector, load_detector
 
 Part = Literal["train", "val", "test", "all"]
 

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.tracking import LandmarkDetector
 from talkhead.evaluate.bench import Bench, Part, make_bench, tracked, window_options, write_strip
 from talkhead.evaluate.motions import mean_motion
 from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
@@ -22,6 +21,7 @@ from talkhead.evaluate.rows import (
     ClipScorer,
 )
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.tracking.track import LandmarkDetector
 
 STRIP = ("truth", TRUE_LANDMARKS, WARPED, REPEATED)
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from talkhead import metrics
 from talkhead.data.clip import SAMPLE_RATE, Clip, emotion_probabilities
-from talkhead.data.tracking import LandmarkDetector
 from talkhead.evaluate.motions import Mover, apply_mean_motion, move_landmarks
 from talkhead.evaluate.report import Scores
 from talkhead.face.warp import thin_plate_spline_warp
@@ -21,6 +20,7 @@ from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.feeling import leave_to
 from talkhead.pipeline.windows import render_windows
 from talkhead.schedulers import Scheduler
+from talkhead.tracking.track import LandmarkDetector
 
 REPEATED = "reference repeated"
 WARPED = "reference warped by the landmarks"

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from talkhead.data.tracking import LandmarkDetector, load_detector, track_landmarks
 from talkhead.evaluate.bench import tracked
 from talkhead.evaluate.page import write_page
 from talkhead.evaluate.report import Report, Scores, Table, environment
@@ -30,6 +29,7 @@ from talkhead.evaluate.video_scores import (
 from talkhead.face.crop import Crop, crop_frames, face_crop
 from talkhead.media.read import probe, read_audio, read_video
 from talkhead.nets.sync import SyncNet
+from talkhead.tracking.track import LandmarkDetector, load_detector, track_landmarks
 
 VIDEOS = (".mp4", ".mpg", ".mpeg", ".avi", ".mov", ".mkv", ".webm", ".flv", ".m4v")
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac")

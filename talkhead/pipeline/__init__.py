@@ -1,9 +1,9 @@
 """From one portrait and one recording to a talking-head video: inference only, one way in."""
 
 from talkhead.pipeline.demonstration import demo
-from talkhead.pipeline.progress import progress_bar
-from talkhead.pipeline.speaker import export_pipeline
 from talkhead.pipeline.stages import Portrait, Result, Stream
 from talkhead.pipeline.talking_head import DEFAULTS, TalkingHeadPipeline
+from talkhead.progress import progress_bar
+from talkhead.speaker.folder import export_pipeline
 
 __all__ = ["DEFAULTS", "Portrait", "Result", "Stream", "TalkingHeadPipeline", "demo", "export_pipeline", "progress_bar"]

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.data.tracking import LandmarkDetector
 from talkhead.face.articulation import articulate
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
@@ -29,9 +28,11 @@ from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.feeling import check_strength, emotion_keys
 from talkhead.pipeline.motion import check_gain, motion_gains
 from talkhead.pipeline.placing import FramePlacer, check_output
-from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait, find_face, read_portrait
+from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait
 from talkhead.pipeline.worn import wear_expressions
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
+from talkhead.tracking.portrait import find_face, read_portrait
+from talkhead.tracking.track import LandmarkDetector
 
 REMEMBERED_SECONDS = 20.0
 """Sound that is kept: how loud the speaker and the room are is measured on it."""

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkhead.data.tracking import smooth_landmarks
+from talkhead.face.landmarks import check_landmarks
 from talkhead.face.points import BROWS, EYES, LOWER_JAW, LOWER_LIDS, MOUTH, RIGID, UPPER_LIDS
 from talkhead.face.similarity import fit_similarity
 from talkhead.media.files import check_writable, write_whole
 from talkhead.media.read import exact_fps
 from talkhead.metrics import mouth_opening
 from talkhead.renamed import renamed_arguments
+from talkhead.tracking.track import smooth_landmarks
 
 _LARGEST = 2**31  # bytes: 68 points in float64 of a day at 25 frames/s
 
@@ -161,24 +162,6 @@ def _read_arrays(path: str | Path) -> tuple[Tensor, Fraction, tuple[int, int]]:
         if not all(isinstance(side, int) and 0 < side < 2**16 for side in (height, width)):
             raise ValueError(f"its size is {height} by {width}")
         return torch.from_numpy(data["landmarks"]), Fraction(numerator, denominator), (height, width)
-
-
-def check_landmarks(landmarks: Tensor, name: str = "landmarks") -> Tensor:
-    """Return ``landmarks`` as (T, 68, 2) float32, or say what is wrong with them."""
-    landmarks = torch.as_tensor(landmarks)
-    if landmarks.ndim != 3 or landmarks.shape[1:] != (68, 2) or len(landmarks) == 0:
-        raise ValueError(
-            f"{name} must have shape (T, 68, 2), the (x, y) in px of 68 points in T >= 1 frames; "
-            f"got {tuple(landmarks.shape)}"
-        )
-    landmarks = landmarks.float()
-    if not torch.isfinite(landmarks).all():
-        missing = int((~torch.isfinite(landmarks)).flatten(1).any(1).sum())
-        raise ValueError(
-            f"{name} must be finite; got NaN or infinity in {missing} of {len(landmarks)} frames, "
-            "interpolate them first"
-        )
-    return landmarks
 
 
 def check_gain(name: str, gain: float) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
-from talkhead.data.tracking import LandmarkDetector, load_detector
 from talkhead.devices import chosen_device
 from talkhead.media.files import check_apart
 from talkhead.media.formats import open_writer
@@ -33,10 +32,27 @@ from talkhead.pipeline.feeling import check_strength, emotion_keys
 from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.live import Live, begin_live
 from talkhead.pipeline.motion import LandmarkSequence, check_gain
+from talkhead.pipeline.painting import paint
 from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
-from talkhead.pipeline.progress import progress_bar
-from talkhead.pipeline.references import Bank, load_bank, read_references
-from talkhead.pipeline.speaker import (
+from talkhead.pipeline.stages import (
+    Result,
+    Stream,
+    choose_fps,
+    count_frames,
+    crop_portrait,
+    join_results,
+    move_landmarks,
+    open_speech,
+    place_landmarks,
+    read_motion,
+    scale_motion,
+)
+from talkhead.pipeline.windows import check_windows, set_timesteps
+from talkhead.pipeline.worn import breathing, wear_expressions
+from talkhead.progress import progress_bar
+from talkhead.renamed import renamed_arguments
+from talkhead.schedulers import Scheduler
+from talkhead.speaker.folder import (
     EXTRAS,
     find_folder,
     load_drawn_head,
@@ -44,27 +60,10 @@ from talkhead.pipeline.speaker import (
     new_folder,
     write_parts,
 )
-from talkhead.pipeline.stages import (
-    Portrait,
-    Result,
-    Stream,
-    choose_fps,
-    count_frames,
-    crop_portrait,
-    find_face,
-    join_results,
-    move_landmarks,
-    open_speech,
-    place_landmarks,
-    read_motion,
-    read_portrait,
-    scale_motion,
-)
-from talkhead.pipeline.trained import check_emotions
-from talkhead.pipeline.windows import check_windows, render_windows, set_timesteps
-from talkhead.pipeline.worn import breathing, wear_expressions
-from talkhead.renamed import renamed_arguments
-from talkhead.schedulers import Scheduler
+from talkhead.speaker.references import Bank, load_bank, read_references
+from talkhead.speaker.trained import check_emotions
+from talkhead.tracking.portrait import find_face, read_portrait
+from talkhead.tracking.track import LandmarkDetector, load_detector
 
 DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
 """What a pipeline does where its ``pipeline.json`` does not say otherwise."""
@@ -373,26 +372,3 @@ class TalkingHeadPipeline:
         if detector not in self._detectors:
             self._detectors[detector] = load_detector(detector, self.device)
         return self._detectors[detector]
-
-
-def paint(
-    renderer: Renderer,
-    scheduler: Scheduler,
-    portrait: Portrait,
-    landmarks: Iterator[Tensor],
-    emotion: Tensor,
-    options: Mapping[str, Any],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks; see `render_windows`."""
-    waiting = torch.empty(0, 68, 2)
-
-    def passing() -> Iterator[Tensor]:
-        nonlocal waiting
-        for part in landmarks:
-            waiting = torch.cat((waiting, part))
-            yield part
-
-    face, reference_landmarks = portrait.face, portrait.reference_landmarks
-    for frames in render_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
-        yield frames, waiting[: len(frames)]
-        waiting = waiting[len(frames) :]

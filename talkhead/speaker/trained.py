@@ -13,7 +13,7 @@ from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.pipeline.schema import check_arguments, check_finite, check_info, load_net, load_scheduler, make_scheduler
+from talkhead.speaker.schema import check_arguments, check_finite, check_info, load_net, load_scheduler, make_scheduler
 
 
 @dataclass(frozen=True)

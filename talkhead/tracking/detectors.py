@@ -1,4 +1,4 @@
-"""The landmark detectors that come with the library; their public door is ``talkhead.data.tracking``."""
+"""The landmark detectors that come with the library; their public door is ``talkhead.tracking.track``."""
 
 from __future__ import annotations
 

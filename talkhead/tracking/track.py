@@ -19,7 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from talkhead.data.detectors import (
+from talkhead.devices import chosen_device
+from talkhead.media.write import MediaWarning
+from talkhead.tracking.detectors import (
     Detection,
     DlibDetector,
     FaceAlignmentDetector,
@@ -27,9 +29,7 @@ from talkhead.data.detectors import (
     offline,
     weights_folder,
 )
-from talkhead.data.shots import SHORTEST, Glimpse, ends_likeness, find_shots, glimpse
-from talkhead.devices import chosen_device
-from talkhead.media.write import MediaWarning
+from talkhead.tracking.shots import SHORTEST, Glimpse, ends_likeness, find_shots, glimpse
 
 __all__ = [
     "Detection",

@@ -25,19 +25,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from talkhead import __version__
-from talkhead.data.tracking import load_detector, track_landmarks
+from talkhead.face.landmarks import check_landmarks
 from talkhead.media.files import new_folder
 from talkhead.media.read import exact_fps, read_audio, read_image, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.pipeline.motion import check_landmarks
-from talkhead.pipeline.references import read_references
-from talkhead.pipeline.schema import check_info, inside, load_net, load_scheduler, read_json
-from talkhead.pipeline.trained import agreed, load_emotion, load_head, load_landmark, load_video
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
+from talkhead.speaker.references import read_references
+from talkhead.speaker.schema import check_info, inside, load_net, load_scheduler, read_json
+from talkhead.speaker.trained import agreed, load_emotion, load_head, load_landmark, load_video
+from talkhead.tracking.track import load_detector, track_landmarks
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "speaker"
 EXTRAS = ("portrait.png", "speech.flac", "bank.safetensors", "README.md")

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from talkhead.data.index import VIDEO
-from talkhead.data.tracking import LandmarkDetector
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.face.mouth_bank import mouth_shape
 from talkhead.media.read import iter_frames
-from talkhead.pipeline.stages import find_face, read_portrait
+from talkhead.tracking.portrait import find_face, read_portrait
+from talkhead.tracking.track import LandmarkDetector
 
 MOST = 4
 """How many pictures are kept."""
