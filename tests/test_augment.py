@@ -3,7 +3,7 @@
 import torch
 
 from talkhead.face.points import MIRROR
-from talkhead.modules.picture_augmentation import jitter, mirror, recolour
+from talkhead.modules.picture_augmentation import jitter, mirror, recolour, reshape
 
 
 def dots(landmarks: torch.Tensor, size: int) -> torch.Tensor:
@@ -24,6 +24,19 @@ def test_jitter_moves_the_picture_as_the_landmarks():
     assert (moved - landmarks).abs().max() > 2
     for index in range(6):
         torch.testing.assert_close(centre(frames[index, 0, 0]), moved[index, 0, 0], atol=0.3, rtol=0)
+
+
+def test_another_shape_moves_the_picture_as_the_landmarks():
+    landmarks = torch.full((6, 1, 68, 2), 24.0) + 16 * torch.rand(6, 1, 68, 2)
+    frames, moved = reshape(dots(landmarks, 64), landmarks, 1.0, torch.Generator().manual_seed(0))
+    assert (moved - landmarks).abs().max() > 2
+    for index in range(6):
+        torch.testing.assert_close(centre(frames[index, 0, 0]), moved[index, 0, 0], atol=0.5, rtol=0)
+    spread = (moved[:, 0, :, None] - moved[:, 0, None]).norm(dim=-1)
+    assert (spread - (landmarks[:, 0, :, None] - landmarks[:, 0, None]).norm(dim=-1)).abs().max() > 1, "only shifted"
+    some = torch.rand(4, 2, 3, 16, 16), 15 * torch.rand(4, 2, 68, 2)
+    kept = reshape(*some, 0.0, torch.Generator().manual_seed(0))
+    assert torch.equal(kept[0], some[0]) and torch.equal(kept[1], some[1])
 
 
 def test_mirror_is_its_own_inverse_and_swaps_the_corners():

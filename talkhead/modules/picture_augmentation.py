@@ -1,4 +1,4 @@
-"""Augmentation of a clip's pictures and landmarks together: colour, mirror, similarity. Float32 under any autocast."""
+"""Augmentation of a clip's pictures and landmarks together: colour, mirror, similarity, shape. Float32 always."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from talkhead.face.frame import turn
 from talkhead.face.points import MIRROR
+from talkhead.face.warp import sample
 from talkhead.ops.precision import full_precision
 
 
@@ -81,5 +82,49 @@ def jitter(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
     pixels = torch.stack([xs, ys], -1).to(frames, non_blocking=True) - centre - shift[:, None, None]
     grid = turn(pixels, rotation.mT / scale) + centre
     grid = (grid + 0.5) / frames.new_tensor([width, height]) * 2 - 1
-    sampled = F.grid_sample(frames.flatten(1, 2), grid, padding_mode="reflection", align_corners=False)
-    return sampled.view(batch, count, -1, height, width), moved
+    sampled = F.grid_sample(frames.flatten(1, 2), grid, "bicubic", padding_mode="reflection", align_corners=False)
+    return sampled.clamp(0, 1).view(batch, count, -1, height, width), moved
+
+
+_WAVES = ((0.5, 0.0), (0.0, 0.5), (1.0, 0.0), (0.0, 1.0), (0.7, 0.7))
+"""Periods of a frame's side, along x and y, of the waves that bend a face."""
+_BEND = 0.03  # of the frame's side: the most that one wave moves a point
+
+
+def reshape(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Give a share of the samples another face: bent by slow waves that stand still in the picture, all frames alike.
+
+    Noses, lips, jaws and their distances become other people's, while the face moves as it moved: what one well-known
+    man teaches is taught of many. A pixel comes from where five waves of at most 3% of the side, with periods from one
+    to two sides, displace it; two neighbours never change places, for the waves' slopes add to less than one.
+
+    Args:
+        frames: (B, T, 3, H, W) float in [0, 1], H = W; the border goes on outside.
+        landmarks: (B, T, 68, 2) px.
+        share: probability that a sample is bent.
+        generator: source of the draws.
+    """
+    batch, count, _, height, width = frames.shape
+    chosen = (torch.rand(batch, 1, 1, generator=generator) < share) * _BEND * width
+    heights = (chosen * (2 * torch.rand(batch, len(_WAVES), 2, generator=generator) - 1)).to(frames, non_blocking=True)
+    phases = (2 * math.pi * torch.rand(batch, len(_WAVES), 1, generator=generator)).to(frames, non_blocking=True)
+    waves = torch.tensor(_WAVES).to(frames, non_blocking=True) * (2 * math.pi / width)
+
+    def displacement(places: Tensor) -> Tensor:
+        """Return where (B, N, 2) px places come from, less where they are."""
+        return ((places[:, :, None, :] * waves).sum(-1)[..., None] + phases[:, None]).sin().mul(heights[:, None]).sum(2)
+
+    with full_precision(frames):
+        ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        pixels = torch.stack([xs, ys], -1).to(frames, non_blocking=True).view(1, -1, 2)
+        field = displacement(pixels.expand(batch, -1, -1)).view(batch, 1, height, width, 2)
+        bent = sample(frames.flatten(1, 2), field)[:, :, 0].clamp(0, 1).view(frames.shape)
+        points = landmarks.flatten(1, 2)
+        moved = points
+        for _ in range(_INVERSIONS):  # the place whose content comes from the point; a contraction
+            moved = points - displacement(moved)
+    bent = torch.where(chosen.to(frames.device, non_blocking=True)[..., None, None] > 0, bent, frames)
+    return bent, moved.view(landmarks.shape)
+
+
+_INVERSIONS = 20  # the slopes add to 0.75 at most: at worst 0.3% of what the waves moved is left

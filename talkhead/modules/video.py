@@ -15,7 +15,7 @@ from talkhead.face.mouth_bank import lip_map
 from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.media.read import write_image
 from talkhead.metrics import FramePSNR, FrameSSIM
-from talkhead.modules.picture_augmentation import jitter, mirror, recolour
+from talkhead.modules.picture_augmentation import jitter, mirror, recolour, reshape
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.renderer import Condition, Renderer, to_unit
 from talkhead.ops.mask_noise import landmark_maps, to_network
@@ -52,6 +52,7 @@ class VideoDiffusion(TrainingModule):
         recolour: share of the samples given another palette.
         mirror: share of the samples flipped left to right.
         jitter: share of the samples turned, scaled and shifted.
+        reshape: share of the samples bent into another face.
         bank_dropout: share of the samples that lose all further pictures of the person, where the data has any; the
             others keep a random number of them, so that the same weights serve one portrait and several.
         class_dropout: share of the samples that lose their class, for ``guidance_scale`` at inference.
@@ -77,6 +78,7 @@ class VideoDiffusion(TrainingModule):
         recolour: float = 0.0,
         mirror: float = 0.0,
         jitter: float = 0.0,
+        reshape: float = 0.0,
         bank_dropout: float = 0.5,
         class_dropout: float = 0.1,
         num_inference_steps: int = 4,
@@ -225,6 +227,8 @@ class VideoDiffusion(TrainingModule):
             frames, landmarks = mirror(frames, landmarks, self.hparams.mirror, generator)
         if self.hparams.jitter:
             frames, landmarks = jitter(frames, landmarks, self.hparams.jitter, generator)
+        if self.hparams.reshape:
+            frames, landmarks = reshape(frames, landmarks, self.hparams.reshape, generator)
         if self.hparams.recolour:
             frames = recolour(frames, self.hparams.recolour, generator)
         if batch.bank is None:
