@@ -39,6 +39,7 @@ from talkhead.metrics.liveliness import (
     silences,
     silent_lips,
 )
+from talkhead.metrics.perceptual import PerceptualDistance, feature_distance, perceptual_distance
 from talkhead.metrics.pictures import FramePSNR, FrameSSIM, mouth_box, psnr, seam_ratio, sharpness, ssim
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "LipDynamics",
     "OpeningCorrelation",
     "OpeningVarianceRatio",
+    "PerceptualDistance",
     "SilentLips",
     "audio_envelope",
     "audio_mouth_sync",
@@ -62,6 +64,7 @@ __all__ = [
     "brow_heights",
     "closeness",
     "eye_opening",
+    "feature_distance",
     "find_blinks",
     "head_diversity",
     "head_motion",
@@ -73,6 +76,7 @@ __all__ = [
     "mouth_opening",
     "opening_correlation",
     "opening_variance_ratio",
+    "perceptual_distance",
     "psnr",
     "seam_ratio",
     "sharpness",

@@ -6,15 +6,17 @@ import torch
 import torch.nn.functional as F
 from diffusers import SchedulerMixin
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.data.draws import draw_seed
 from talkhead.face.mouth_bank import lip_map
 from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
+from talkhead.losses.adversarial import Critics
+from talkhead.losses.picture import change_loss, detail_loss
 from talkhead.media.read import write_image
-from talkhead.metrics import FramePSNR, FrameSSIM
+from talkhead.metrics import FramePSNR, FrameSSIM, feature_distance
 from talkhead.modules.picture_augmentation import jitter, mirror, recolour, reshape
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.renderer import Condition, Renderer, to_unit
@@ -49,6 +51,12 @@ class VideoDiffusion(TrainingModule):
         eye_weight: the same at the eyes.
         detail_weight: of the absolute error of the picture's fine detail, weighted like the squared error (paper: 0).
         change_weight: of the squared error of what changes from frame to frame at the mouth (paper: 0).
+        adversarial_weight: of two judges, of the mouth and of the whole picture, that learn beside the renderer to tell
+            painted from true (see ``Critics``; paper: 0).
+        adversarial_from: step from which the renderer hears them; before it they only learn.
+        feature_weight: of the distance in the features of ``feature_network`` (see ``feature_distance``; paper: 0).
+        feature_network: any network that takes (N, 3, H, W) RGB in [0, 1] and returns one or several layers; it is not
+            trained and not kept in checkpoints.
         recolour: share of the samples given another palette.
         mirror: share of the samples flipped left to right.
         jitter: share of the samples turned, scaled and shifted.
@@ -75,6 +83,10 @@ class VideoDiffusion(TrainingModule):
         eye_weight: float = 0.0,
         detail_weight: float = 0.0,
         change_weight: float = 0.0,
+        adversarial_weight: float = 0.0,
+        adversarial_from: int = 0,
+        feature_weight: float = 0.0,
+        feature_network: nn.Module | None = None,
         recolour: float = 0.0,
         mirror: float = 0.0,
         jitter: float = 0.0,
@@ -85,7 +97,7 @@ class VideoDiffusion(TrainingModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["renderer", "scheduler"])
+        self.save_hyperparameters(ignore=["renderer", "scheduler", "feature_network"])
         self.renderer = Renderer() if renderer is None else renderer
         self.scheduler: Scheduler = MaskNoiseBridgeScheduler() if scheduler is None else scheduler
         if self.renderer.config.output != "plain" and self.scheduler.config.prediction_type != "sample":
@@ -98,8 +110,18 @@ class VideoDiffusion(TrainingModule):
                 f"own_share={own_share} samples by the mask-noise bridge while training: use scheduler="
                 f"MaskNoiseBridgeScheduler or own_share=0; got {type(self.scheduler).__name__}"
             )
+        if feature_weight and feature_network is None:
+            raise ValueError(f"feature_weight={feature_weight} needs feature_network, whose features are compared")
+        if (feature_weight or adversarial_weight) and self.scheduler.config.prediction_type != "sample":
+            raise ValueError(
+                "feature_weight and adversarial_weight look at pictures: give the scheduler prediction_type='sample', "
+                f"not {self.scheduler.config.prediction_type!r}"
+            )
         if compile:
             self.renderer.unet.compile()
+        self.critics = Critics() if adversarial_weight else None
+        # In a tuple it is no part of this module: neither trained nor averaged nor kept.
+        self._frozen = () if feature_network is None else (feature_network.eval().requires_grad_(False),)
         self.watch(_meters(), _meters())
         self._rows: tuple[Tensor, ...] = ()
 
@@ -143,7 +165,20 @@ class VideoDiffusion(TrainingModule):
                 sample, target, condition = self._noised(frames, landmarks, seeds, timesteps, bank)
         predicted = self.renderer(sample, timesteps, condition, emotion)
         with torch.autocast(frames.device.type, enabled=False):
-            return self._error(predicted.float(), target, landmarks[:, 1:])
+            loss = self._error(predicted.float(), target, landmarks[:, 1:])
+            return loss + self._judged(predicted.float(), target, condition.carrier, landmarks[:, 1:])
+
+    def _judged(self, predicted: Tensor, target: Tensor, carrier: Tensor, landmarks: Tensor) -> Tensor:
+        """Return what other networks say of (B, 3, T, H, W) predictions, as far as they are asked."""
+        loss = predicted.new_zeros(())
+        for network in self._frozen:
+            pictures = [rearrange(video, "b c t h w -> (b t) c h w") / 2 + 0.5 for video in (predicted, target)]
+            loss = loss + self.hparams.feature_weight * feature_distance(*pictures, network.to(self.device)).mean()
+        if self.critics is not None:
+            heard = self.hparams.adversarial_weight * (self.global_step >= self.hparams.adversarial_from)
+            painter, own = self.critics(predicted, target, carrier, landmarks)
+            loss = loss + heard * painter + own
+        return loss
 
     def _error(self, predicted: Tensor, target: Tensor, landmarks: Tensor) -> Tensor:
         """Return the weighted loss of (B, 3, T, H, W) predictions."""
@@ -304,41 +339,6 @@ class VideoDiffusion(TrainingModule):
         mouth = torch.maximum(maps[:, _OUTER_LIP], maps[:, _INNER_LIP])
         weight = 1 + self.hparams.mouth_weight * mouth + self.hparams.eye_weight * maps[:, _EYES]
         return weight[:, None]
-
-
-def detail_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Return the weighted mean absolute error of what a picture has beyond a blurred copy of itself, at two scales.
-
-    Two levels of a Laplacian pyramid (Burt and Adelson, 1983): the picture less its enlarged half, and the half less
-    its enlarged quarter. The squared error prefers a smooth guess to a sharp one a pixel off; this does so less.
-
-    Args:
-        predicted: (B, 3, T, H, W).
-        target: (B, 3, T, H, W).
-        weight: (B, 1, T, H, W) or ().
-    """
-    error = (predicted - target).transpose(1, 2).flatten(0, 1)
-    scale = weight.expand(len(predicted), 1, *predicted.shape[2:]).transpose(1, 2).flatten(0, 1)
-    total = error.new_zeros(())
-    for _ in range(2):  # linear, so the pyramid of the difference is the difference of the pyramids
-        half = F.avg_pool2d(error, 2)
-        total = total + (scale * (error - F.interpolate(half, scale_factor=2.0, mode="bilinear")).abs()).mean()
-        error, scale = half, F.avg_pool2d(scale, 2)
-    return total
-
-
-def change_loss(predicted: Tensor, target: Tensor, where: Tensor) -> Tensor:
-    """Return the mean squared error of what changes from frame to frame, in a region: it flickers where that is large.
-
-    The mean is taken over each sample's own region, then over the samples.
-
-    Args:
-        predicted: (B, 3, T, H, W).
-        target: (B, 3, T, H, W).
-        where: (B, 1, T, H, W) in [0, 1].
-    """
-    error, region = (predicted - target).diff(dim=2), where[:, :, 1:]
-    return ((region * error.square()).flatten(1).sum(1) / (3 * region.flatten(1).sum(1)).clamp_min(1)).mean()
 
 
 def picture_grid(*videos: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What the renderer's training holds against a picture beside its squared error."""
