@@ -258,7 +258,7 @@ def add_preprocess(verbs: Any) -> None:
     verb.add_argument("--workers", type=int, default=1, help="number of processes (%(default)s)")
     verb.add_argument("--identity", help="take only this person; in a `folder`: the name of the person in it")
     verb.add_argument("--emotion", help="take only this emotion; in a `folder`: the emotion of what is in it")
-    verb.add_argument("--view", default="front", help="camera of the mead layout (%(default)s)")
+    verb.add_argument("--view", default="front", help="camera of the mead layout, or all (%(default)s)")
     verb.add_argument(
         "--missing",
         default="interpolate",

@@ -122,6 +122,45 @@ def run_merge(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_cache(verbs: Any) -> None:
+    """Register ``talkhead cache info``."""
+    verb = add_verb(verbs, "cache", run_cache, "say what a cache holds: people, emotions, levels, hours, failures")
+    actions = verb.add_subparsers(metavar="ACTION", required=True)
+    info = add_verb(
+        actions,
+        "info",
+        run_cache,
+        "people x emotions x levels, hours, frame rates, and why clips failed",
+        "  talkhead cache info cache\n"
+        "  talkhead cache info cache --sheet faces.png --html cache.html\n"
+        "  talkhead cache info cache --json",
+    )
+    info.add_argument("cache", metavar="CACHE", help="the folder that `preprocess` wrote; it is only read")
+    info.add_argument("--sheet", metavar="PNG", help="write faces with their landmarks, of up to 48 clips")
+    info.add_argument("--html", metavar="FILE", help="write a page of it all, with every person's faces")
+    info.add_argument("--json", action="store_true", help="print everything as JSON instead of tables")
+
+
+def run_cache(args: argparse.Namespace) -> int:
+    """Show it, and write what was asked for."""
+    import json
+    from pathlib import Path
+
+    from talkhead.inventory.cache_info import cache_info
+    from talkhead.inventory.info_page import print_info, write_info_page, write_sheet
+
+    info = cache_info(args.cache)
+    if args.json:
+        print(json.dumps(info.as_json(), indent=1, ensure_ascii=False))
+    else:
+        print_info(info)
+    if args.sheet:
+        write_sheet(args.cache, Path(args.sheet))
+    if args.html:
+        write_info_page(args.cache, info, Path(args.html))
+    return 0
+
+
 def add_app(verbs: Any) -> None:
     """Register ``talkhead app``."""
     verb = add_verb(
@@ -164,5 +203,5 @@ def run_doctor(args: argparse.Namespace) -> int:
     return doctor(fix=args.fix)
 
 
-USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_merge, add_doctor)
+USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_merge, add_cache, add_doctor)
 """What `talkhead.cli` lists beside its own verbs."""

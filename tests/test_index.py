@@ -48,6 +48,8 @@ def test_mead_root_may_be_one_person_and_filters_apply(mead: Path) -> None:
     assert {s.identity for s in list_sources("mead", mead, identity="M030")} == {"M030"}
     assert [s.emotion for s in list_sources("mead", mead, emotion="angry")] == ["angry"]
     assert [s.path.parts[-4] for s in list_sources("mead", mead, view="left_30")] == ["left_30"]
+    every = list_sources("mead", mead, identity="M030", view="all")
+    assert [(s.view, s.emotion) for s in every] == [("front", "happy"), ("front", "neutral"), ("left_30", "happy")]
 
 
 @pytest.mark.parametrize(

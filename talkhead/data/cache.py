@@ -259,6 +259,7 @@ def new_entry(job: Job, source: Source, segment: Entry | None = None, **values: 
         "identity": source.identity,
         "emotion": source.emotion,
         "level": source.level,
+        "view": source.view,
         "sentence": source.sentence + mark,
         "segment": segment,
         "fps": None,

@@ -14,7 +14,7 @@ from talkhead.data.clip import EMOTIONS
 from talkhead.data.stills import PICTURES, people_of
 
 Layout = Literal["mead", "ravdess", "emodb", "crema-d", "folder", "stills"]
-View = Literal["front", "down", "top", "left_30", "left_60", "right_30", "right_60"]
+View = Literal["front", "down", "top", "left_30", "left_60", "right_30", "right_60", "all"]
 
 VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ogv .3gp".split())
 _SOUND = frozenset(".wav .flac .mp3 .ogg .oga .opus .m4a .aac .wma .aif .aiff".split())
@@ -59,6 +59,7 @@ class Source:
         skip: why the recording cannot be used (it is listed to be counted), or None.
         level: how strong the emotion is meant to be, 1, 2, 3; 0: the dataset does not say.
         stills: the person's pictures, of which ``path`` is the first, where the source is no recording.
+        view: the camera it was taken by, such as MEAD's ``left_30``; empty where there is one alone.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Source:
     skip: str | None = None
     level: int = 0
     stills: tuple[Path, ...] = ()
+    view: str = ""
 
 
 def list_sources(
@@ -96,7 +98,7 @@ def list_sources(
         root: the dataset's folder.
         identity: ``folder``: the speaker's name for every file; otherwise: keep this speaker alone.
         emotion: ``folder``: the emotion of every file; otherwise: keep this emotion alone.
-        view: MEAD's camera.
+        view: MEAD's camera; ``all``: every one that is there.
 
     Returns:
         The sources, sorted by name. Those with ``skip`` set are unusable and only there to be counted.
@@ -137,27 +139,29 @@ def _list_mead(root: Path, view: str) -> list[Source]:
     sources = []
     for person in people:
         speaker = person.resolve().name
-        for path in sorted((person / "video" / view).glob("*/level_*/*")):
+        cameras = get_args(View)[:-1] if view == "all" else (view,)
+        for path in sorted(p for v in cameras for p in (person / "video" / v).glob("*/level_*/*")):
             if path.suffix.lower() != ".mp4" or _is_hidden(path, root) or not path.is_file():
                 continue
-            emotion, level, number = path.parent.parent.name, path.parent.name, path.stem
+            camera, emotion, level, number = *path.parts[-4:-1], path.stem
             sound = person / "audio" / emotion / level / f"{number}.m4a"
             known = emotion in EMOTIONS
             sources.append(
                 Source(
                     path=path,
-                    name=_safe(f"{speaker}-{view}-{emotion}-{level}-{number}"),
+                    name=_safe(f"{speaker}-{camera}-{emotion}-{level}-{number}"),
                     identity=speaker,
                     emotion=emotion if known else "",
                     sentence=number,
                     audio_path=sound if sound.is_file() else None,
                     skip=None if known else f"the folder {emotion!r} is no emotion of MEAD",
                     level=int(level[6:]) if level[6:].isdigit() else 0,
+                    view=camera,
                 )
             )
     return sources or _nothing(
         root,
-        f"<ID>/video/{view}/<emotion>/level_<k>/<nnn>.mp4",
+        f"<ID>/video/{'<view>' if view == 'all' else view}/<emotion>/level_<k>/<nnn>.mp4",
         "extract MEAD's video.tar and audio.tar inside each <ID>",
     )
 

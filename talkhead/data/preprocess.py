@@ -108,7 +108,7 @@ def preprocess(
         workers: processes. With more than one, a script must start from ``if __name__ == "__main__"``.
         identity: ``folder``: the speaker's name; other layouts: only this speaker.
         emotion: ``folder``: the emotion; other layouts: only this emotion.
-        view: MEAD's camera.
+        view: MEAD's camera; ``all``: every one that is there.
         missing: what to do about frames without a face: ``error`` fails the clip, ``interpolate`` bridges gaps of up to
             ``max_gap`` frames, ``skip`` leaves the clip out.
         max_gap: frames.

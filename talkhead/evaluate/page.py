@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,17 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from talkhead.evaluate.html_page import html_facts, html_figure, html_picture, html_table, section, write_html
 from talkhead.evaluate.report import Report, Table
 from talkhead.evaluate.video_scores import ALIVE, STILL, TRUTH
-from talkhead.media.files import write_whole
 
 SCATTER = {"m_ld": "M-LD, px256", "psnr": "PSNR, dB", "sync_match": "sync match", "lips": "lip dynamics, px256"}
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}th,td{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right}
-th:first-child,td:first-child{text-align:left}div.wide{overflow-x:auto}img{max-width:100%}
-tr.nothing{color:#777}td.best{font-weight:600}dt{font-weight:600}
-"""
 
 
 def write_page(
@@ -41,30 +33,21 @@ def write_page(
     Raises:
         OSError: if it cannot be written.
     """
-    parts = [f"<h2>{html.escape(table.title)}</h2>{_table(table)}" for table in report.tables.values()]
-    parts.append(f"<h2>How close to life</h2>{_image(_closeness(report, methods))}")
-    parts.append(f"<h2>Each clip</h2>{_image(_scatter(report, methods))}")
+    parts = [section(table.title, _table(table)) for table in report.tables.values()]
+    parts.append(section("How close to life", html_figure(_closeness(report, methods))))
+    parts.append(section("Each clip", html_figure(_scatter(report, methods))))
     pictures = [_pictures(name, rows, methods) for name, rows in list(shown.items())[:most] if rows]
-    parts.append(f"<h2>Side by side</h2><p>The middle frame of each clip.</p>{''.join(pictures)}")
-    facts = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in report.protocol.items())
-    parts.append(f"<h2>Protocol</h2><dl>{facts}</dl>")
-    text = (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Videos judged</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(', '.join(methods))}</h1>{''.join(parts)}</html>\n"
-    )
-    write_whole(path, lambda file: file.write(text.encode()))
+    parts.append(section("Side by side", "<p>The middle frame of each clip.</p>", *pictures))
+    parts.append(section("Protocol", html_facts(report.protocol)))
+    write_html(path, "Videos judged", ", ".join(methods), parts)
 
 
 def _table(table: Table) -> str:
     """Return a table; columns that nobody has are left out."""
     head, *body = table.cells()
     kept = [0, *(n for n in range(1, len(head)) if any(row[n] != "-" for row in body))]
-    heading = "".join(f"<th>{html.escape(head[n])}</th>" for n in kept)
-    rows = ""
-    for row in body:
-        kind = " class='nothing'" if row[0] in (STILL, TRUTH) else ""
-        rows += f"<tr{kind}>" + "".join(f"<td>{html.escape(row[n])}</td>" for n in kept) + "</tr>"
-    return f"<div class='wide'><table><tr>{heading}</tr>{rows}</table></div>"
+    shown = [[row[n] for n in kept] for row in body]
+    return html_table([head[n] for n in kept], shown, lambda row: "nothing" if row in (STILL, TRUTH) else "")
 
 
 def _closeness(report: Report, methods: Sequence[str]) -> Any:
@@ -113,20 +96,9 @@ def _scatter(report: Report, methods: Sequence[str]) -> Any:
 
 def _pictures(name: str, rows: Mapping[str, Tensor], methods: Sequence[str]) -> str:
     """Return a clip's frames in a row, each under its method's name."""
-    from PIL import Image
-
-    cells = ""
-    for row in (TRUTH, STILL, *methods):
-        if row not in rows:
-            continue
-        file = io.BytesIO()
-        Image.fromarray(rows[row].permute(1, 2, 0).contiguous().numpy()).save(file, format="JPEG", quality=88)
-        data = base64.b64encode(file.getvalue()).decode()
-        cells += f"<td><img width='180' alt='' src='data:image/jpeg;base64,{data}'><br>{html.escape(row)}</td>"
+    cells = "".join(
+        f"<td>{html_picture(rows[row], 180)}<br>{html.escape(row)}</td>"
+        for row in (TRUTH, STILL, *methods)
+        if row in rows
+    )
     return f"<h3>{html.escape(name)}</h3><div class='wide'><table><tr>{cells}</tr></table></div>"
-
-
-def _image(figure: Any) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}'>"

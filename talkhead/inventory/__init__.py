@@ -1,0 +1,1 @@
+"""What a cache holds: counted, pictured, as a page."""
