@@ -38,6 +38,6 @@ def score(video: str | Path, detector: LandmarkDetector) -> dict[str, str]:
         return rows | {"loudness and mouth": "no sound"}
     first, last = (round(frame / info.fps * 16000) for frame in (longest.start, longest.stop))
     sync = audio_mouth_sync(points, read_audio(video)[first:last])
-    # Of real speech 0.36 to 0.47 (docs/metrics.md): more is not better.
+    # Of real speech 0.36 to 0.47 (docs/measurements/landmark.md): more is not better.
     rows["loudness and mouth"] = f"correlation {sync.value:.2f} (real speech: 0.36 to 0.47), best at {sync.lag} frames"
     return rows
