@@ -97,10 +97,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"talkhead {__version__}")
     from talkhead.measuring import add_ablate, add_evaluate
+    from talkhead.preparing import CACHES
     from talkhead.verbs import USES
 
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (add_demo, add_generate, *USES, add_preprocess, add_evaluate, add_ablate, add_export):
+    for add in (add_demo, add_generate, *USES, *CACHES, add_evaluate, add_ablate, add_export):
         add(verbs)
     for verb, what in TRAINING.items():  # listed here, parsed by Lightning: see train
         verbs.add_parser(verb, help=what)
@@ -228,64 +229,6 @@ def run_generate(args: argparse.Namespace) -> int:
     pipeline = TalkingHeadPipeline.from_pretrained(options.pop("speaker"), **place)
     print(pipeline.generate_file(options.pop("image"), options.pop("audio"), options.pop("output"), **options))
     return 0
-
-
-def add_preprocess(verbs: Any) -> None:
-    """Register ``talkhead preprocess``."""
-    verb = add_verb(
-        verbs,
-        "preprocess",
-        run_preprocess,
-        "turn a folder of recordings into a cache of face crops, landmarks and sound",
-        "  talkhead preprocess --layout folder --input clips --output cache --workers 4\n"
-        "  talkhead preprocess --layout mead --input MEAD --output cache --identity M030\n"
-        "  talkhead preprocess --layout emodb --input emodb --output cache_speech\n"
-        "  talkhead preprocess --verify --output cache\n"
-        "Killed and started again with the same arguments, it goes on where it stopped.",
-    )
-    verb.add_argument(
-        "--layout",
-        choices=["mead", "ravdess", "emodb", "crema-d", "folder", "stills"],
-        help="how INPUT is arranged",
-    )
-    verb.add_argument("--input", help="folder with the recordings; it is only read")
-    verb.add_argument("--output", required=True, help="folder of the cache")
-    verb.add_argument("--verify", action="store_true", help="only hold the clips in OUTPUT to their checksums")
-    verb.add_argument("--fps", type=frame_rate, help="bring every video to this rate (default: each keeps its own)")
-    verb.add_argument("--size", type=int, default=128, help="height and width of the face crop in px (%(default)s)")
-    verb.add_argument("--scale", type=float, default=1.5, help="side of the crop relative to the face (%(default)s)")
-    verb.add_argument("--detector", default="auto", choices=DETECTORS, help="(%(default)s)")
-    verb.add_argument("--workers", type=int, default=1, help="number of processes (%(default)s)")
-    verb.add_argument("--identity", help="take only this person; in a `folder`: the name of the person in it")
-    verb.add_argument("--emotion", help="take only this emotion; in a `folder`: the emotion of what is in it")
-    verb.add_argument("--view", default="front", help="camera of the mead layout, or all (%(default)s)")
-    verb.add_argument(
-        "--missing",
-        default="interpolate",
-        choices=["error", "interpolate", "skip"],
-        help="frames without a face: fail the clip, fill gaps up to --max-gap, or leave the clip out (%(default)s)",
-    )
-    verb.add_argument("--max-gap", type=int, default=5, help="longest gap to fill, in frames (%(default)s)")
-    verb.add_argument(
-        "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
-    )
-    verb.add_argument("--segment-seconds", type=float, default=10.0, help="cut longer videos into pieces (%(default)s)")
-    add_device(verb)
-
-
-def run_preprocess(args: argparse.Namespace) -> int:
-    """Preprocess, and fail when nothing succeeded; or check a cache, and fail when a clip is damaged."""
-    from talkhead.data.manifest import damaged_clips
-    from talkhead.data.preprocess import preprocess
-
-    options = arguments_of(args)
-    if options.pop("verify"):
-        damaged = damaged_clips(options["output"])
-        print("\n".join(f"{name}: {fault}" for name, fault in damaged) or "every clip is as it was written")
-        return 1 if damaged else 0
-    if missing := [f"--{name}" for name in ("layout", "input") if options[name] is None]:
-        raise ValueError(f"preprocess needs {' and '.join(missing)}; see talkhead preprocess --help")
-    return 0 if preprocess(**options, isolate=True).ok else 1
 
 
 def add_export(verbs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command line's other verbs: merge caches, the doctor, dub a video, speak live, the page in a browser."""
+"""The command line's other verbs: what a cache holds, the doctor, dub a video, speak live, the page in a browser."""
 
 from __future__ import annotations
 
@@ -101,27 +101,6 @@ def run_serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def add_merge(verbs: Any) -> None:
-    """Register ``talkhead merge``."""
-    verb = add_verb(
-        verbs,
-        "merge",
-        run_merge,
-        "put several caches into one: people of several datasets, or the parts of several machines",
-        "  talkhead merge cache_s1 cache_others cache_stills --output cache",
-    )
-    verb.add_argument("caches", nargs="+", metavar="CACHE", help="folders that `preprocess` wrote; they are only read")
-    verb.add_argument("--output", required=True, help="the cache to make")
-
-
-def run_merge(args: argparse.Namespace) -> int:
-    """Merge, and say how many clips there are."""
-    from talkhead.data.merge import merge_caches
-
-    print(f"{args.output}: {merge_caches(args.caches, args.output)} clips")
-    return 0
-
-
 def add_cache(verbs: Any) -> None:
     """Register ``talkhead cache info``."""
     verb = add_verb(verbs, "cache", run_cache, "say what a cache holds: people, emotions, levels, hours, failures")
@@ -203,5 +182,5 @@ def run_doctor(args: argparse.Namespace) -> int:
     return doctor(fix=args.fix)
 
 
-USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_merge, add_cache, add_doctor)
+USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_cache, add_doctor)
 """What `talkhead.cli` lists beside its own verbs."""

@@ -28,7 +28,7 @@ FREE = {"_version", "devices", "progress", "renamed", "face.points"}
 # The rooms that touch codecs.
 READERS, WRITERS = ["clock", "colours", "container", "sound"], ["write", "formats"]
 # Files at the top level that are parts of a layer.
-PARTS = {"measuring": "cli", "training": "cli", "verbs": "cli"}
+PARTS = {"measuring": "cli", "preparing": "cli", "training": "cli", "verbs": "cli"}
 
 
 def sources() -> list[Path]:
@@ -106,7 +106,7 @@ def test_imports_point_back_along_the_data(path: Path) -> None:
         elif module in ("cli", "verbs"):
             assert imported != "__main__"
         elif module == "training":
-            assert imported not in ("__main__", "cli", "measuring", "verbs")
+            assert imported not in ("__main__", "cli", "measuring", "preparing", "verbs")
         else:
             assert layer(module) in ORDER, f"{module} is in no layer: put it into ORDER or PARTS"
             assert layer(imported) in ORDER, f"{module} imports {imported}, which is in no layer"
@@ -133,7 +133,7 @@ def test_a_package_is_used_nowhere(package: str) -> None:
         assert package not in {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}, module_name(path)
 
 
-@pytest.mark.parametrize("module", ["__init__", "cli", "doctor", "measuring", "training", "verbs"])
+@pytest.mark.parametrize("module", ["__init__", "cli", "doctor", "measuring", "preparing", "training", "verbs"])
 def test_the_light_files_import_the_standard_library_alone(module: str) -> None:
     names = imports(ast.parse((PACKAGE / f"{module}.py").read_text()), inside_functions=False)
     assert {n.split(".")[0] for n in names} <= sys.stdlib_module_names | {"talkhead"}

@@ -1,0 +1,92 @@
+"""The command line's verbs that make caches: preprocess recordings, merge caches."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from talkhead.cli import DETECTORS, add_device, add_verb, arguments_of, face, frame_rate
+
+
+def add_preprocess(verbs: Any) -> None:
+    """Register ``talkhead preprocess``."""
+    verb = add_verb(
+        verbs,
+        "preprocess",
+        run_preprocess,
+        "turn a folder of recordings into a cache of face crops, landmarks and sound",
+        "  talkhead preprocess --layout folder --input clips --output cache --workers 4\n"
+        "  talkhead preprocess --layout mead --input MEAD --output cache --identity M030\n"
+        "  talkhead preprocess --layout emodb --input emodb --output cache_speech\n"
+        "  talkhead preprocess --verify --output cache\n"
+        "Killed and started again with the same arguments, it goes on where it stopped.",
+    )
+    verb.add_argument(
+        "--layout",
+        choices=["mead", "ravdess", "emodb", "crema-d", "folder", "stills"],
+        help="how INPUT is arranged",
+    )
+    verb.add_argument("--input", help="folder with the recordings; it is only read")
+    verb.add_argument("--output", required=True, help="folder of the cache")
+    verb.add_argument("--verify", action="store_true", help="only hold the clips in OUTPUT to their checksums")
+    verb.add_argument("--fps", type=frame_rate, help="bring every video to this rate (default: each keeps its own)")
+    verb.add_argument("--size", type=int, default=128, help="height and width of the face crop in px (%(default)s)")
+    verb.add_argument("--scale", type=float, default=1.5, help="side of the crop relative to the face (%(default)s)")
+    verb.add_argument("--detector", default="auto", choices=DETECTORS, help="(%(default)s)")
+    verb.add_argument("--workers", type=int, default=1, help="number of processes (%(default)s)")
+    verb.add_argument("--identity", help="take only this person; in a `folder`: the name of the person in it")
+    verb.add_argument("--emotion", help="take only this emotion; in a `folder`: the emotion of what is in it")
+    verb.add_argument("--view", default="front", help="camera of the mead layout, or all (%(default)s)")
+    verb.add_argument(
+        "--missing",
+        default="interpolate",
+        choices=["error", "interpolate", "skip"],
+        help="frames without a face: fail the clip, fill gaps up to --max-gap, or leave the clip out (%(default)s)",
+    )
+    verb.add_argument("--max-gap", type=int, default=5, help="longest gap to fill, in frames (%(default)s)")
+    verb.add_argument(
+        "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
+    )
+    verb.add_argument("--segment-seconds", type=float, default=10.0, help="cut longer videos into pieces (%(default)s)")
+    add_device(verb)
+
+
+def run_preprocess(args: argparse.Namespace) -> int:
+    """Preprocess, and fail when nothing succeeded; or check a cache, and fail when a clip is damaged."""
+    from talkhead.data.manifest import damaged_clips
+    from talkhead.data.preprocess import preprocess
+
+    options = arguments_of(args)
+    if options.pop("verify"):
+        damaged = damaged_clips(options["output"])
+        print("\n".join(f"{name}: {fault}" for name, fault in damaged) or "every clip is as it was written")
+        return 1 if damaged else 0
+    if missing := [f"--{name}" for name in ("layout", "input") if options[name] is None]:
+        raise ValueError(f"preprocess needs {' and '.join(missing)}; see talkhead preprocess --help")
+    return 0 if preprocess(**options, isolate=True).ok else 1
+
+
+def add_merge(verbs: Any) -> None:
+    """Register ``talkhead merge``."""
+    verb = add_verb(
+        verbs,
+        "merge",
+        run_merge,
+        "put several caches into one: people of several datasets, or the parts of several machines",
+        "  talkhead merge cache_s1 cache_others cache_stills --output cache",
+    )
+    verb.add_argument("caches", nargs="+", metavar="CACHE", help="folders that `preprocess` wrote; they are only read")
+    verb.add_argument("--output", required=True, help="the cache to make")
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    """Merge, and say how many clips there are."""
+    from talkhead.data.merge import merge_caches
+
+    print(f"{args.output}: {merge_caches(args.caches, args.output)} clips")
+    return 0
+
+
+CACHES: tuple[Callable[[Any], None], ...] = (add_preprocess, add_merge)
+"""What `talkhead.cli` lists beside its own verbs."""
