@@ -256,7 +256,8 @@ class TemporalAttention(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """Attend along T of (B T, C, H, W) features and add the result."""
         height, width = x.shape[-2:]
-        tokens = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames)
+        # In one piece: of a view torch's linear makes a product per pixel, and copies the weights for each of them.
+        tokens = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames).contiguous()
         mixed = self.out(relative_attention(self.qkv(tokens), self.bias.flip(1)))  # kept from after to before
         mixed = rearrange(mixed, "(b h w) t c -> (b t) c h w", h=height, w=width)
         return x + mixed.contiguous(memory_format=torch.channels_last)
