@@ -81,8 +81,12 @@ def test_relaxed_mouth_is_as_closed_as_at_rest_on_the_moving_head() -> None:
     expected = torch.tensor([1 + 0.1 * i for i in range(5)])
     torch.testing.assert_close(mouth_opening(relaxed), expected, rtol=0, atol=1e-3)  # float32 at 100 px
     torch.testing.assert_close(relaxed[:, 17:48], frames[:, 17:48])
-    corners = [48, 54, 60, 64]
-    torch.testing.assert_close(relaxed[:, corners], frames[:, corners])
+    # The jaw closes it: the upper lip comes 0.23 of the way, the corners rise by 0.27 of it.
+    turn = torch.tensor([[math.radians(3.0 * i)] for i in range(5)])
+    up = torch.cat([turn.sin(), -turn.cos()], -1) * 7 * (1 + 0.1 * torch.arange(5.0))[:, None]
+    for points, share in (([61, 62, 63], -0.23), ([48, 54, 60, 64], 0.27), ([65, 66, 67], 0.77)):
+        moved = (relaxed - frames)[:, points]
+        torch.testing.assert_close(moved, share * up[:, None].expand_as(moved), rtol=0, atol=1e-3)
     torch.testing.assert_close(relax_mouth(frames, rest, torch.ones(5)), frames)
     halfway = relax_mouth(frames, rest, torch.full((5,), 0.5))
     torch.testing.assert_close(halfway, (frames + relaxed) / 2)

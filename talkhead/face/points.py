@@ -34,8 +34,6 @@ OUTER_LIP_PAIRS = ((50, 58), (51, 57), (52, 56))
 INNER_LIP_PAIRS = ((61, 67), (62, 66), (63, 65))
 """The same of the inner edges, beside those of ``OUTER_LIP_PAIRS``."""
 UPPER_INNER_LIP, LOWER_INNER_LIP = [upper for upper, _ in INNER_LIP_PAIRS], [lower for _, lower in INNER_LIP_PAIRS]
-LOWER_LIP_SIDES = ((59, 58), (55, 56))
-"""The outer lower lip's two points beside its corners, each with its neighbour towards the middle."""
 
 NOSE_TIP = 30
 CHIN_TIP = 8
