@@ -20,6 +20,7 @@ def add_preprocess(verbs: Any) -> None:
         "  talkhead preprocess --layout mead --input MEAD --output cache --identity M030\n"
         "  talkhead preprocess --layout emodb --input emodb --output cache_speech\n"
         "  talkhead preprocess --verify --output cache\n"
+        "  talkhead preprocess --layout folder --input clips --output cache_3 --shard 3/8\n"
         "Killed and started again with the same arguments, it goes on where it stopped.",
     )
     verb.add_argument(
@@ -49,7 +50,21 @@ def add_preprocess(verbs: Any) -> None:
         "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
     )
     verb.add_argument("--segment-seconds", type=float, default=10.0, help="cut longer videos into pieces (%(default)s)")
+    verb.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="take the I-th of N parts, I from 1 to N, into an OUTPUT of its own; `talkhead merge` joins the parts",
+    )
     add_device(verb)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Parse ``--shard``: 3/8, the third of eight parts."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, such as 3/8; got {text!r}")
+    return int(index), int(count)
 
 
 def run_preprocess(args: argparse.Namespace) -> int:
@@ -64,7 +79,9 @@ def run_preprocess(args: argparse.Namespace) -> int:
         return 1 if damaged else 0
     if missing := [f"--{name}" for name in ("layout", "input") if options[name] is None]:
         raise ValueError(f"preprocess needs {' and '.join(missing)}; see talkhead preprocess --help")
-    return 0 if preprocess(**options, isolate=True).ok else 1
+    summary = preprocess(**options, isolate=True)
+    # A shard may have got no recording at all.
+    return 0 if summary.ok or (options["shard"] is not None and not summary.failed) else 1
 
 
 def add_merge(verbs: Any) -> None:
@@ -74,7 +91,8 @@ def add_merge(verbs: Any) -> None:
         "merge",
         run_merge,
         "put several caches into one: people of several datasets, or the parts of several machines",
-        "  talkhead merge cache_s1 cache_others cache_stills --output cache",
+        "  talkhead merge cache_s1 cache_others cache_stills --output cache\n"
+        "  talkhead merge cache_1 cache_2 cache_3 --output cache      the three shards of one run",
     )
     verb.add_argument("caches", nargs="+", metavar="CACHE", help="folders that `preprocess` wrote; they are only read")
     verb.add_argument("--output", required=True, help="the cache to make")

@@ -9,8 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from talkhead.data.cache import manifest_lines
+from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.dataset import read_manifest, read_settings
+from talkhead.data.shards import check_all_shards
 from talkhead.media.files import new_folder
+from talkhead.media.read import write_image
 
 _ALIKE = ("size", "scale")
 """What the settings of the parts must have in common, or their clips could not be in one batch."""
@@ -32,7 +36,8 @@ def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
     Raises:
         FileNotFoundError: if a folder is no cache.
         FileExistsError: if there is something in ``output``.
-        ValueError: if the caches do not fit together, or two clips that differ have one name.
+        ValueError: if the caches do not fit together, shards of a run are missing, or two clips that differ have one
+            name.
     """
     entries: dict[str, dict[str, Any]] = {}
     homes: dict[str, Path] = {}
@@ -50,27 +55,34 @@ def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
             if entries[entry["name"]] is entry:
                 homes[entry["name"]] = cache
     settings = _common_settings(caches)
+    lines = [entries[name] for name in sorted(entries)]
     with new_folder(output) as made:
         (made / "clips").mkdir()
         for name, entry in entries.items():
             if entry["status"] == "ok":
                 file = f"{name}.safetensors"
                 _link(homes[name] / "clips" / file, made / "clips" / file)
-        lines = [json.dumps(entries[name], ensure_ascii=False) + "\n" for name in sorted(entries)]
-        (made / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
+        (made / "manifest.jsonl").write_bytes(manifest_lines(lines))
         (made / "preprocess.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        if (sheet := contact_sheet(made, lines)) is not None:
+            write_image(made / "contact_sheet.png", sheet)
     return sum(entry["status"] == "ok" for entry in entries.values())
 
 
 def _common_settings(caches: Sequence[str | Path]) -> dict[str, Any]:
     """Return the settings that all parts share."""
     parts = [read_settings(cache) for cache in caches]
+    check_all_shards(parts)
     for name in _ALIKE:
         if len(values := {str(part[name]) for part in parts if name in part}) > 1:
             raise ValueError(
                 f"caches: they were made with different {name} ({', '.join(sorted(values))}); preprocess them alike"
             )
-    return {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
+    return {
+        key: value
+        for key, value in parts[0].items()
+        if key != "shard" and all(part.get(key) == value for part in parts)
+    }
 
 
 def _link(source: Path, target: Path) -> None:

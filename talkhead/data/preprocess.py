@@ -36,9 +36,11 @@ from talkhead.data.cache import (
 from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.index import Layout, Source, View, list_sources
 from talkhead.data.manifest import Entry, clip_damage, clip_file, read_manifest
-from talkhead.data.workers import map_sources
+from talkhead.data.shards import check_shard, in_shard
+from talkhead.data.workers import Mapper, map_sources
 from talkhead.media.files import sweep
 from talkhead.media.read import exact_fps, write_image
+from talkhead.progress import work_bar
 from talkhead.tracking.track import LandmarkDetector
 
 
@@ -90,6 +92,8 @@ def preprocess(
     device: str = "auto",
     fps: Fraction | float | None = None,
     isolate: bool = False,
+    shard: tuple[int, int] | None = None,
+    engine: Mapper = map_sources,
     progress: bool = True,
 ) -> Summary:
     """Turn a folder of recordings into a cache, in parallel, continuing what an earlier run left.
@@ -119,6 +123,10 @@ def preprocess(
         fps: frames per second to which every video is brought, by its nearest frames; None: each keeps its own.
         isolate: work in a process of its own even with one worker, so that a crash in a codec costs one recording and
             not the run; as `talkhead preprocess` does. A script must then start from ``if __name__ == "__main__"``.
+        shard: (i, n), i from 1 to n: take only the i-th of n parts of the recordings. A recording's part depends on its
+            place below ``input`` alone. Each part has an ``output`` of its own; `merge_caches` joins them to what one
+            run over everything makes.
+        engine: what spreads the recordings over workers, see `talkhead.scale.ray_engine`.
         progress: show a progress bar on stderr, and print the summary at the end.
 
     Returns:
@@ -132,6 +140,7 @@ def preprocess(
         KeyboardInterrupt: passed on; what is done stays done.
     """
     _check(size, scale, workers, max_gap, segment_seconds)
+    check_shard(shard)
     root, output = Path(input), Path(output)
     rate = None if fps is None else exact_fps(fps)
     sources = list_sources(layout, root, identity, emotion, view)
@@ -141,17 +150,20 @@ def preprocess(
         "size": size, "scale": scale, "missing": missing, "max_gap": max_gap, "face": face,
         "segment_seconds": segment_seconds, "fps": None if rate is None else str(rate),
     }  # fmt: skip
+    if shard is not None:
+        settings["shard"] = list(shard)
     detector = _settle(output, settings, detector, device, any(s.has_video and not s.skip for s in sources))
     job = Job(
         root, output, size, scale, detector, missing, max_gap, face, segment_seconds,
         versions=_versions(detector if isinstance(detector, str) else detector.name), device=device, fps=rate,
     )  # fmt: skip
+    sources = [source for source in sources if in_shard(place_of(job, source), shard)]
     kept, todo = _resume(job, sources)
     if any(s.has_video for s in todo):
         # Loaded here so that a missing package is one error now, not one failure per clip.
         detector_named(detector, device)
     entries = _finish(
-        output, kept + _work(job, todo, len(sources), 0 if isolate and workers == 1 else workers, progress)
+        output, kept + _work(job, todo, len(sources), 0 if isolate and workers == 1 else workers, engine, progress)
     )
     summary = _summarise(entries)
     if progress:
@@ -202,10 +214,10 @@ def _settle(
     name = before if not needed else detector if isinstance(detector, str) else detector.name
     settings = settings | {"detector": name}
     if recorded is not None and (before is not None or recorded != settings | {"detector": None}):
-        for key in settings:
-            if recorded.get(key) != settings[key]:
+        for key in dict.fromkeys((*settings, "shard")):
+            if recorded.get(key) != settings.get(key):
                 raise ValueError(
-                    f"output: {str(output)!r} was made with {key}={recorded.get(key)!r}, not {settings[key]!r}; "
+                    f"output: {str(output)!r} was made with {key}={recorded.get(key)!r}, not {settings.get(key)!r}; "
                     "use the same settings to continue it, or choose a new folder"
                 )
     if recorded != settings:
@@ -266,36 +278,28 @@ def _finished(job: Job, source: Source, done: list[Entry]) -> bool:
     return not any(faults.values())
 
 
-def _work(job: Job, todo: list[Source], total: int, workers: int, show: bool) -> list[Entry]:
+def _work(job: Job, todo: list[Source], total: int, workers: int, engine: Mapper, show: bool) -> list[Entry]:
     """Do what is to do, and append each source's lines to the manifest as they come."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("preprocess"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     entries: list[Entry] = []
-    bar = Progress(*columns, console=Console(stderr=True), disable=not show)
-    results = map_sources(process_source, todo, job, workers)
+    results = engine(process_source, todo, job, workers)
+    note = getattr(engine, "note", str)
     try:
-        with bar, closing(results), (job.output / "manifest.jsonl").open("ab") as manifest:
-            task = bar.add_task("", total=total, completed=total - len(todo))
+        with (
+            work_bar("preprocess", "recordings", total, show) as bar,
+            closing(results),
+            (job.output / "manifest.jsonl").open("ab") as manifest,
+        ):
+            bar.advance(total - len(todo), total - len(todo))
             for source, result in results:
                 new = result if isinstance(result, list) else [new_entry(job, source, status="failed", reason=result)]
                 manifest.write(manifest_lines(new))
                 manifest.flush()
                 os.fsync(manifest.fileno())
                 entries += new
-                bar.advance(task)
+                bar.advance(note=note())
                 for entry in new:
-                    if entry["status"] == "failed" and show:
-                        line = f"failed: {entry['name']}: {entry['reason']}"
-                        bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    if entry["status"] == "failed":
+                        bar.say(f"failed: {entry['name']}: {entry['reason']}")
     except KeyboardInterrupt:
         done = total - len(todo) + len({e["source"] for e in entries})
         print(f"stopped: {done} of {total} done; run the same command again to continue", file=sys.stderr)

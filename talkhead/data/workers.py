@@ -17,6 +17,12 @@ S = TypeVar("S")
 R = TypeVar("R")
 Task = Callable[[S, Any, Callable[[], bool]], R]
 
+Mapper = Callable[..., Generator[tuple[Any, Any], None, None]]
+"""What spreads work over workers: called, and yielding, as `map_sources` is and does.
+
+Where it has a method ``note``, what that returns stands at the progress bar's end.
+"""
+
 _stop: Any = None
 
 
