@@ -149,13 +149,22 @@ def add_generate(verbs: Any) -> None:
         "make a talking-head video from a portrait and a recording",
         "  talkhead generate --image me.png --audio hello.wav --output hello.mp4\n"
         "  talkhead generate --image me.jpg --audio talk.mp4 --output talk.mp4 --emotion happy --frame full\n"
-        "  talkhead generate --image anna.png --audio hello.wav --output hello.mp4 --speaker speakers/anna --seed 7",
+        "  talkhead generate --image anna.png --audio hello.wav --output hello.mp4 --speaker speakers/anna --seed 7\n"
+        "many videos, the networks loaded once; killed and started again, it goes on where it stopped:\n"
+        "  talkhead generate --jobs jobs.jsonl --output videos\n"
+        "with lines such as these; files are named as seen from jobs.jsonl, other options here hold for all lines:\n"
+        '  {"image": "anna.png", "audio": "hello.wav", "output": "hello.mp4", "emotion": "happy"}\n'
+        '  {"image": "ben.jpg", "audio": "talk.mp3", "seed": 7, "frame": "full"}',
     )
-    verb.add_argument("--image", required=True, help="the portrait: any picture with a face in it")
+    verb.add_argument("--image", help="the portrait: any picture with a face in it")
     verb.add_argument("--audio", help="the speech: any sound or video file; may be left out with --landmarks")
     verb.add_argument(
-        "--output", required=True, help="the video: .mp4, .mov, .webm or .gif, or pictures: frames/%%05d.png"
+        "--output",
+        required=True,
+        help="the video: .mp4, .mov, .webm or .gif, or pictures: frames/%%05d.png; with --jobs the videos' folder",
     )
+    verb.add_argument("--jobs", metavar="FILE", help="one video for each line, a JSON object of these options")
+    verb.add_argument("--workers", type=int, help="with --jobs: processes (1); each loads the networks")
     verb.add_argument("--landmarks", help="an .npz of landmarks to paint instead of those heard in the speech")
     verb.add_argument(
         "--fps", type=frame_rate, help="frames per second, such as 25, 29.97 or 30000/1001 (the speaker's)"
@@ -221,10 +230,20 @@ def add_device(verb: argparse.ArgumentParser) -> None:
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    """Write the video as it is made."""
+    """Write the video as it is made; with ``--jobs`` many, and fail when nothing succeeded."""
+    options = arguments_of(args)
+    of_jobs = {name: options.pop(name) for name in ("jobs", "workers")}
+    if of_jobs["jobs"] is not None:
+        from talkhead.scale.videos import generate_jobs
+
+        given = {name: value for name, value in of_jobs.items() if value is not None}
+        return 0 if generate_jobs(**given, **options, isolate=True).ok else 1
+    if options["image"] is None:
+        raise ValueError("generate needs --image, or --jobs; see talkhead generate --help")
+    if unused := [f"--{name}" for name, value in of_jobs.items() if value is not None]:
+        raise ValueError(f"{' and '.join(unused)} can only be given together with --jobs; leave it out")
     from talkhead.pipeline import TalkingHeadPipeline
 
-    options = arguments_of(args)
     place = {name: options.pop(name) for name in ("device", "compile")}
     pipeline = TalkingHeadPipeline.from_pretrained(options.pop("speaker"), **place)
     print(pipeline.generate_file(options.pop("image"), options.pop("audio"), options.pop("output"), **options))

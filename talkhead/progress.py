@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+Count = Callable[[int, int], None]
+"""What is told, after each frame, how many are done and how many there are."""
 
 
 @contextmanager
-def progress_bar(total: int, show: bool) -> Iterator[Callable[..., None]]:
-    """Give a function that counts one frame of ``total``, with a bar on stderr where ``show`` is set.
+def progress_bar(total: int, show: bool | Count) -> Iterator[Callable[..., None]]:
+    """Give a function that counts one frame of ``total``, with a bar on stderr or whatever ``show`` does.
 
     It takes, if wanted, a word on the frame to stand beside their number.
     """
+    if callable(show):
+        numbers = itertools.count(1)
+        yield lambda word="": show(next(numbers), total)
+        return
     if not show:
         yield lambda word="": None
         return
@@ -21,3 +30,44 @@ def progress_bar(total: int, show: bool) -> Iterator[Callable[..., None]]:
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task(f"{total} frames", total=total)
         yield lambda word="": bar.update(task, advance=1, description=f"{total} frames {word}".rstrip())
+
+
+@contextmanager
+def work_bar(word: str, things: str, total: int, show: bool, weight: float | None = None) -> Iterator[WorkBar]:
+    """Give a bar on stderr for work that comes in pieces of unequal size, with the time that is left.
+
+    Args:
+        word: what is going on.
+        things: what is counted, such as ``clips``.
+        total: how many.
+        show: whether it is seen.
+        weight: of all that is to do, where pieces weigh more or less; None: each weighs 1.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(word), BarColumn(), TextColumn("{task.fields[count]}/{task.fields[of]} {task.fields[things]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        yield WorkBar(
+            bar, bar.add_task("", total=total if weight is None else weight, count=0, of=total, things=things)
+        )
+
+
+class WorkBar:
+    """A bar of `work_bar`."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task, self._count = bar, task, 0
+
+    def advance(self, weight: float = 1, things: int = 1, note: str = "") -> None:
+        """Count what is done; ``note`` stands at the bar's end."""
+        self._count += things
+        self._bar.update(self._task, advance=weight, count=self._count, description=note)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar, where the bar is seen."""
+        if not self._bar.disable:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

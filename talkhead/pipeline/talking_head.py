@@ -49,7 +49,7 @@ from talkhead.pipeline.stages import (
 )
 from talkhead.pipeline.windows import check_windows, set_timesteps
 from talkhead.pipeline.worn import breathing, wear_expressions
-from talkhead.progress import progress_bar
+from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
 from talkhead.speaker.folder import (
@@ -168,7 +168,7 @@ class TalkingHeadPipeline:
         audio: Any,
         output: str | Path,
         *,
-        progress: bool = True,
+        progress: bool | Count = True,
         preset: str = "medium",
         **options: Any,
     ) -> Path:
@@ -179,7 +179,7 @@ class TalkingHeadPipeline:
             audio: see `stream`.
             output: an .mp4, .m4v, .mov, .webm or .gif file, or pictures (``frames/%05d.png``); it appears when it is
                 complete, or not at all.
-            progress: show a bar on stderr.
+            progress: show a bar on stderr, or call this with (frames done, frames in all) after each frame.
             preset: H.264's speed, such as "veryfast"; see `VideoWriter`.
             options: see `stream`.
 

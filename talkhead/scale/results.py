@@ -1,0 +1,109 @@
+"""What became of each job: the lines of results.jsonl, and whether a job must be done again."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from talkhead.scale.jobs import RESULTS, VideoJob
+from talkhead.speaker.folder import find_folder
+
+Entry = dict[str, Any]
+
+
+def read_results(folder: Path) -> list[Entry]:
+    """Return what an earlier run left in a folder; a last line torn by a killed run is left out."""
+    path = folder / RESULTS
+    entries = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        if isinstance(entry, dict) and {"output", "status", "key", "sha256"} <= entry.keys():
+            entries.append(entry)
+    return entries
+
+
+def result_lines(entries: Iterable[Entry]) -> bytes:
+    """Return entries as results.jsonl holds them."""
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+
+
+def job_key(job: VideoJob) -> str | None:
+    """Return a checksum of all that a job's video depends on: its files, its speaker, its options; None: not to be had.
+
+    Raises:
+        FileNotFoundError, ValueError: if the speaker is none.
+    """
+    options = dict(job.options)
+    options["speaker"] = speaker_checksum(options["speaker"])
+    try:
+        for name in ("image", "audio", "landmarks"):
+            if options.get(name):
+                options[name] = file_checksum(options[name])
+        if isinstance(options.get("references"), list):
+            options["references"] = [file_checksum(name) for name in options["references"]]
+    except OSError:  # the pipeline says it better
+        return None
+    said = {name: str(value) if isinstance(value, Fraction) else value for name, value in options.items()}
+    # What is left out, what is null and what is said as it is anyway mean the same.
+    usual = _defaults()
+    said = {name: value for name, value in said.items() if value is not None and value != usual.get(name)}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    from talkhead.pipeline import TalkingHeadPipeline
+
+    calls = (TalkingHeadPipeline.generate_file, TalkingHeadPipeline.stream)
+    parameters = [p for call in calls for p in inspect.signature(call).parameters.values()]
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def file_checksum(path: str | Path) -> str:
+    """Return the SHA-256 of a file, read once as long as it does not change.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    state = Path(path).stat()
+    return _checksum(str(path), state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checksum(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def speaker_checksum(name: str) -> str:
+    """Return a checksum of all files of a speaker's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such speaker.
+    """
+    folder = find_folder(name)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    parts = [f"{path.relative_to(folder).as_posix()} {file_checksum(path)}" for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def output_checksum(path: Path) -> str | None:
+    """Return the SHA-256 of a video, or of a row of pictures (``%05d.png``); None where there is none."""
+    if path.suffix.lower() != ".png":
+        return file_checksum(path) if path.is_file() else None
+    before, _, after = re.split(r"(%0?\d*d)", path.name, maxsplit=1) if "%" in path.name else (path.name, "", "")
+    named = re.compile(f"{re.escape(before)}\\d+{re.escape(after)}")
+    pictures = sorted(p for p in path.parent.glob("*") if named.fullmatch(p.name)) if path.parent.is_dir() else []
+    parts = [f"{picture.name} {file_checksum(picture)}" for picture in pictures]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else None

@@ -1,0 +1,288 @@
+"""Many videos in one run: the networks are loaded once, one bad job stops no other, and what is done stays done."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from talkhead import __version__
+from talkhead.data.workers import Mapper, map_sources
+from talkhead.media.files import check_writable, sweep, write_whole
+from talkhead.media.read import MediaWarning, probe
+from talkhead.progress import work_bar
+from talkhead.scale.jobs import RESULTS, VideoJob, read_jobs
+from talkhead.scale.results import Entry, job_key, output_checksum, read_results, result_lines
+
+_FILES = ("image", "audio", "landmarks")
+_SPEAKERS = 4  # pipelines that a worker keeps in memory
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What came of a run.
+
+    Attributes:
+        ok: videos that are there.
+        passed: how many of them an earlier run had made.
+        failed: (line, output or None, reason) of the others; a further run tries them again.
+    """
+
+    ok: int
+    passed: int
+    failed: list[tuple[int, str | None, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return one line such as ``45 videos (12 of them made before), 5 failed: see results.jsonl``."""
+        before = f" ({self.passed} of them made before)" if self.passed else ""
+        return f"{self.ok} videos{before}, {len(self.failed)} failed" + (f": see {RESULTS}" if self.failed else "")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a worker must know to make videos."""
+
+    folder: Path
+    home: Path
+    device: str
+    compile: bool
+    threads: int | None
+
+
+def generate_jobs(
+    jobs: str | Path,
+    output: str | Path,
+    *,
+    speaker: str = "bundled",
+    device: str = "auto",
+    compile: bool = False,
+    workers: int = 1,
+    isolate: bool = False,
+    engine: Mapper = map_sources,
+    progress: bool = True,
+    **options: Any,
+) -> Tally:
+    """Make a video of each line of a file; go on where an earlier run stopped.
+
+    ``results.jsonl`` in ``output`` gets a line as each job ends: its output, whether it is ok, the reason if not. A job
+    whose files, options and speaker are unchanged, and whose video is there as it was written, is passed over. When all
+    is done, the lines stand in the order of the jobs, and are, byte for byte, those of a run that was never stopped. A
+    video whose job has gone from the file stays, with its line (``line`` is null).
+
+    Args:
+        jobs: see `read_jobs`.
+        output: the folder of the videos; made where it is missing.
+        speaker: of the lines that name no other, see `TalkingHeadPipeline.from_pretrained`.
+        device: where every worker's networks go.
+        compile: see `TalkingHeadPipeline.from_pretrained`.
+        workers: processes; each loads the networks once. With more than one, a script must start from
+            ``if __name__ == "__main__"``.
+        isolate: work in a process of its own even with one worker, so that a crash in a codec costs one video, and not
+            the run.
+        engine: what spreads the jobs, see `talkhead.scale.ray_engine`.
+        progress: show a bar on stderr, with the time that is left.
+        options: of `TalkingHeadPipeline.generate_file`, for the lines that do not say otherwise; files as seen from
+            here.
+
+    Returns:
+        How many videos there are, and what failed and why.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file of jobs or no such speaker, or ``workers`` is below 1.
+        OSError: if ``output`` cannot be written, or its disk is full.
+        KeyboardInterrupt: passed on; what is done stays done.
+    """
+    import torch
+
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+    folder, path = Path(output).absolute(), Path(jobs)
+    asked = read_jobs(path, {"speaker": speaker, **_from_here(options)})
+    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder / RESULTS)
+    threads = max(torch.get_num_threads() // workers, 1) if isolate or workers > 1 else None
+    run = _Run(folder, path.parent.absolute(), device, compile, threads)
+    keys = {job.line: _key_of(job, speaker) for job in asked if not job.fault}
+    asked = [_unread(job, asked, folder) for job in asked]
+    kept, todo = _resume(folder, asked, keys)
+    made = _work(run, todo, keys, len(asked), engine, 0 if isolate and workers == 1 else workers, progress)
+    entries = sorted(kept + made, key=lambda e: (e["line"] is None, e["line"] or 0, e["output"] or ""))
+    write_whole(folder / RESULTS, result_lines(entries))
+    own = [entry for entry in entries if entry["line"] is not None]
+    failed = [(e["line"], e["output"], e["reason"]) for e in own if e["status"] != "ok"]
+    passed = sum(entry["line"] is not None and entry["status"] == "ok" for entry in kept)
+    tally = Tally(len(own) - len(failed), passed, failed)
+    if progress:
+        print(tally)
+    return tally
+
+
+def _from_here(options: dict[str, Any]) -> dict[str, Any]:
+    """Make the files among a run's own options absolute."""
+    found = {k: str(Path(v).absolute()) if k in _FILES and v is not None else v for k, v in options.items()}
+    if isinstance(options.get("references"), list | tuple):
+        found["references"] = [str(Path(name).absolute()) for name in options["references"]]
+    return found
+
+
+def _key_of(job: VideoJob, common: str) -> str | None:
+    try:
+        return job_key(job)
+    except (FileNotFoundError, ValueError):
+        if job.options["speaker"] == common:  # nothing would come of most lines: one error now
+            raise
+        return None
+
+
+def _unread(job: VideoJob, jobs: list[VideoJob], folder: Path) -> VideoJob:
+    """Refuse a job whose video would be written over a file that a job reads."""
+    if job.fault or job.output is None:
+        return job
+    target = folder / job.output
+    for other in jobs if target.exists() else []:
+        if any(other.options.get(name) and Path(other.options[name]).resolve() == target.resolve() for name in _FILES):
+            fault = f"line {job.line}: key 'output' names {job.output!r}, which line {other.line} reads"
+            return replace(job, fault=fault + "; give another name")
+    return job
+
+
+def _entry(job: VideoJob, key: str | None, status: str, reason: str = "", sha256: str | None = None) -> Entry:
+    """Return a job's line: nothing in it may differ between two runs of the same job."""
+    return {
+        "output": job.output, "line": job.line, "status": status, "reason": reason, "job": job.said, "key": key,
+        "sha256": sha256, "version": __version__,
+    }  # fmt: skip
+
+
+def _resume(folder: Path, jobs: list[VideoJob], keys: dict[int, str | None]) -> tuple[list[Entry], list[VideoJob]]:
+    """Return the lines that stand, and the jobs still to do; leave clean results and no scraps."""
+    for place in {folder, *((folder / job.output).parent for job in jobs if job.output and not job.fault)}:
+        sweep(place)
+        for scrap in place.glob(".frames.*"):
+            shutil.rmtree(scrap, ignore_errors=True)
+    before = {entry["output"]: entry for entry in read_results(folder) if entry["status"] == "ok" and entry["output"]}
+    kept: list[Entry] = []
+    todo: list[VideoJob] = []
+    for job in jobs:
+        if job.fault:
+            kept.append(_entry(job, None, "failed", job.fault))
+            continue
+        entry = before.pop(job.output, None)
+        key = keys[job.line]
+        done = entry is not None and key is not None and entry["key"] == key
+        if entry is not None and done and entry["sha256"] == output_checksum(folder / str(job.output)):
+            kept.append(entry | {"line": job.line, "job": job.said})
+        else:
+            todo.append(job)
+    kept += [entry | {"line": None} for output, entry in before.items() if output_checksum(folder / output)]
+    write_whole(folder / RESULTS, result_lines(kept))
+    return kept, todo
+
+
+def _work(
+    run: _Run, todo: list[VideoJob], keys: dict[int, str | None], total: int, engine: Mapper, workers: int, show: bool
+) -> list[Entry]:
+    """Make the videos that are to be made, and append each one's line as it ends."""
+    weights = {job.line: _seconds(job) for job in todo}
+    made: list[Entry] = []
+    results = engine(make_video, todo, run, workers)
+    note = getattr(engine, "note", str)
+    try:
+        with (
+            work_bar("generate", "videos", total, show, sum(weights.values()) or 1) as bar,
+            closing(results),
+            (run.folder / RESULTS).open("ab") as file,
+        ):
+            bar.advance(0, total - len(todo))
+            for job, result in results:
+                status, reason, sha256 = ("failed", result, None) if isinstance(result, str) else result
+                entry = _entry(job, keys[job.line], status, reason, sha256)
+                file.write(result_lines([entry]))
+                file.flush()
+                os.fsync(file.fileno())
+                made.append(entry)
+                bar.advance(weights[job.line], note=note())
+                if status == "failed":
+                    bar.say(f"failed: {job.output} (line {job.line}): {reason}")
+    except KeyboardInterrupt:
+        done = total - len(todo) + len(made)
+        print(f"stopped: {done} of {total} done; run the same command again to continue", file=sys.stderr)
+        raise
+    return made
+
+
+def _seconds(job: VideoJob) -> float:
+    """Return how long a video will be, as its sound's header says; 1 where it does not."""
+    try:
+        return probe(job.options["audio"]).duration or 1.0
+    except Exception:  # whatever is wrong with it is said when its turn comes
+        return 1.0
+
+
+def make_video(job: VideoJob, run: _Run, stopped: Callable[[], bool]) -> tuple[str, str, str | None]:
+    """Make one video; return its status, the reason or remarks, and its checksum. What is wrong becomes a reason."""
+    import torch
+
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    options = dict(job.options)
+    target = run.folder / str(job.output)
+
+    def count(done: int, total: int) -> None:
+        if stopped():
+            raise KeyboardInterrupt
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MediaWarning)
+        try:
+            _make_place(target, run.folder)
+            if options.get("reference_landmarks") is not None:
+                options["reference_landmarks"] = torch.tensor(options["reference_landmarks"], dtype=torch.float32)
+            pipeline = _loaded(options.pop("speaker"), run)
+            pipeline.generate_file(options.pop("image"), options.pop("audio", None), target, progress=count, **options)
+        except Exception as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise OSError(
+                    f"output: cannot write {str(target)!r} ({os.strerror(error.errno)}); make room"
+                ) from error  # type: ignore[attr-defined]
+            return "failed", _said(run, error), None
+    remarks = dict.fromkeys(_said(run, w.message) for w in caught if issubclass(w.category, MediaWarning))
+    return "ok", "; ".join(remarks), output_checksum(target)
+
+
+def _make_place(target: Path, folder: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError("output: a link leads out of the output folder; give another name")
+
+
+_pipelines: OrderedDict[tuple[str, str, bool], Any] = OrderedDict()
+
+
+def _loaded(speaker: str, run: _Run) -> Any:
+    """Return this process's pipeline of a speaker, loaded once; those not used for long go."""
+    from talkhead.pipeline import TalkingHeadPipeline
+
+    key = (speaker, run.device, run.compile)
+    if key not in _pipelines:
+        while len(_pipelines) >= _SPEAKERS:
+            _pipelines.popitem(last=False)
+        _pipelines[key] = TalkingHeadPipeline.from_pretrained(speaker, device=run.device, compile=run.compile)
+    _pipelines.move_to_end(key)
+    return _pipelines[key]
+
+
+def _said(run: _Run, error: Any) -> str:
+    """Return a message on one line, with files named as the jobs name them."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for folder in (run.folder, run.home):
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text

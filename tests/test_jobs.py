@@ -1,0 +1,183 @@
+"""Many videos in one run: bad lines among good ones, and runs that are stopped, killed and started again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+
+from talkhead.cli import main
+from talkhead.media.read import probe, write_audio, write_image
+from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.scale.jobs import KINDS, read_jobs
+from talkhead.scale.videos import Tally, generate_jobs
+
+ROOT = Path(__file__).resolve().parents[1]
+BAD = [
+    ('{"image": "face.png", "audio": "a.wav"', "no JSON"),
+    ('{"image": "face.png", "audio": "a.wav", "emotoin": "happy"}', "unknown key 'emotoin'; did you mean 'emotion'?"),
+    ('{"image": "face.png", "audio": "a.wav", "seed": "7"}', "key 'seed' must be a whole number; got \"7\""),
+    ('{"image": "face.png", "audio": "a.wav", "seed": true}', "key 'seed' must be a whole number; got true"),
+    ('{"image": "face.png", "audio": "a.wav", "seed": 1, "seed": 2}', "key 'seed' stands there twice"),
+    ('{"image": "face.png", "audio": "a.wav", "device": "cpu"}', "key 'device' holds for the whole run"),
+    ('{"audio": "a.wav"}', "key 'image' is missing"),
+    ('{"image": "face.png"}', "key 'audio' is missing"),
+    ('{"image": "face.png", "audio": "a.wav", "output": "../x.mp4"}', "key 'output' must lie in the output folder"),
+    ('{"image": "face.png", "audio": "a.wav", "output": "/x.mp4"}', "key 'output' must lie in the output folder"),
+    ('{"image": "face.png", "audio": "a.wav", "output": "x.avi"}', "key 'output' must end in one of .mp4"),
+    ('{"image": "face.png", "audio": "a.wav", "reference_landmarks": [[1, 2]]}', "must be 68 pairs of numbers"),
+    ('["face.png"]', "expected an object"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny speaker, a portrait and two sounds."""
+    home = tmp_path_factory.mktemp("home")
+    tiny_pipeline().save_pretrained(home / "speaker")
+    write_image(home / "face.png", tiny_portrait())
+    write_audio(home / "a.wav", speech(0.4))
+    write_audio(home / "b.wav", speech(0.8))
+    return home
+
+
+def job(**more: Any) -> dict[str, Any]:
+    return {"image": "face.png", "audio": "a.wav", "reference_landmarks": POINTS.tolist(), **more}
+
+
+def write_jobs(path: Path, *jobs: dict[str, Any] | str) -> Path:
+    path.write_text("\n".join(j if isinstance(j, str) else json.dumps(j) for j in jobs) + "\n")
+    return path
+
+
+def run(jobs: Path, output: Path, **options: Any) -> Tally:
+    return generate_jobs(jobs, output, speaker=str(jobs.parent / "speaker"), progress=False, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_bad_line_is_one_sentence_and_stops_no_other(home: Path, tmp_path: Path) -> None:
+    jobs = read_jobs(write_jobs(home / "bad.jsonl", *(line for line, _ in BAD)), {"speaker": "x"})
+    for number, (found, (_, words)) in enumerate(zip(jobs, BAD, strict=True), 1):
+        assert found.fault.startswith(f"line {number}: ") and words in found.fault, found.fault
+
+
+def test_every_option_of_the_pipeline_can_be_said_in_a_line() -> None:
+    import inspect
+
+    stream = inspect.signature(TalkingHeadPipeline.stream).parameters
+    given = set(stream) - {"self", "sample_rate"}  # the rate of sounds that are no files
+    assert set(KINDS) == given | {"output", "speaker", "preset"}
+
+
+def test_outputs_never_share_a_name(home: Path) -> None:
+    plain, asked = job(), job(output="face-a.mp4")
+    jobs = read_jobs(write_jobs(home / "n.jsonl", plain, plain, asked, job(output="FACE-A.mp4"), plain), {})
+    assert [j.output for j in jobs] == ["face-a-2.mp4", "face-a-3.mp4", "face-a.mp4", "FACE-A.mp4", "face-a-4.mp4"]
+    assert [bool(j.fault) for j in jobs] == [False, False, False, True, False]
+    assert jobs[3].fault == "line 4: key 'output' names 'FACE-A.mp4', which is line 3's; give another name"
+
+
+def test_good_and_bad_together(home: Path, tmp_path: Path) -> None:
+    """As the command line runs them: in a process of their own; nobody's files but ours are in the folder."""
+    lines = [
+        job(output="one/x.mp4", emotion={"happy": 0.7, "sad": 0.3}, seed=3),
+        job(audio="missing.wav"),
+        BAD[1][0],
+        job(audio="b.wav", fps="30000/1001", steps=1),
+        job(output="p/%03d.png", mouth=0.5),
+        job(emotion="hapy"),
+    ]
+    jobs = write_jobs(home / "mixed.jsonl", *lines)
+    out = tmp_path / "videos"
+    words = ["--jobs", str(jobs), "--output", str(out), "--speaker", str(home / "speaker"), "--device", "cpu"]
+    assert main(["generate", *words]) == 0
+    made = files(out)
+    pictures = [f"p/{n:03d}.png" for n in range(1, 11)]
+    assert list(made) == ["face-b.mp4", "one/x.mp4", *pictures, "results.jsonl"]
+    assert str(probe(out / "face-b.mp4").fps) == "30000/1001"
+    results = [json.loads(line) for line in made["results.jsonl"].splitlines()]
+    assert [r["line"] for r in results] == [1, 2, 3, 4, 5, 6]
+    assert [r["status"] for r in results] == ["ok", "failed", "failed", "ok", "ok", "failed"]
+    assert "missing.wav" in results[1]["reason"] and str(home) not in made["results.jsonl"].decode()
+    assert results[2]["reason"].startswith("line 3: unknown key 'emotoin'")
+    assert "hapy" in results[5]["reason"]
+    # The same video as one call makes.
+    alone = tmp_path / "alone.mp4"
+    pipe = TalkingHeadPipeline.from_pretrained(home / "speaker", device="cpu")
+    pipe.generate_file(
+        home / "face.png", home / "a.wav", alone, emotion={"happy": 0.7, "sad": 0.3}, seed=3, reference_landmarks=POINTS
+    )
+    assert alone.read_bytes() == made["one/x.mp4"]
+
+
+def test_what_is_unchanged_is_passed_over(home: Path, tmp_path: Path) -> None:
+    write_audio(home / "c.wav", speech(0.4))
+    jobs = write_jobs(
+        home / "again.jsonl", job(output="1.mp4"), job(output="2.mp4", audio="c.wav"), job(output="3.mp4")
+    )
+    assert run(jobs, tmp_path) == Tally(3, 0, [])
+    first = files(tmp_path)
+    assert run(jobs, tmp_path) == Tally(3, 3, []) and files(tmp_path) == first
+    write_audio(home / "c.wav", speech(0.5))  # another sound
+    (tmp_path / "3.mp4").write_bytes(b"damaged")
+    assert run(jobs, tmp_path) == Tally(3, 1, [])
+    assert files(tmp_path)["3.mp4"] == first["3.mp4"] and files(tmp_path)["2.mp4"] != first["2.mp4"]
+    assert run(jobs, tmp_path, seed=5) == Tally(3, 0, [])  # an option for all
+    # A line that is gone leaves its video; another line first moves the numbers, and nothing is made again.
+    write_jobs(jobs, job(output="3.mp4"), job(output="1.mp4"))
+    assert run(jobs, tmp_path, seed=5) == Tally(2, 2, [])
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(r["output"], r["line"]) for r in results] == [("3.mp4", 1), ("1.mp4", 2), ("2.mp4", None)]
+
+
+def test_no_video_takes_the_place_of_what_is_read(home: Path) -> None:
+    sound = (home / "b.wav").rename(home / "b.mp4")
+    before = sound.read_bytes()
+    jobs = write_jobs(home / "over.jsonl", job(output="b.mp4"), job(audio="b.mp4", output="z.mp4"))
+    tally = run(jobs, home)
+    sound.rename(home / "b.wav")
+    assert (tally.ok, len(tally.failed)) == (1, 1) and "which line 2 reads" in tally.failed[0][2]
+    assert (home / "b.wav").read_bytes() == before
+
+
+def test_a_run_without_speaker_or_jobs_is_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no file"):
+        generate_jobs(tmp_path / "none.jsonl", tmp_path)
+    jobs = write_jobs(tmp_path / "jobs.jsonl", job())
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        generate_jobs(jobs, tmp_path / "out", speaker="nowhere")
+    with pytest.raises(ValueError, match="has no line"):
+        generate_jobs(write_jobs(jobs, "", ""), tmp_path / "out", speaker=str(home / "speaker"))
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_stopped_and_started_again_it_is_the_same(home: Path, tmp_path: Path, sent: int, code: int) -> None:
+    lines = [job(seed=n, steps=2, size=64) if n % 4 else job(seed=n, audio="missing.wav") for n in range(9)]
+    jobs = write_jobs(home / "killed.jsonl", *lines)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert (tally := run(jobs, whole, device="cpu")).ok == 6 and len(tally.failed) == 3
+    words = ["--jobs", str(jobs), "--output", str(broken), "--speaker", str(home / "speaker"), "--device", "cpu"]
+    command = [sys.executable, "-m", "talkhead", "generate", *words]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    results = broken / "results.jsonl"
+    deadline = time.monotonic() + 120
+    while not results.exists() or results.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(sent)
+    assert process.wait(60) == code
+    left = files(broken)
+    assert 2 <= left["results.jsonl"].count(b"\n") < 9
+    if sent == signal.SIGTERM:
+        assert not [name for name in left if ".tmp" in name]
+    assert run(jobs, broken, device="cpu").passed >= 1
+    assert files(broken) == files(whole)
