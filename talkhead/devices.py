@@ -32,3 +32,10 @@ def chosen_device(name: str | torch.device = "auto") -> torch.device:
             "give auto or cpu, or see `talkhead doctor`"
         )
     return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Say whether ``device`` computes bf16 natively: every GPU since Ampere, and CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))

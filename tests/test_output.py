@@ -72,6 +72,24 @@ def test_fading_is_whole_inside_and_nothing_at_the_border():
     assert (fading(40, 0) == 1).all()
 
 
+def test_what_the_renderer_moved_is_enlarged_where_it_moved_it():
+    """A wall's edge three px further than the landmarks say: bent by them and corrected, it would be there twice."""
+    square = torch.zeros(3, 128, 128, dtype=torch.uint8)
+    square[:, :, 40:] = 200
+    face = torch.nn.functional.avg_pool2d(square.float(), 4).round().to(torch.uint8)
+    painted = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    painted[..., 13:] = 200  # 10 + 3
+    displacement = torch.zeros(1, 32, 32, 2)
+    displacement[..., 0] = -3.0
+    restore, points = DetailRestorer(square, face, tiny_face(32)), tiny_face(32)[None]
+    expected = square.roll(12, 2)
+    expected[:, :, :12] = 0
+    told = restore(painted, points, displacement)[0]
+    assert (told.int() - expected.int()).abs().max() <= 1
+    guessed = restore(painted, points)[0]
+    assert (guessed.int() - expected.int()).abs().max() > 50, "a blurred edge stands beside the sharp one"
+
+
 def test_opacity_moves_with_the_face_and_hidden_colours_do_not_show():
     """White on transparent red: where anything is visible it is white, whatever the motion mixes."""
     square = torch.zeros(4, 64, 64, dtype=torch.uint8)

@@ -357,9 +357,9 @@ def test_a_break_in_the_middle_leaves_no_file(pipe, portrait, tmp_path, monkeypa
         calls.append(1)
         if len(calls) > 3:
             raise KeyboardInterrupt
-        return Renderer.predict(pipe.renderer, *arguments)
+        return Renderer.predict_displaced(pipe.renderer, *arguments)
 
-    monkeypatch.setattr(pipe.renderer, "predict", broken)
+    monkeypatch.setattr(pipe.renderer, "predict_displaced", broken)
     with pytest.raises(KeyboardInterrupt):
         pipe.generate_file(
             portrait, speech(1.0), tmp_path / "o.mp4", reference_landmarks=POINTS, emotion="sad", progress=False

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from talkhead.devices import has_fast_bf16
 from talkhead.face.warp import thin_plate_spline_warp
-from talkhead.nets.renderer import Renderer, has_fast_bf16
+from talkhead.nets.renderer import Renderer
 from talkhead.ops.mask_noise import mask_noise, to_network
 
 SMALL = {"size": 32, "widths": (8, 16), "patch": 2}
@@ -62,7 +63,7 @@ def test_flow_moves_pixels_by_what_it_says(scene, carrier):
     out = torch.zeros(1, 5, 2, 32, 32)
     # An answer of one is 2 px at 128 px.
     out[:, 3, 1], out[:, 4, 1] = 4.0, -2.0
-    moved = renderer._answer(out, condition)
+    moved = renderer._answer(out, condition)[0]
     still = picture.float() / 127.5 - 1
     torch.testing.assert_close(moved[:, :, 0], still, atol=1e-4, rtol=0)
     torch.testing.assert_close(moved[:, :, 1, 1:, :-2], still[:, :, :-1, 2:], atol=1e-4, rtol=0)
@@ -78,7 +79,7 @@ def test_a_bank_is_mixed_in_at_the_mouth_by_what_the_network_answers(scene):
     out[:, 5], out[:, 6] = 100.0, -100.0  # all of the nearest mouth, none of the second
     trust = condition.bank[:, 0, 3:]
     expected = condition.carrier + trust * (condition.bank[:, 0, :3] - condition.carrier)
-    mixed = renderer._answer(out, condition)
+    mixed = renderer._answer(out, condition)[0]
     torch.testing.assert_close(mixed.clamp(-1, 1), expected.clamp(-1, 1), atol=0.35, rtol=0)  # the carrier is clamped
     assert (mixed - expected).abs().mean() < 5e-3
     without = renderer.prepare(picture, source, target)

@@ -270,7 +270,7 @@ def paint_each(
         frame_offset=torch.arange(first, first + count, device=device),
     )
     steps = steps or pipeline.info["num_inference_steps"]
-    return paint_at_once(renderer, pipeline.scheduler, condition, emotion, steps)[:, 0]
+    return paint_at_once(renderer, pipeline.scheduler, condition, emotion, steps).frames[:, 0]
 
 
 def further_faces(video: str | Path, track: FaceTrack, pipeline: TalkingHeadPipeline) -> tuple[Tensor, Tensor]:

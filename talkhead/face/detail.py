@@ -15,9 +15,11 @@ STIFFNESS = 1e-3
 class DetailRestorer:
     """Enlarge painted frames to the portrait's resolution with the portrait's own fine detail.
 
-    With V the spline's displacement to a frame's landmarks, W the portrait bent by it at full resolution, w the same of
-    the small portrait and U enlarging, the result is W + U(painted - w): what the renderer has changed, on skin and
-    hair as sharp as they were. Where the renderer copies, the result is the bent portrait itself.
+    With V the displacement by which the renderer sampled the portrait (or, where it tells none, the spline's to the
+    frame's landmarks), W the portrait bent by it at full resolution, w the same of the small portrait and U enlarging,
+    the result is W + U(painted - w): what the renderer has added, on skin and hair as sharp as they were. Where the
+    renderer copies, the result is the bent portrait itself. With its own displacement nothing that it has moved, hair
+    before a wall, is left where the spline had it: that was a halo.
 
     A square that stays in its picture must not move at its border: there V and the change fade to nothing, so that hair
     and shoulders are stretched across the border. Blending two pictures there would show them twice.
@@ -41,10 +43,18 @@ class DetailRestorer:
         self._still = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)[None]
 
     @torch.inference_mode()
-    def __call__(self, painted: Tensor, landmarks: Tensor) -> Tensor:
-        """Enlarge (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks to (t, 3 or 4, S, S) uint8."""
-        source = self._landmarks.expand(len(landmarks), -1, -1)
-        shift = spline_displacement(source, landmarks, (self.size, self.size), STIFFNESS)
+    def __call__(self, painted: Tensor, landmarks: Tensor, displacement: Tensor | None = None) -> Tensor:
+        """Enlarge (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks to (t, 3 or 4, S, S) uint8.
+
+        Args:
+            painted: the frames.
+            landmarks: theirs.
+            displacement: (t, s, s, 2) px, the renderer's own; None: the spline's.
+        """
+        shift = displacement
+        if shift is None:
+            source = self._landmarks.expand(len(landmarks), -1, -1)
+            shift = spline_displacement(source, landmarks, (self.size, self.size), STIFFNESS)
         change = painted.float() - sample(self._face, shift[None])[0].transpose(0, 1)
         shift = (shift * self._weight[..., None]).permute(0, 3, 1, 2)
         # One by one: full-size floats are large.

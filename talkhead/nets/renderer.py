@@ -13,6 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor
 
+from talkhead.devices import has_fast_bf16
 from talkhead.face.mouth_bank import mouth_bank, mouth_opening_map
 from talkhead.face.warp import compose, thin_plate_spline_field
 from talkhead.face.warp import sample as sample_picture
@@ -230,6 +231,12 @@ class Renderer(ModelMixin, ConfigMixin):
         Returns:
             (B, 3, T, H, W).
         """
+        out = self._network(sample, timestep, condition, emotion)
+        with torch.autocast(sample.device.type, enabled=False):
+            return self._answer(out, condition)[0]
+
+    def _network(self, sample: Tensor, timestep: Tensor | int, condition: Condition, emotion: Tensor) -> Tensor:
+        """Return the U-Net's channels, float32."""
         if not isinstance(timestep, Tensor) or timestep.ndim == 0:  # filled, not copied: a copy waits for the device
             timestep = torch.full((len(sample),), int(timestep), device=sample.device)
         seen = [sample, condition.channels.to(sample)]
@@ -241,33 +248,32 @@ class Renderer(ModelMixin, ConfigMixin):
         elif self.config.bank:
             seen.append(sample.new_zeros(()).expand(len(sample), 4 * self.config.bank, *sample.shape[2:]))
         still = condition.picture if self.config.coarse and self.config.reference_channels else None
-        out = self.unet(seen, timestep, emotion, coarse=condition.coarse, still=still)
-        with torch.autocast(sample.device.type, enabled=False):
-            return self._answer(out.float(), condition)
+        return self.unet(seen, timestep, emotion, coarse=condition.coarse, still=still).float()
 
-    def _answer(self, out: Tensor, condition: Condition) -> Tensor:
-        """Turn the U-Net's channels into a prediction."""
+    def _answer(self, out: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """Turn the U-Net's channels into a prediction and the reference's displacement in it, if any."""
         if self.config.output == "plain":
-            return out
+            return out, condition.field
         if self.config.output == "alpha":
             alpha = torch.sigmoid(out[:, 3:])
-            return condition.carrier + alpha * (out[:, :3] - condition.carrier)
-        base = condition.carrier
+            return condition.carrier + alpha * (out[:, :3] - condition.carrier), condition.field
+        base, moved = condition.carrier, condition.field
         if self.config.output == "flow":
-            base = self._moved(condition, _FLOW_UNIT * self.config.size / _BASE_SIZE * out[:, 3:5])
+            assert condition.picture is not None
+            moved = self._moved(condition, _FLOW_UNIT * self.config.size / _BASE_SIZE * out[:, 3:5])
+            base = sample_picture(condition.picture, moved)
         slots = 0 if condition.bank is None else self.config.bank
         for slot in reversed(range(slots)):  # the nearest mouth has the last word
             assert condition.bank is not None
             picture, trust = condition.bank[:, slot, :3], condition.bank[:, slot, 3:]
             base = torch.lerp(base, picture, trust * torch.sigmoid(out[:, 5 + slot : 6 + slot] - _DOUBT))
-        return base + self.config.residual_scale * out[:, :3]
+        return base + self.config.residual_scale * out[:, :3], moved
 
     def _moved(self, condition: Condition, flow: Tensor) -> Tensor:
-        """Return the reference sampled once by the spline's displacement after ``flow`` (B, 2, T, H, W) px."""
-        assert condition.picture is not None
+        """Return the spline's displacement after ``flow`` (B, 2, T, H, W) px: (B, T, H, W, 2) px."""
         if condition.field is not None:
-            return sample_picture(condition.picture, compose(condition.field, flow))
-        return sample_picture(condition.picture, rearrange(flow, "b d t h w -> b t h w d"))
+            return compose(condition.field, flow)
+        return rearrange(flow, "b d t h w -> b t h w d")
 
     @torch.no_grad()
     def predict(
@@ -280,6 +286,8 @@ class Renderer(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Predict at inference: no gradients, bf16 arithmetic where the device has it, classifier-free guidance.
 
+        See ``predict_displaced``, of which this is the picture.
+
         Args:
             sample: (B, 3, T, H, W) x_t in [-1, 1].
             timestep: (B,) or one integer step.
@@ -287,12 +295,43 @@ class Renderer(ModelMixin, ConfigMixin):
             emotion: (B, 8) probabilities.
             guidance_scale: 1 follows the class, more exaggerates it: u + scale (c - u), u the prediction without class.
         """
-        with torch.autocast(sample.device.type, torch.bfloat16, enabled=has_fast_bf16(sample.device)):
-            given = self(sample, timestep, condition, emotion)
-            if guidance_scale == 1.0:
-                return given
-            free = self(sample, timestep, condition, torch.zeros_like(emotion))
-        return torch.lerp(free, given, guidance_scale)
+        return self.predict_displaced(sample, timestep, condition, emotion, guidance_scale)[0]
+
+    @torch.no_grad()
+    def predict_displaced(
+        self,
+        sample: Tensor,
+        timestep: Tensor | int,
+        condition: Condition,
+        emotion: Tensor,
+        guidance_scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predict as ``predict`` does, and say where each pixel of the reference has gone.
+
+        Args:
+            sample: (B, 3, T, H, W) x_t in [-1, 1].
+            timestep: (B,) or one integer step.
+            condition: from ``prepare``.
+            emotion: (B, 8) probabilities.
+            guidance_scale: as for ``predict``.
+
+        Returns:
+            (B, 3, T, H, W), and the displacement by which the reference was sampled, (B, T, H, W, 2) px as in
+            ``sample``; None where the carrier is the reference itself.
+        """
+
+        def answer(told: Tensor) -> tuple[Tensor, Tensor | None]:
+            with torch.autocast(sample.device.type, torch.bfloat16, enabled=has_fast_bf16(sample.device)):
+                out = self._network(sample, timestep, condition, told)
+            return self._answer(out, condition)
+
+        given, moved = answer(emotion)
+        if guidance_scale == 1.0:
+            return given, moved
+        free, still = answer(torch.zeros_like(emotion))
+        if moved is not None and still is not None:
+            moved = torch.lerp(still, moved, guidance_scale)
+        return torch.lerp(free, given, guidance_scale), moved
 
     def decode(self, sample: Tensor) -> Tensor:
         """Turn (B, 3, T, H, W) in [-1, 1] into (B, T, 3, H, W) uint8 frames."""
@@ -359,10 +398,3 @@ class Renderer(ModelMixin, ConfigMixin):
 def to_unit(frames: Tensor) -> Tensor:
     """Turn frames, uint8 or float in [0, 1], into float32 in [0, 1]."""
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Say whether ``device`` computes bf16 natively: every GPU since Ampere, and CPUs with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))

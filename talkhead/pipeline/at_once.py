@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from talkhead.nets.renderer import Condition, Renderer
-from talkhead.pipeline.windows import set_timesteps
+from talkhead.pipeline.windows import Painted, set_timesteps
+from talkhead.schedulers import Scheduler
 
 
 @torch.inference_mode()
-def paint_at_once(renderer: Renderer, scheduler: Any, condition: Condition, emotion: Tensor, steps: int) -> Tensor:
-    """Return (B, T, 3, s, s) uint8 frames.
+def paint_at_once(
+    renderer: Renderer, scheduler: Scheduler, condition: Condition, emotion: Tensor, steps: int
+) -> Painted:
+    """Return frames (B, T, 3, s, s) and their displacements (B, T, s, s, 2) on the CPU.
 
     Args:
         renderer: the network.
@@ -26,6 +28,8 @@ def paint_at_once(renderer: Renderer, scheduler: Any, condition: Condition, emot
     scheduler = copy.deepcopy(scheduler)
     set_timesteps(scheduler, steps, None, renderer.device)
     x, told = condition.noise, emotion.to(renderer.device).expand(len(condition.noise), -1)
+    moved: Tensor | None = None
     for timestep in scheduler.timesteps.tolist():
-        x = scheduler.step(renderer.predict(x, timestep, condition, told), timestep, x).prev_sample
-    return renderer.decode(x).cpu()
+        predicted, moved = renderer.predict_displaced(x, timestep, condition, told)
+        x = scheduler.step(predicted, timestep, x).prev_sample
+    return Painted(renderer.decode(x).cpu(), None if moved is None else moved.cpu())

@@ -250,8 +250,10 @@ class Live:
         condition = self._renderer.prepare(face, rest, landmarks[None].to(device), seed=self._seed, frame_offset=start)
         times = torch.arange(start, start + 1, dtype=torch.float64) / float(self.fps)
         told = self._keys.told_at(times, self._renderer, self._strength)
-        painted = paint_at_once(self._renderer, self._scheduler, condition, told, self._steps)[0]
-        return self._placer(painted, landmarks)
+        painted = paint_at_once(self._renderer, self._scheduler, condition, told, self._steps)
+        return self._placer(
+            painted.frames[0], landmarks, None if painted.displacement is None else painted.displacement[0]
+        )
 
 
 def begin_live(

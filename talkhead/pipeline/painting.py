@@ -10,7 +10,7 @@ from torch import Tensor
 
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.stages import Portrait
-from talkhead.pipeline.windows import render_windows
+from talkhead.pipeline.windows import Painted, paint_windows
 from talkhead.schedulers import Scheduler
 
 
@@ -21,8 +21,8 @@ def paint(
     landmarks: Iterator[Tensor],
     emotion: Tensor,
     options: Mapping[str, Any],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks; see `render_windows`."""
+) -> Iterator[tuple[Painted, Tensor]]:
+    """Yield painted frames with their (t, 68, 2) px landmarks; see `paint_windows`."""
     waiting = torch.empty(0, 68, 2)
 
     def passing() -> Iterator[Tensor]:
@@ -32,6 +32,7 @@ def paint(
             yield part
 
     face, reference_landmarks = portrait.face, portrait.reference_landmarks
-    for frames in render_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
-        yield frames, waiting[: len(frames)]
-        waiting = waiting[len(frames) :]
+    for painted in paint_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
+        count = len(painted.frames)
+        yield painted, waiting[:count]
+        waiting = waiting[count:]

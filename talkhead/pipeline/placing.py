@@ -60,11 +60,20 @@ class FramePlacer:
             face, landmarks = portrait.face.to(device), portrait.reference_landmarks.to(device)
             self._restore = DetailRestorer(square, face, landmarks, border)
 
-    def __call__(self, painted: Tensor, landmarks: Tensor) -> Tensor:
-        """Return (t, H, W, 3 or 4) uint8 frames on the CPU of (t, 3, s, s) uint8 squares, (t, 68, 2) px landmarks."""
+    def __call__(self, painted: Tensor, landmarks: Tensor, displacement: Tensor | None = None) -> Tensor:
+        """Place painted squares.
+
+        Args:
+            painted: (t, 3, s, s) uint8.
+            landmarks: (t, 68, 2) px of them.
+            displacement: (t, s, s, 2) px, from where in the portrait the renderer sampled; None: by the landmarks.
+
+        Returns:
+            (t, H, W, 3 or 4) uint8 frames on the CPU.
+        """
         painted, landmarks = painted.to(self._device), landmarks.to(self._device, non_blocking=True)
         if self._restore is not None:
-            painted = self._restore(painted, landmarks)
+            painted = self._restore(painted, landmarks, displacement)
         elif self._side < self._painted_size:
             whole = type(self._portrait.crop)(0.0, 0.0, float(self._painted_size))
             painted = crop_frames(painted, whole, self._side)

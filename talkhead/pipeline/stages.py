@@ -24,6 +24,7 @@ from talkhead.speech.level import num_frames_of
 
 if TYPE_CHECKING:
     from talkhead.pipeline.placing import FramePlacer
+    from talkhead.pipeline.windows import Painted
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Stream(Iterator[Result]):
 
     def __init__(
         self,
-        painted: Iterator[tuple[Tensor, Tensor]],
+        painted: Iterator[tuple[Painted, Tensor]],
         portrait: Portrait,
         audio: Tensor | Recording | None,
         keys: EmotionKeys,
@@ -125,11 +126,11 @@ class Stream(Iterator[Result]):
     def __next__(self) -> Result:
         """Return the next piece."""
         painted, landmarks = next(self._painted)
-        start, self._done = self._done, self._done + len(painted)
+        start, self._done = self._done, self._done + len(painted.frames)
         track = self._keys.track(start, self._done, self.fps)
         in_picture = self._portrait.to_picture(landmarks)
         return Result(
-            frames=self._placer(painted, landmarks),
+            frames=self._placer(painted.frames, landmarks, painted.displacement),
             landmarks=self._placer.to_frame(landmarks),
             emotion=track.mean,
             emotion_track=track,

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,6 +71,19 @@ def crossfade(overlap: int) -> Tensor:
     return (torch.sin(place * torch.pi / 2) ** 2).float()
 
 
+class Painted(NamedTuple):
+    """Finished frames.
+
+    Attributes:
+        frames: (t, 3, H, W) uint8.
+        displacement: (t, H, W, 2) px, from where in the portrait each pixel was sampled, less where it is; None where
+            the renderer does not sample the portrait, or nobody asked.
+    """
+
+    frames: Tensor
+    displacement: Tensor | None
+
+
 @dataclass
 class _Segment:
     """Frames on their way from the noise to the picture.
@@ -80,6 +94,8 @@ class _Segment:
         condition: what the renderer sees beside x.
         head: (1, 3, overlap, H, W) what the window before has predicted for the first frames, or None.
         level: how many steps it has taken.
+        moved: (1, t, H, W, 2) displacements of the last prediction, or None.
+        head_moved: those of ``head``, or None.
     """
 
     start: int
@@ -87,9 +103,17 @@ class _Segment:
     condition: Condition
     head: Tensor | None = None
     level: int = 0
+    moved: Tensor | None = None
+    head_moved: Tensor | None = None
 
 
-def render_windows(
+def render_windows(*portrait: Any, **options: Any) -> Iterator[Tensor]:
+    """Yield the (t, 3, H, W) uint8 frames of `paint_windows`, which see for the arguments, alone."""
+    for painted in paint_windows(*portrait, displaced=False, **options):
+        yield painted.frames
+
+
+def paint_windows(
     renderer: Renderer,
     scheduler: Scheduler,
     reference: Tensor,
@@ -105,7 +129,8 @@ def render_windows(
     guidance_scale: float = 1.0,
     windows_per_call: int | None = None,
     bank: tuple[Tensor, Tensor] | None = None,
-) -> Iterator[Tensor]:
+    displaced: bool = True,
+) -> Iterator[Painted]:
     """Paint a face along a stream of landmarks, in memory that does not grow with its length.
 
     Args:
@@ -125,9 +150,10 @@ def render_windows(
             fewer, 1, 2, 4 ..., so that the first frames do not wait. It changes no more than a call's rounding.
         bank: further pictures of the person, (R, 3, H, W) uint8 of the renderer's size, and their landmarks
             (R, 68, 2) px: mouths to copy from.
+        displaced: ask the renderer from where in the portrait it sampled.
 
     Yields:
-        (t, 3, H, W) uint8 finished frames, in order.
+        Finished frames, in order.
 
     Raises:
         ValueError: if overlap is negative or more than half of window, or there is no step or no window in a call.
@@ -139,6 +165,7 @@ def render_windows(
     most = (8 if renderer.device.type == "cuda" else 1) if windows_per_call is None else windows_per_call
     partial = start_timestep is not None
     painter = _Painter(renderer, scheduler, emotion, overlap, seed, partial, guidance_scale, most)
+    painter.displaced = displaced
     if bank is not None:
         painter.bank = bank[0][None].to(renderer.device), bank[1][None].to(renderer.device)
     portrait = (reference[None].to(renderer.device), reference_landmarks[None].to(renderer.device))
@@ -185,9 +212,11 @@ class _Painter:
         partial: whether the process starts from the noised carrier rather than from the noise end.
         together: how many windows share a network call, at most.
         bank: further pictures of the person and their landmarks, with a leading 1, or None.
+        displaced: whether the renderer is asked for displacements.
     """
 
     bank: tuple[Tensor, Tensor] | None = None
+    displaced: bool = True
 
     def __init__(
         self,
@@ -202,7 +231,7 @@ class _Painter:
     ) -> None:
         self.renderer, self.scheduler = renderer, scheduler
         self.emotion, self.guidance_scale = emotion.to(renderer.device), guidance_scale
-        self.overlap, self.ramp = overlap, crossfade(overlap).to(renderer.device)[:, None, None]
+        self.overlap, self.ramp = overlap, crossfade(overlap).to(renderer.device)
         self.seed, self.partial, self.together = seed, partial, together
         self.timesteps: list[int] = scheduler.timesteps.tolist()
         self.segments: deque[_Segment] = deque()
@@ -226,7 +255,7 @@ class _Painter:
         self.arrived += place
 
     @torch.inference_mode()
-    def advance(self, last: bool) -> Iterator[Tensor]:
+    def advance(self, last: bool) -> Iterator[Painted]:
         """Paint every window whose frames are there, level by level; yield the frames that are done."""
         ready = len(self.segments) if last else len(self.segments) - 1
         for level in range(len(self.timesteps)):
@@ -235,7 +264,8 @@ class _Painter:
             places = [place for place in range(ready) if at[place] and at[place + 1]]
             self._run(places, level)
         while self.segments and self.segments[0].level == len(self.timesteps):
-            yield self.renderer.decode(self.segments.popleft().x)[0]
+            done = self.segments.popleft()
+            yield Painted(self.renderer.decode(done.x)[0], None if done.moved is None else done.moved[0])
 
     def _run(self, places: list[int], level: int) -> None:
         """Paint the windows at ``places``, those of one length in one call, and step their segments."""
@@ -247,28 +277,40 @@ class _Painter:
             for place, more in zip(places, follows, strict=True)
         ]
         predictions = [answer for _, group in groupby(windows, _length) for answer in self._predict(list(group), level)]
-        for place, window, predicted in zip(places, windows, predictions, strict=True):
+        for place, window, (predicted, moved) in zip(places, windows, predictions, strict=True):
             segment = self.segments[place]
             length = segment.x.shape[2]
-            own = predicted[:, :, :length]
-            if segment.head is not None:
-                blended = torch.lerp(segment.head, own[:, :, : self.overlap], self.ramp.to(own.dtype))
-                own = torch.cat((blended, own[:, :, self.overlap :]), dim=2)
+            own = self._faded(segment.head, predicted[:, :, :length], 2)
+            segment.moved = None if moved is None else self._faded(segment.head_moved, moved[:, :length], 1)
             if window is not segment:
-                self.segments[place + 1].head = predicted[:, :, length:]
+                following = self.segments[place + 1]
+                following.head = predicted[:, :, length:]
+                following.head_moved = None if moved is None else moved[:, length:]
             segment.x = self._step(own, self.timesteps[level], segment, level)
             segment.level += 1
 
-    def _predict(self, windows: list[_Segment], level: int) -> Iterator[Tensor]:
-        """Yield the (1, 3, t, H, W) prediction of x_0 of each of several windows of one length, a few in a call."""
+    def _faded(self, before: Tensor | None, own: Tensor, axis: int) -> Tensor:
+        """Cross-fade what the window before has said of a segment's first frames into what its own says."""
+        if before is None:
+            return own
+        first, rest = own.narrow(axis, 0, self.overlap), own.narrow(axis, self.overlap, own.shape[axis] - self.overlap)
+        ramp = self.ramp.to(own.dtype).view(-1, *(1 for _ in own.shape[axis + 1 :]))
+        return torch.cat((torch.lerp(before, first, ramp), rest), axis)
+
+    def _predict(self, windows: list[_Segment], level: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield x_0 (1, 3, t, H, W) and displacement of each of several windows of one length, a few in a call."""
         for first in range(0, len(windows), self.together):
             part = windows[first : first + self.together]
             x, condition = part[0].x, part[0].condition
             if len(part) > 1:
                 x, condition = torch.cat([w.x for w in part]), _batched([w.condition for w in part])
             emotion = torch.cat([self._told(w.start, w.x.shape[2]) for w in part])
-            answer = self.renderer.predict(x, self.timesteps[level], condition, emotion, self.guidance_scale)
-            yield from answer.split(1)
+            asked = x, self.timesteps[level], condition, emotion, self.guidance_scale
+            if self.displaced:
+                answer, moved = self.renderer.predict_displaced(*asked)
+            else:
+                answer, moved = self.renderer.predict(*asked), None
+            yield from zip(answer.split(1), [None] * len(part) if moved is None else moved.split(1), strict=True)
 
     def _told(self, start: int, length: int) -> Tensor:
         """Return the (1, 8) emotion of ``length`` frames from ``start`` on."""
