@@ -1,4 +1,4 @@
-"""The command line's other verbs: what a cache holds, the doctor, dub a video, speak live, the page in a browser."""
+"""The command line's other verbs: the page, live, dubbing, caches, the hub, the doctor."""
 
 from __future__ import annotations
 
@@ -169,6 +169,34 @@ def run_app(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_push(verbs: Any) -> None:
+    """Register ``talkhead push``."""
+    verb = add_verb(
+        verbs,
+        "push",
+        run_push,
+        "bring a speaker to the Hugging Face hub, with its model card and nothing else",
+        "  talkhead push speakers/anna anna/speaker --dry-run     the files that would be sent\n"
+        "  talkhead push speakers/anna anna/speaker --private\n"
+        "Then, anywhere: talkhead generate --speaker anna/speaker ...   or anna/speaker@REVISION",
+    )
+    verb.add_argument("speaker", metavar="SPEAKER", help="a folder made by `export`")
+    verb.add_argument("name", metavar="USER/NAME", help="where to; made if it does not exist")
+    verb.add_argument("--private", action="store_true", help="where it is made: visible to its owner alone")
+    verb.add_argument("--revision", help="a branch; made if it does not exist (the main one)")
+    verb.add_argument("--message", default="", help="of the commit")
+    verb.add_argument("--dry-run", action="store_true", help="only list the files")
+
+
+def run_push(args: argparse.Namespace) -> int:
+    """Push, and print where it can be seen."""
+    from talkhead.speaker.hub import push
+
+    options = arguments_of(args)
+    print(push(options.pop("speaker"), options.pop("name"), **options))
+    return 0
+
+
 def add_doctor(verbs: Any) -> None:
     """Register ``talkhead doctor``."""
     verb = add_verb(verbs, "doctor", run_doctor, "say what is broken on this machine and how to mend it")
@@ -182,5 +210,12 @@ def run_doctor(args: argparse.Namespace) -> int:
     return doctor(fix=args.fix)
 
 
-USES: tuple[Callable[[Any], None], ...] = (add_app, add_serve, add_dub, add_cache, add_doctor)
+USES: tuple[Callable[[Any], None], ...] = (
+    add_app,
+    add_serve,
+    add_dub,
+    add_cache,
+    add_push,
+    add_doctor,
+)
 """What `talkhead.cli` lists beside its own verbs."""

@@ -102,7 +102,12 @@ class TalkingHeadPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "bundled", device: str | torch.device = "auto", *, compile: bool = False
+        cls,
+        name: str | Path = "bundled",
+        device: str | torch.device = "auto",
+        *,
+        compile: bool = False,
+        revision: str | None = None,
     ) -> Self:
         """Load a pipeline.
 
@@ -111,13 +116,16 @@ class TalkingHeadPipeline:
             device: where the networks go: "auto", the GPU where there is one, else the CPU; "cpu", "cuda", "cuda:1" ...
             compile: run the renderer's U-Net through ``torch.compile``: the first calls of each shape take tens of
                 seconds, the later ones less time than before.
+            revision: of a hub id: a branch, a tag or a commit; "someone/speaker@v1" says the same.
 
         Raises:
             FileNotFoundError: if there is no such folder, or the hub's copy cannot be had.
-            ValueError: if the folder holds no pipeline, or there is no such device.
+            ValueError: if the folder holds no pipeline or has no revisions, or there is no such device.
         """
         place = chosen_device(device)
-        folder = find_folder(name)
+        if revision is not None and (str(name) == "bundled" or Path(name).is_dir()):
+            raise ValueError(f"revision={revision!r} is of a speaker on the hub; '{name}' is a folder: leave it out")
+        folder = find_folder(name if revision is None else f"{name}@{revision}")
         pipeline = cls(*load_parts(folder), head_net=load_drawn_head(folder)).to(place)
         if compile:
             pipeline.renderer.unet.compile()

@@ -47,7 +47,8 @@ def find_folder(name: str | Path) -> Path:
     """Return the folder of a pipeline.
 
     Args:
-        name: "bundled" for the speaker inside the package; a folder; or a Hugging Face hub id, "someone/speaker".
+        name: "bundled" for the speaker inside the package; a folder; or a Hugging Face hub id, "someone/speaker", also
+            with a branch, tag or commit: "someone/speaker@v1".
 
     Raises:
         FileNotFoundError: if it is none of these, or the hub's files can neither be found in the cache nor downloaded.
@@ -60,9 +61,10 @@ def find_folder(name: str | Path) -> Path:
                 "pipeline 'bundled': this installation has no speaker inside; reinstall talkhead, or make a speaker "
                 "with `talkhead export` and give its folder"
             )
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
+        at_hub = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", str(name))
+        if not at_hub:
             raise FileNotFoundError(f"pipeline: no folder '{name}'; give 'bundled', a pipeline's folder or a hub id")
-        folder = _download(str(name))
+        folder = _download(at_hub[1], at_hub[2])
     if not (folder / "pipeline.json").is_file():
         raise ValueError(f"pipeline: '{name}' has no pipeline.json; give a folder written by `talkhead export`")
     return folder
@@ -80,15 +82,16 @@ def own_portrait(folder: Path | None, info: Mapping[str, Any]) -> tuple[Path, Te
     return portrait, torch.tensor(info["reference_landmarks"])
 
 
-def _download(name: str) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    place = f" at '{revision}'" if revision else ""
     try:
-        return Path(snapshot_download(name))
+        return Path(snapshot_download(name, revision=revision))
     except Exception as error:  # hub, network, cache: each has errors of its own, and each means the same here
         raise FileNotFoundError(
             f"pipeline: '{name}' is no folder here, and cannot be had from the Hugging Face hub "
-            f"({type(error).__name__}); check the name and the connection, or give a folder"
+            f"({type(error).__name__}{place}); check the name and the connection, or give a folder"
         ) from error
 
 
