@@ -39,29 +39,6 @@ def test_the_site_builds_strictly(tmp_path):
     assert (tmp_path / "site" / "images" / "demo.mp4").stat().st_size > 10_000
 
 
-def commands() -> list[tuple[str, str]]:
-    """Return every ``talkhead ...`` line of the docs and the README, with its page."""
-    found = []
-    for path in [ROOT / "README.md", *((ROOT / "docs" / page) for page in PAGES)]:
-        text = path.read_text().replace("\\\n", " ")
-        found += [(path.name, line.strip()) for line in re.findall(r"^    (talkhead [^#\n]*)", text, re.MULTILINE)]
-    return found
-
-
-@pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
-def test_commands_of_the_guides_name_options_that_exist(page, line):
-    from talkhead.cli import make_parser
-    from talkhead.training import TRAINING
-
-    words = line.split(">")[0].split("|")[0].split()[1:]
-    if words[0] in TRAINING:
-        return  # parsed by Lightning: tests/test_cli.py
-    verbs = make_parser()._subparsers._group_actions[0].choices
-    assert words[0] in verbs, line
-    options = {flag for action in verbs[words[0]]._actions for flag in action.option_strings}
-    assert {word.split("=")[0] for word in words[1:] if word.startswith("--")} <= options, line
-
-
 def test_the_dockerfile_installs_what_the_readme_installs():
     steps = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     assert re.match(r"(#[^\n]*\n)*FROM python:3\.11", steps)
