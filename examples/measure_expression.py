@@ -13,7 +13,8 @@ kept in OUT/portraits.jsonl: started again, it goes on where it stopped.
 
 heard: how strongly neutral recordings would move the face, where the emotion is not given.
 smiles: how far each person's own smile is from "happy" on their neutral portrait.
-crema: CREMA-D's clips of one actor: the mean displacement of brows, lids and mouth corners against the real clip's.
+crema: CREMA-D's clips of one actor: the mean displacement of brows, lids and mouth corners against the real clip's,
+once beside the same sentence said neutrally and once beside the frame that this neutral clip begins with.
 """
 
 from __future__ import annotations
@@ -271,8 +272,8 @@ def track(detector: Any, clip: Path) -> tuple[Tensor, Tensor]:
     return frames[0], torch.stack([answer.landmarks for answer in found if answer is not None])
 
 
-def crema_displacements(args: argparse.Namespace) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield each emotion's (P, 2) mean displacement in eye distances, true and ours, both against neutral."""
+def crema_displacements(args: argparse.Namespace) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Yield each emotion's (P, 2) mean displacements in eye distances: true beside neutral words, beside rest; ours."""
     detector, pipe = load_detector("dlib"), TalkingHeadPipeline.from_pretrained(args.speaker)
     clips = {code: next(args.clips.glob(f"{args.actor}_*_{code}_*.flv")) for code in CREMA}
     portrait, neutral = track(detector, clips["NEU"])
@@ -280,33 +281,47 @@ def crema_displacements(args: argparse.Namespace) -> Iterator[tuple[str, Tensor,
     calm = turned_back(neutral, rest).mean(0)
     for code, clip in clips.items():
         landmarks = neutral if code == "NEU" else track(detector, clip)[1]
-        true = (turned_back(landmarks, rest).mean(0) - calm)[points] / eye_line(rest).norm()
+        moved = turned_back(landmarks, rest).mean(0)
+        true, from_rest = ((moved - other)[points] / eye_line(rest).norm() for other in (calm, torch.zeros(68, 2)))
         options: dict[str, Any] = {"reference_landmarks": rest, "frame": "full"}
         ours, without = (
             pipe(portrait, read_audio(clip), emotion=emotion, **options).landmarks
             for emotion in (CREMA[code], "neutral")
         )
         # Both have the same words and the same head: their difference is the expression, no head to be turned back.
-        yield code, true, (ours - without).mean(0)[points] / eye_line(rest).norm()
+        yield code, true, from_rest, (ours - without).mean(0)[points] / eye_line(rest).norm()
 
 
 def run_crema(args: argparse.Namespace) -> None:
-    """Print how like the actor's own expressions ours are, and which of hers each is nearest to."""
-    codes, true, ours = zip(*crema_displacements(args), strict=True)
-    flat_true, flat_ours = torch.stack(true).flatten(1), torch.stack(ours).flatten(1)
-    cosine = torch.cosine_similarity(flat_ours[:, None], flat_true[None], dim=-1)
-    away = torch.cdist(flat_ours, flat_true)
-    print("| ours | cosine with hers | size over hers | nearest by direction | nearest by distance |")
-    print("|---" * 5 + "|")
-    for i, code in enumerate(codes):
-        if code == "NEU":  # has no direction
-            print(f"| neutral | - | {flat_ours[i].norm():.2f} | neutral | {CREMA[codes[away[i].argmin()]]} |")
-            continue
-        size = flat_ours[i].norm() / flat_true[i].norm()
-        nearest = CREMA[codes[cosine[i].argmax()]], CREMA[codes[away[i].argmin()]]
-        print(f"| {CREMA[code]} | {cosine[i, i]:.2f} | {size:.2f} | {nearest[0]} | {nearest[1]} |")
+    """Print how like the actor's own expressions ours are, and which of them each is nearest to."""
+    codes, beside_words, beside_rest, ours = zip(*crema_displacements(args), strict=True)
+    brows = list(range(10))
+    raised = -torch.stack(beside_rest)[codes.index("NEU"), brows, 1].mean()
+    print(f"in the neutral clip the brows stand {raised:.3f} eye distances above its first frame on average")
+    for name, true in (("the neutral clip", beside_words), ("its first frame", beside_rest)):
+        print(f"\nbeside {name}:\n\n{crema_table(codes, torch.stack(true).flatten(1), torch.stack(ours).flatten(1))}")
+
+
+def crema_table(codes: tuple[str, ...], true: Tensor, ours: Tensor) -> str:
+    """Return (6, D) displacements compared, as markdown."""
+    cosine, away = torch.cosine_similarity(ours[:, None], true[None], dim=-1), torch.cdist(ours, true)
     emotional = [i for i, code in enumerate(codes) if code != "NEU"]
-    print(f"\nmean cosine {cosine[emotional, emotional].mean():.2f} (no expression: 0 by definition)")
+    lines = ["| ours | cosine with the actor's | size over theirs | nearest by direction | nearest by distance |"]
+    lines.append("|---" * 5 + "|")
+    for i, code in enumerate(codes):
+        nearest = CREMA[codes[away[i].argmin()]]
+        if i not in emotional:  # no expression has no direction
+            lines.append(f"| neutral | - | - | - | {nearest} |")
+            continue
+        like = CREMA[codes[emotional[int(cosine[i, emotional].argmax())]]]
+        size = ours[i].norm() / true[i].norm()
+        lines.append(f"| {CREMA[code]} | {cosine[i, i]:.2f} | {size:.2f} | {like} | {nearest} |")
+    right = int((away.argmin(1) == torch.arange(len(codes))).sum())
+    lines.append(
+        f"\nmean cosine {cosine[emotional, emotional].mean():.2f} (no expression: 0 by definition), {right} of "
+        f"{len(codes)} nearest to their own (no expression: 1)"
+    )
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def spoken(face: Tensor, frames: int, seed: int) -> Tensor:
 def worn(face: Tensor, motion: Tensor, emotion: str, strength: float) -> Tensor:
     """Return the motion with an emotion on it at all times."""
     offsets = strength * (expression(face, {**EMOTION_ACTIONS[emotion], "jawOpen": 0.0}) - face)
-    return expressive_motion(motion, face, offsets.expand_as(motion), torch.zeros_like(motion))
+    return expressive_motion(motion, face, offsets.expand_as(motion))
 
 
 def darkened(frames: Tensor, landmarks: Tensor, emotion: str, strength: float) -> Tensor:

@@ -213,6 +213,9 @@ def add_rendering(verb: argparse.ArgumentParser) -> None:
         metavar="0..2",
         help="of the expression: 0 none, 1 of a person who means it (%(default)s)",
     )
+    verb.add_argument(
+        "--plot-emotion", metavar="FILE", help="draw the emotion heard or asked for, and shown, over time: .png, .svg"
+    )
     verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
     verb.add_argument("--start-timestep", type=int, help="begin at this diffusion step, not at pure mask noise")
     verb.add_argument("--guidance-scale", type=float, default=1.0, help="above 1 exaggerates the emotion (%(default)s)")

@@ -239,10 +239,12 @@ def test_generate_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert calls["fps"].denominator == 1001
     assert (calls["emotion"], calls["face"], calls["mouth"]) == ("happy", "center", 1.2)
     assert (calls["device"], calls["compile"], calls["preset"]) == ("auto", False, "medium")
+    assert calls["plot_emotion"] is None
     fast = ["--device", "cuda:1", "--compile", "--preset", "veryfast", "--windows-per-call", "3"]
+    fast += ["--plot-emotion", "c.png"]
     assert main(["generate", *arguments, *fast]) == 0
     assert (calls["device"], calls["compile"], calls["preset"]) == ("cuda:1", True, "veryfast")
-    assert calls["windows_per_call"] == 3
+    assert calls["windows_per_call"] == 3 and calls["plot_emotion"] == "c.png"
     assert main(["generate", *arguments, "--guidance-scale", "2"]) == 0 and calls["guidance_scale"] == 2
     with pytest.warns(FutureWarning, match="--emotion-scale is called --guidance-scale"):
         assert main(["generate", *arguments, "--emotion-scale", "3"]) == 0

@@ -141,12 +141,12 @@ def test_the_words_keep_the_lips(emotion):
     course = (torch.rand(60, generator=generator) * 0.5 - 0.1).clamp_min(0)
     shut, motion = speaking(course.tolist())
     actions = dict(EMOTION_ACTIONS[emotion])
-    jaw = expression(shut, {"jawOpen": actions.pop("jawOpen", 0.0)}) - shut
+    actions.pop("jawOpen", None)
     offsets = expression(shut, actions) - shut
-    worn = expressive_motion(motion, shut, offsets.expand(60, -1, -1), jaw.expand(60, -1, -1))
+    worn = expressive_motion(motion, shut, offsets.expand(60, -1, -1))
     before, after = (gaps_between_lips(x).norm(dim=-1).mean(-1) for x in (motion, worn))
     assert (course == 0).sum() > 3 and after[course == 0].max() < 1e-3
-    assert torch.corrcoef(torch.stack([before, after]))[0, 1] > 0.97
+    assert torch.allclose(after, before, atol=1e-3)  # px: the same opening at every moment
     assert (worn - motion).norm(dim=-1).amax(1).min() > 3  # px: the rest of the face shows it all along
 
 
@@ -157,7 +157,7 @@ def test_closed_eyes_stay_closed():
         blink[upper] = blink[lower]
     wide = expression(shut, {"eyeWide": 1.0}) - shut
     for face, closed in ((shut, False), (blink, True)):
-        worn = expressive_motion(face[None], shut, wide[None], torch.zeros(1, 68, 2))[0]
+        worn = expressive_motion(face[None], shut, wide[None])[0]
         gap, rest = (worn[41] - worn[37]).norm(), (shut[41] - shut[37]).norm()
         assert gap < 1e-3 if closed else gap > 1.1 * rest
 
@@ -167,7 +167,7 @@ def test_brows_keep_half_their_distance():
     low = shut.clone()
     low[17:27, 1] += 8  # a face with brows close above its eyes
     down = expression(low, {"browDown": 2.0}) - low
-    worn = expressive_motion(low[None], low, down[None], torch.zeros(1, 68, 2))[0]
+    worn = expressive_motion(low[None], low, down[None])[0]
     for brow, eye in ((19, 37), (24, 44)):
         assert (worn[brow] - worn[eye]).norm() > 0.45 * (low[brow] - low[eye]).norm()
 
@@ -175,8 +175,7 @@ def test_brows_keep_half_their_distance():
 def test_the_expression_turns_with_the_head():
     shut, _ = speaking([0.0])
     offsets = expression(shut, EMOTION_ACTIONS["angry"]) - shut
-    none = torch.zeros(1, 68, 2)
     turn = torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
-    straight = expressive_motion(shut[None], shut, offsets[None], none)[0]
-    turned = expressive_motion((2 * shut @ turn + 5)[None], shut, offsets[None], none)[0]
+    straight = expressive_motion(shut[None], shut, offsets[None])[0]
+    turned = expressive_motion((2 * shut @ turn + 5)[None], shut, offsets[None])[0]
     assert torch.allclose(turned, 2 * straight @ turn + 5, atol=1e-2)

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 
 from talkhead.data.clip import EMOTIONS, Clip, emotion_probabilities
 from talkhead.data.dataset import collate
+from talkhead.face.expression import average_face, expression
+from talkhead.face.mouth_gate import gaps_between_lips
 from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
@@ -114,6 +116,20 @@ def test_chunks_change_nothing():
     for chunk in (1, 7, 64):
         parts = worn("0.2 happy, 1 angry, 3 neutral", motion=motion, chunk=chunk)
         assert torch.allclose(parts, whole, atol=1e-4)  # px: sums of float32 in another order
+
+
+@pytest.mark.parametrize("emotion", [name for name in EMOTIONS if name != "neutral"])
+def test_no_step_is_longer_than_the_words_own(emotion):
+    """Coming, staying and going: the lips open as the words open them, and the rest moves slower than they do."""
+    face = average_face()[:, :2] * torch.tensor([10.0, -10.0]) + 100
+    course = 0.2 * torch.sin(torch.arange(100)).clamp_min(0)  # four syllables a second
+    motion = face + course[:, None, None] * (expression(face, {"jawOpen": 1.0}) - face)
+    shown = worn(f"0 neutral, 0.6 {emotion}, 2.4 neutral", motion=motion, face=face)
+    words, steps = (x.diff(dim=0).norm(dim=-1) for x in (motion, shown))
+    assert (shown - motion)[30:60].norm(dim=-1).max() > 3  # px: it shows
+    assert steps.max() <= 1.02 * words.max()
+    gaps = [gaps_between_lips(x) for x in (motion, shown)]
+    assert torch.allclose(gaps[1], gaps[0], atol=1e-3)  # px
 
 
 def test_breathing_follows_the_voice_and_the_seed():

@@ -75,9 +75,9 @@ def test_result_is_what_the_interface_says(pipe, portrait):
 
 def test_old_names_of_arguments_work_and_warn(pipe, portrait):
     landmarks = POINTS.expand(3, 68, 2)
-    now = pipe(portrait, landmarks=landmarks, emotion="sad", reference_landmarks=POINTS, guidance_scale=2.0)
+    now = pipe(portrait, landmarks=landmarks, emotion="neutral", reference_landmarks=POINTS, guidance_scale=2.0)
     with pytest.warns(FutureWarning, match="is called") as said:
-        old = pipe(portrait, landmarks=landmarks, emotion="sad", portrait_landmarks=POINTS, emotion_scale=2.0)
+        old = pipe(portrait, landmarks=landmarks, emotion="neutral", portrait_landmarks=POINTS, emotion_scale=2.0)
     assert torch.equal(now.frames, old.frames) and len(said) == 2
     with pytest.raises(TypeError, match="got both"):
         pipe(portrait, landmarks=landmarks, emotion="sad", emotion_scale=2.0, guidance_scale=2.0)
@@ -154,14 +154,41 @@ def test_stream_is_the_call_in_pieces(pipe, portrait):
 
 def test_given_landmarks_are_painted(pipe, portrait):
     moving = POINTS + torch.linspace(0, 3, 12)[:, None, None]
-    result = pipe(portrait, speech(12 / 25), landmarks=moving, reference_landmarks=POINTS, emotion="sad", frame="full")
+    result = pipe(
+        portrait, speech(12 / 25), landmarks=moving, reference_landmarks=POINTS, emotion="neutral", frame="full"
+    )
     assert torch.allclose(result.landmarks, moving, atol=1e-3)
-    silent = pipe(portrait, landmarks=moving, reference_landmarks=POINTS, emotion="sad", frame="full")
+    silent = pipe(portrait, landmarks=moving, reference_landmarks=POINTS, emotion="neutral", frame="full")
     assert silent.audio is None and torch.equal(silent.frames, result.frames)
 
 
+def test_an_emotion_that_given_landmarks_do_not_wear_warns(pipe, portrait):
+    options = {"landmarks": POINTS.expand(3, 68, 2), "reference_landmarks": POINTS}
+    with pytest.warns(UserWarning, match="emotion changes nothing where landmarks are given") as said:
+        sad = pipe(portrait, emotion="sad", **options)
+    assert len(said) == 1
+    assert torch.equal(sad.frames, pipe(portrait, emotion="neutral", **options).frames)
+    knows = tiny_pipeline()
+    knows.renderer.register_to_config(trained_on=["neutral", "sad"])
+    assert not torch.equal(knows(portrait, emotion="sad", **options).frames, sad.frames)
+
+
+def test_the_emotion_is_plotted_beside_the_video(pipe, portrait, tmp_path):
+    options = {"reference_landmarks": POINTS, "emotion": "0 neutral, 0.2 happy", "progress": False}
+    pipe.generate_file(portrait, speech(0.4), tmp_path / "a.mp4", plot_emotion=tmp_path / "a.svg", **options)
+    assert "</svg>" in (tmp_path / "a.svg").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "a.svg"]
+    for name, error, message in (
+        ("a.mp4", ValueError, "must be a file that ends in .png, .svg, .pdf"),
+        ("no/a.png", FileNotFoundError, "there is no folder"),
+    ):
+        with pytest.raises(error, match=message):
+            pipe.generate_file(portrait, speech(0.4), tmp_path / "b.mp4", plot_emotion=tmp_path / name, **options)
+    assert not (tmp_path / "b.mp4").exists()
+
+
 def test_a_saved_motion_renders_again(pipe, portrait, tmp_path):
-    options = {"reference_landmarks": POINTS, "emotion": "sad"}
+    options = {"reference_landmarks": POINTS, "emotion": "neutral"}
     first = pipe(portrait, speech(0.5), fps=NTSC, **options)
     first.motion.save(tmp_path / "motion.npz")
     again = pipe(portrait, speech(0.5), landmarks=tmp_path / "motion.npz", **options)
@@ -213,7 +240,7 @@ def test_full_frame_keeps_the_portraits_own_sharpness(pipe):
     large = tiny_face(200) + 20
     picture = torch.randint(0, 255, (3, 240, 250), dtype=torch.uint8)  # all fine detail
     frames = still(
-        picture, landmarks=large.expand(3, 68, 2), reference_landmarks=large, emotion="sad", frame="full"
+        picture, landmarks=large.expand(3, 68, 2), reference_landmarks=large, emotion="neutral", frame="full"
     ).frames
     # The crop is rounded to 8 bits at 32 px, which the enlargement passes on.
     assert (frames[0].int() - picture.permute(1, 2, 0).int()).abs().max() <= 2
@@ -227,7 +254,7 @@ def test_full_frame_moves_detail_with_the_face(pipe):
     x, y = (round(v) for v in large[33].tolist())  # a one-pixel freckle below the nose
     picture[:, y, x] = 255
     moving = torch.stack([large, large + torch.tensor([6.0, 0.0])])
-    frames = still(picture, landmarks=moving, reference_landmarks=large, emotion="sad", frame="full").frames
+    frames = still(picture, landmarks=moving, reference_landmarks=large, emotion="neutral", frame="full").frames
     seen = [divmod(int(frame[..., 0].argmax()), 250) for frame in frames]
     assert seen[0] == (y, x)
     assert seen[1] == pytest.approx((y, x + 6), abs=1)

@@ -57,32 +57,42 @@ EMOTION_ACTIONS: dict[str, dict[str, float]] = {
         "browInnerUp": 0.4,
         "browOuterUp": 0.3,
     },
-    "sad": {"browInnerUp": 1.4, "browDown": 0.9, "mouthFrown": 1.5, "mouthShrugLower": 0.7, "eyeBlink": 0.25},
+    "sad": {"browInnerUp": 1.5, "browDown": 1.5, "mouthFrown": 1.3, "mouthShrugLower": 0.7, "eyeBlink": 0.25},
     "surprised": {"browInnerUp": 1.4, "browOuterUp": 1.3, "eyeWide": 1.6, "jawOpen": 0.3, "mouthFunnel": 0.2},
     "fear": {
         "browInnerUp": 1.5,
         "browOuterUp": 0.5,
-        "browDown": 0.5,
+        "browDown": 1.0,
         "eyeWide": 1.6,
         "mouthStretch": 0.9,
         "jawOpen": 0.15,
     },
-    "angry": {"browDown": 2.2, "eyeSquint": 0.6, "noseSneer": 1.0, "mouthPress": 0.7, "mouthFrown": 0.6},
+    "angry": {
+        "browDown": 2.2,
+        "eyeWide": 0.3,
+        "eyeSquint": 0.7,
+        "mouthUpperUp": 1.3,
+        "mouthFrown": 1.0,
+        "mouthPress": 0.5,
+    },
     "disgusted": {
-        "noseSneer": 1.2,
+        "noseSneer": 1.3,
         "mouthUpperUp": 0.7,
         "mouthLowerDown": 0.5,
-        "browDown": 1.0,
+        "browDown": 0.6,
         "mouthFrown": 0.6,
-        "cheekSquint": 0.6,
-        "eyeSquint": 0.4,
+        "cheekSquint": 0.7,
+        "eyeSquint": 0.5,
     },
     "contempt": {"mouthSmile_L": 0.7, "mouthDimple_L": 1.2, "eyeSquint": 0.3},
 }
-"""What each emotion is mixed from at strength 1, after EMFACS: happy 6 + 12, sad 1 + 4 + 15 + 17, surprised 1 + 2 + 5
-+ 26, fear 1 + 2 + 4 + 5 + 20 + 26, angry 4 + 7 + 9 + 24, disgusted 9 + 10 + 15, contempt 12 + 14 on one side. A warped
-portrait shows no new wrinkles and few teeth, so the weights are those at which it is read, not those of a living face:
-see docs/expression.md."""
+"""What each emotion is mixed from at strength 1, after the prototypes of EMFACS (Ekman, Friesen & Hager 2002): happy
+6 + 12, sad 1 + 4 + 15 + 17, surprised 1 + 2 + 5 + 26, fear 1 + 2 + 4 + 5 + 20 + 26, angry 4 + 5 + 7 + 10 + 24,
+disgusted 9 + 10 + 16, contempt 12 + 14 on one side. In sad and fear 4 is about as strong as 1: the corrugator holds
+the outer brow down while its inner end rises, where the model's browInnerUp alone lifts all of it. Nine, the nose's
+wrinkling, is disgust's and not anger's; it lowers the brows by itself. The model's 9 and 10 lift the mouth's corners,
+which angry and disgusted faces do not: mouthFrown takes that back. A warped portrait shows no new wrinkles and few
+teeth, so the weights are those at which it is read, not those of a living face: see docs/expression.md."""
 
 
 def expression(landmarks: Tensor, actions: Mapping[str, float], strength: float = 1.0) -> Tensor:

@@ -12,6 +12,7 @@ you like, the frames are the same.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +27,9 @@ from talkhead.data.clip import EMOTIONS, emotion_probabilities
 
 EASE_SECONDS = 0.5
 """How long a face takes from one expression to the next."""
+
+PLOTS = (".png", ".svg", ".pdf")
+"""What the plot of an emotion can be written as."""
 
 NEUTRAL = emotion_probabilities("neutral")
 
@@ -113,7 +117,36 @@ class EmotionTrack:
             axes.margins(x=0)
         axes.set_xlabel("s")
         figure.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0))
-        figure.savefig(path)
+        unfinished = Path(path).with_name(f".{Path(path).name}.part")
+        try:
+            figure.savefig(unfinished, format=Path(path).suffix[1:])
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def check_plot(path: str | Path) -> None:
+    """Refuse what `EmotionTrack.plot` could not write, before the work begins.
+
+    Raises:
+        ValueError: if the name has another ending than .png, .svg or .pdf.
+        FileNotFoundError: if its folder does not exist.
+    """
+    if Path(path).suffix not in PLOTS:
+        raise ValueError(f"plot_emotion must be a file that ends in {', '.join(PLOTS)}; got '{path}'")
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"plot_emotion: there is no folder '{Path(path).parent}'; make it first")
+
+
+def warn_unmoved(keys: EmotionKeys, renderer: Any) -> None:
+    """Warn where an emotion was asked for that changes nothing: landmarks were given, and the renderer knows none."""
+    unknown = left_by(renderer, keys.asked)
+    if (keys.asked != NEUTRAL).any() and torch.equal(unknown, keys.asked * (1 - NEUTRAL)):
+        warnings.warn(
+            "emotion changes nothing where landmarks are given, which are painted as they are: leave one of them out, "
+            "or put the expression on the landmarks first (talkhead.face.expression)",
+            stacklevel=4,
+        )
 
 
 def join_tracks(tracks: Sequence[EmotionTrack]) -> EmotionTrack:

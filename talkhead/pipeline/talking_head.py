@@ -28,7 +28,7 @@ from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.drawn_head import draw_head
-from talkhead.pipeline.feeling import check_strength, emotion_keys
+from talkhead.pipeline.feeling import check_plot, check_strength, emotion_keys, join_tracks, warn_unmoved
 from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.live import Live, begin_live
 from talkhead.pipeline.motion import LandmarkSequence, check_gain
@@ -178,6 +178,7 @@ class TalkingHeadPipeline:
         *,
         progress: bool | Count = True,
         preset: str = "medium",
+        plot_emotion: str | Path | None = None,
         **options: Any,
     ) -> Path:
         """Write the video as it is made, in memory that does not grow with its pictures.
@@ -189,31 +190,38 @@ class TalkingHeadPipeline:
                 complete, or not at all.
             progress: show a bar on stderr, or call this with (frames done, frames in all) after each frame.
             preset: H.264's speed, such as "veryfast"; see `VideoWriter`.
+            plot_emotion: a .png, .svg or .pdf file of the emotion over time; see `EmotionTrack.plot`.
             options: see `stream`.
 
         Returns:
             ``output``.
 
         Raises:
-            ValueError, FileNotFoundError: as `stream`; and if ``output`` is one of the files that are read.
+            ValueError, FileNotFoundError: as `stream`; and if ``output`` is one of the files that are read, or the
+                plot's name has another ending or no folder.
             OSError: if ``output`` cannot be written; this is found out before the work begins.
         """
         check_apart(
             output, image=image, audio=audio, landmarks=options.get("landmarks"), reference=options.get("references")
         )
+        if plot_emotion is not None:
+            check_plot(plot_emotion)
         alpha = bool(options.get("transparent"))
         open_writer(
             output, fps=25, size=(2, 2), alpha=alpha, preset=preset
         )  # opens nothing, and refuses what it could not write
-        pieces = self.stream(image, audio, **options)
+        pieces, tracks = self.stream(image, audio, **options), []
         with (
             open_writer(output, pieces.fps, pieces.size, pieces.audio, alpha=alpha, preset=preset) as video,
             progress_bar(pieces.num_frames, progress) as advance,
         ):
             for piece in pieces:
+                tracks.append(piece.emotion_track)
                 for number, frame in enumerate(piece.frames):
                     video.append(frame)
                     advance(piece.emotion_track.word(number))
+        if plot_emotion is not None:
+            join_tracks(tracks).plot(plot_emotion)
         return Path(output)
 
     @renamed_arguments(portrait_landmarks="reference_landmarks", emotion_scale="guidance_scale")
@@ -258,7 +266,8 @@ class TalkingHeadPipeline:
                 given: a silent video.
             emotion: a name of `EMOTIONS`, 8 probabilities, or a mapping name -> probability; over time a text such as
                 ``"0 neutral, 2.5 happy, 6 sad"`` or a list of pairs (seconds, any of these); None: heard in the speech,
-                all along. Given ``landmarks`` are painted as they are, without an expression.
+                all along. Given ``landmarks`` are painted as they are, without an expression: where the renderer
+                has not learnt the emotion either, a warning says so.
             emotion_strength: of the expression, in [0, 2]: 0 none, 1 that of a person who means it.
             landmarks: (T, 68, 2) px of the portrait's picture, or a `LandmarkSequence` or its .npz file: skip the
                 generator. The sound must be as long, within one frame.
@@ -306,6 +315,8 @@ class TalkingHeadPipeline:
         check_strength(emotion_strength)
         keys = None if emotion is None else emotion_keys(emotion)
         given = read_motion(landmarks)
+        if given is not None and keys is not None:
+            warn_unmoved(keys, self.renderer)
         rate = choose_fps(fps, given, self.info["fps"])
         speech = open_speech(audio, sample_rate, optional=given is not None)
         picture = read_portrait(image, transparent)
