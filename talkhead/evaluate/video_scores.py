@@ -13,6 +13,7 @@ from talkhead import metrics
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.evaluate.report import Scores
 from talkhead.nets.sync import WINDOW, SyncNet
+from talkhead.tracking.identity import can_describe_faces, describe_faces
 
 TRUTH = "truth itself"
 STILL = "first frame held (does nothing)"
@@ -50,11 +51,16 @@ OUR_COLUMNS = {
     "sync_confidence": ("sync confidence", 3),
     "sync_offset": ("sync offset", 0),
     "sharpness": ("sharpness", 0),
+    "sharpness_drift": ("sharpness, change per minute", 3),
+    "identity": ("identity", 3),
+    "identity_drift": ("identity, change per minute", 3),
     "found": ("faces found", 2),
     "clips": ("clips", 0),
     "failed": ("failed", 0),
 }
 _MEDIANS = ("lag", "sync_offset")
+EVERY = 5
+"""From one frame whose face is described to the next: a description takes as long as finding the face."""
 
 
 class Judged(Protocol):
@@ -94,7 +100,7 @@ def judge_clip(take: Judged, truth: Judged | None, expert: SyncNet | None) -> di
         truth: None leaves the paired measures out.
         expert: the judge of synchrony; None leaves it out.
     """
-    scores = alone(take, expert)
+    scores = alone(take, expert) | same_person(take, take if truth is None else truth)
     return scores if truth is None else scores | paired(take, truth)
 
 
@@ -108,7 +114,7 @@ def alone(take: Judged, expert: SyncNet | None) -> dict[str, float]:
         "brows": metrics.brow_dynamics(landmarks).item() if len(landmarks) > 1 else math.nan,
         **{name: value.item() for name, value in motion.items()},
         "blinks": metrics.find_blinks(landmarks, take.fps).per_minute,
-        "sharpness": metrics.sharpness(take.frames).item(),
+        **_sharpness(take),
         "found": take.found,
     }
     if take.audio is None or len(take.audio) < len(landmarks):
@@ -122,6 +128,23 @@ def alone(take: Judged, expert: SyncNet | None) -> dict[str, float]:
         # Where nothing moves no lag is better than another.
         scores["sync_offset"] = float(sync.offset) if sync.confidence > 0 else math.nan
     return scores
+
+
+def same_person(take: Judged, portrait: Judged) -> dict[str, float]:
+    """Return how much a face is, and stays, that of another video's first frame; nothing without dlib's net."""
+    if not can_describe_faces():
+        return {}
+    whose = describe_faces(portrait.frames[:1], portrait.landmarks[:1])[0]
+    similar = metrics.identity_similarity(describe_faces(take.frames[::EVERY], take.landmarks[::EVERY]), whose, "none")
+    drift = metrics.drift_per_minute(similar, take.fps / EVERY)
+    return {"identity": similar.nanmean().item(), "identity_drift": drift.item()}
+
+
+def _sharpness(take: Judged) -> dict[str, float]:
+    """Return the mean sharpness and its change per minute as a share of that mean."""
+    sharp = metrics.sharpness(take.frames, reduce="none")
+    drift = metrics.drift_per_minute(sharp, take.fps) / sharp.mean()
+    return {"sharpness": sharp.mean().item(), "sharpness_drift": drift.item()}
 
 
 def paired(take: Judged, truth: Judged) -> dict[str, float]:

@@ -9,6 +9,12 @@ are collected in ``docs/metrics.md``.
 """
 
 from talkhead.metrics.blinks import BlinkRate, Blinks, eye_opening, find_blinks
+from talkhead.metrics.identity import (
+    DriftPerMinute,
+    IdentitySimilarity,
+    drift_per_minute,
+    identity_similarity,
+)
 from talkhead.metrics.landmarks import (
     Correlation,
     LandmarkDistance,
@@ -47,10 +53,12 @@ __all__ = [
     "Blinks",
     "BrowDynamics",
     "Correlation",
+    "DriftPerMinute",
     "FramePSNR",
     "FrameSSIM",
     "HeadMotion",
     "HeadPose",
+    "IdentitySimilarity",
     "LandmarkDistance",
     "LandmarkVelocity",
     "LipDynamics",
@@ -63,12 +71,14 @@ __all__ = [
     "brow_dynamics",
     "brow_heights",
     "closeness",
+    "drift_per_minute",
     "eye_opening",
     "feature_distance",
     "find_blinks",
     "head_diversity",
     "head_motion",
     "head_pose",
+    "identity_similarity",
     "landmark_distance",
     "landmark_velocity",
     "lip_dynamics",
