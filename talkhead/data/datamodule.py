@@ -161,6 +161,7 @@ class MEADDataModule(LightningDataModule):
         split_seed: of the split alone. Order and windows belong to the run's seed (``run_seed``), so that a second run
             on the same split is one with another ``seed_everything``.
         fold: which test part of a cross-validation.
+        held_out: names of the clips that are the test part, in place of a split: all others are for training.
         num_workers: processes that read; on a GPU enough that it never waits (``--config gpu``: 8).
         prefetch: batches that each of them has ready.
         pin_memory: hand batches over in page-locked memory, from which a GPU copies beside its work; None: where there
@@ -190,6 +191,7 @@ class MEADDataModule(LightningDataModule):
         val_fraction: float = 0.05,
         split_seed: int = 0,
         fold: int = 0,
+        held_out: list[str] | None = None,
         num_workers: int = 0,
         prefetch: int = 2,
         pin_memory: bool | None = None,
@@ -226,6 +228,7 @@ class MEADDataModule(LightningDataModule):
         self.bank = bank
         self.balance, self.balance_power = balance, balance_power
         self._split = (split, test_fraction, val_fraction, split_seed, fold)
+        self._held_out = held_out
 
     @cached_property
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -237,6 +240,14 @@ class MEADDataModule(LightningDataModule):
 
     @cached_property
     def _parts(self) -> dict[str, list[str]]:
+        if self._held_out is not None:
+            names = sorted(self.entries)
+            if unknown := sorted(set(self._held_out) - set(names)):
+                raise ValueError(
+                    f"data.held_out: {unknown[0]!r} is no usable clip of {self.root!r}; choose of its manifest"
+                )
+            test = [name for name in names if name in self._held_out]
+            return {"train": [name for name in names if name not in test], "val": [], "test": test}
         return split_names(list(self.entries.values()), *self._split)
 
     @cached_property

@@ -37,9 +37,9 @@ def adam_with_cosine(module: LightningModule, learning_rate: float) -> dict[str,
 
 def _share_of_the_run(trainer: Trainer) -> tuple[Callable[[int], float], str]:
     """Return what tells the share of the run that is done after n epochs or steps, and which of the two n counts."""
-    steps, epochs = trainer.max_steps, trainer.max_epochs
-    if steps >= 0:
-        return lambda n: n / max(steps, 1), "step"
+    epochs = trainer.max_epochs
+    if trainer.max_steps >= 0:  # asked anew each time: a run may learn how long it is while it runs
+        return lambda n: n / max(trainer.max_steps, 1), "step"
     if epochs is not None and epochs >= 0:
         return lambda n: n / max(epochs, 1), "epoch"
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]

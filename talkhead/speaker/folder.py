@@ -34,7 +34,7 @@ from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
-from talkhead.speaker.references import read_references
+from talkhead.speaker.references import Bank, read_references
 from talkhead.speaker.schema import check_info, inside, load_net, load_scheduler, read_json
 from talkhead.speaker.trained import agreed, load_emotion, load_head, load_landmark, load_video
 from talkhead.tracking.track import load_detector, track_landmarks
@@ -168,6 +168,7 @@ def export_pipeline(
     portrait: str | Path | None = None,
     speech: str | Path | None = None,
     references: Sequence[Any] | str | Path | None = None,
+    bank: Bank | None = None,
     reference_landmarks: Tensor | None = None,
     detector: str | None = None,
     fps: float | Fraction | None = None,
@@ -191,6 +192,7 @@ def export_pipeline(
         portrait: a picture of the speaker, for the demo.
         speech: a recording, for the demo.
         references: further pictures or a video of the speaker, kept as a bank of mouths; see `read_references`.
+        bank: the same already cut, (R, 3, size, size) uint8 with their landmarks (R, 68, 2) px, R at most 64.
         reference_landmarks: (68, 2) px of the portrait; None: detected.
         detector: of the landmarks trained on, and of the portrait's; see `load_detector`. None: what the checkpoints
             say, else "auto".
@@ -231,7 +233,6 @@ def export_pipeline(
         reference_landmarks = track_landmarks([picture], load_detector(detector))[0][0]
     if reference_landmarks is not None:
         info["reference_landmarks"] = check_landmarks(reference_landmarks[None], "reference_landmarks")[0].tolist()
-    bank = None
     if references is not None:
         scale, size = told["crop_scale"], parts[2].config.size
         bank = read_references(references, load_detector(detector), "largest", scale, size)

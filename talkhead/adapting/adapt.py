@@ -1,0 +1,346 @@
+"""``adapt``: from a person's clips to a speaker of that person, in one command that can be stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from talkhead.adapting.adaptation_report import Adaptation
+from talkhead.adapting.comparison import SCORED, Comparison, Networks, on_device
+from talkhead.adapting.footage import measure_footage, remarks
+from talkhead.adapting.held_out import clip_seconds, hold_out, seconds_of, video_seconds
+from talkhead.adapting.networks import tune_landmark_net, tune_renderer
+from talkhead.adapting.person import choose_mouths, choose_portrait, read_frame, read_shots
+from talkhead.data.dataset import ClipDataset
+from talkhead.data.manifest import Entry, read_manifest
+from talkhead.data.preprocess import preprocess
+from talkhead.devices import chosen_device
+from talkhead.evaluate.bench import DEFINITIONS
+from talkhead.evaluate.report import environment, fingerprint
+from talkhead.evaluate.videos import load_sync
+from talkhead.face.crop import Crop, from_crop
+from talkhead.media.files import write_whole
+from talkhead.media.read import write_audio, write_image
+from talkhead.speaker.folder import export_pipeline, find_folder, load_parts
+from talkhead.speaker.references import Bank
+from talkhead.speaker.trained import load_landmark, load_video
+from talkhead.tracking.track import LandmarkDetector, load_detector
+
+LEAST_SECONDS = 5.0
+"""Of usable video: less cannot be divided into what teaches and what judges."""
+CLIP_BOX = 1.047
+"""A face's box over a clip of speech is about so many times that of one of its frames, which the speaker's crop_scale
+is for (the bundled speaker: 1.5 of the clips' box, 1.57 of the portrait's)."""
+NET_SHARE = 0.2
+"""Of the minutes, at most, for the landmark net; the renderer has the rest."""
+
+
+def adapt(
+    clips: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path = "bundled",
+    minutes: float | None = 10.0,
+    steps: int | None = None,
+    seed: int = 0,
+    detector: str | LandmarkDetector | None = None,
+    face: Any = "largest",
+    sync: str | Path | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    isolate: bool = False,
+    verbose: bool = True,
+) -> Path:
+    """Make a speaker of a person from clips of that person.
+
+    The clips are preprocessed, a fifth of them is held out, renderer and landmark net of ``base`` are fine-tuned on the
+    others, and the result is exported with a portrait and pictures of the mouth from the clips, the emotion classifier
+    and the head's motion of the base, and a report (``report.html``, ``report.json``). What is made on the way lies
+    in a folder beside it, ``OUTPUT.work``; stopped at any moment and called again, it goes on from there.
+
+    Args:
+        clips: a folder of videos of one person with sound, or one video; only read.
+        output: the speaker's folder; it must not exist, or be what the same call has made.
+        base: the speaker to start from: "bundled", a folder or a hub id. It decides size and frames per second.
+        minutes: time of the two trainings alone, preprocessing and judging not counted: the first steps are timed and
+            tell how many there are room for. None: ``steps``.
+        steps: of the renderer's training, in place of minutes: the same number on every machine.
+        seed: of the training and of what is held out.
+        detector: finds the face; None: the base's, else "auto".
+        face: which face where there are several: "largest", "center", or its place from the left.
+        sync: a checkpoint of ``talkhead fit --config sync``, to judge whether lips and sound belong together.
+        workers: processes that preprocess; with more than one, a script must start from ``if __name__ == "__main__"``.
+        device: where to train; "auto": the GPU where there is one.
+        isolate: see `preprocess`.
+        verbose: show progress, and the verdict.
+
+    Returns:
+        The speaker's folder.
+
+    Raises:
+        FileNotFoundError: if there are no clips, or no such base.
+        FileExistsError: if there is something else in ``output``.
+        ValueError: if an argument is out of range, the clips show no face or are too short, or the work folder belongs
+            to other clips or arguments.
+    """
+    if (minutes is None) == (steps is None):
+        raise ValueError("give minutes or steps, one of the two, and the other as None")
+    if (minutes is not None and not 0 < minutes < math.inf) or (steps is not None and steps < 1):
+        raise ValueError(f"minutes must be above 0, steps at least 1; got {minutes} and {steps}")
+    place = chosen_device(device)
+    start = _base(find_folder(base), place)
+    lengths = video_seconds(Path(clips))
+    told = {"seed": seed, "minutes": minutes, "steps": steps, "face": face}
+    named = detector if isinstance(detector, str) or detector is None else detector.name
+    finder = detector or start.info.get("detector", "auto")
+    settings = {"clips": str(Path(clips).resolve()), "base": start.key, **told, "detector": named}
+    work = _Work(Path(output), settings)
+    if work.is_done():
+        return _said(work.output, verbose)
+    work.begin()
+    entries, lost = _preprocessed(Path(clips), work, start, finder, lengths, face, workers, device, isolate, verbose)
+    held = hold_out(entries, seed)
+    trained = _trained(work, start, held, place, minutes, steps, seed, verbose)
+    judge = load_detector(finder, device) if isinstance(finder, str) else finder
+    adaptation, bank, after = _judged(work, start, entries, lost, held, trained, judge, load_sync(sync), place, verbose)
+    _export(Path(clips), work, start, entries, held, trained, adaptation, bank)
+    return _said(work.output, verbose)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The speaker that is started from."""
+
+    folder: Path
+    networks: Networks
+    info: Mapping[str, Any]
+    key: str
+
+    @property
+    def size(self) -> int:
+        return int(self.networks.renderer.config.size)
+
+    @property
+    def fps(self) -> Fraction:
+        return Fraction(self.info.get("fps", "25"))
+
+
+def _base(folder: Path, device: torch.device) -> _Base:
+    landmark, emotion, renderer, scheduler, info = load_parts(folder)
+    networks = on_device(Networks(renderer, scheduler, landmark, emotion), device)
+    return _Base(folder, networks, info, fingerprint(renderer, landmark))
+
+
+class _Work:
+    """The folder beside the output in which everything lies until the speaker is whole."""
+
+    def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
+        self.output, self.settings = output, dict(settings)
+        self.folder = output.with_name(f"{output.name}.work")
+
+    def is_done(self) -> bool:
+        """Tell whether the same call has made the output; refuse an output that something else has made."""
+        if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
+            return False
+        if (self.output / "report.json").is_file() and self._recorded() == self.settings:
+            return True
+        raise FileExistsError(
+            f"output: '{self.output}' exists and was not made of these clips by this command; choose another "
+            "--output, or delete it"
+        )
+
+    def begin(self) -> None:
+        """Make the folder, or refuse one that belongs to other clips or arguments."""
+        recorded = self._recorded()
+        if recorded is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / "adapt.json", (json.dumps(self.settings, indent=1) + "\n").encode())
+            return
+        for name, value in self.settings.items():
+            if recorded.get(name) != value:
+                raise ValueError(
+                    f"output: '{self.folder}' was begun with {name}={recorded.get(name)!r}, not {value!r}; go on "
+                    "with the same arguments, choose another --output, or delete it"
+                )
+
+    def _recorded(self) -> dict[str, Any] | None:
+        path = self.folder / "adapt.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError:
+            return {}
+
+
+def _preprocessed(
+    clips: Path, work: _Work, start: _Base, detector: Any, lengths: dict[str, float],
+    face: Any, workers: int, device: str, isolate: bool, verbose: bool,
+) -> tuple[list[Entry], list[tuple[str, str]]]:  # fmt: skip
+    """Cache the clips; return the usable ones with a picture, and (name, reason) of the others."""
+    cache = work.folder / "cache"
+    preprocess(
+        "folder",
+        clips,
+        cache,
+        size=start.size,
+        scale=max(round(start.info.get("crop_scale", 1.5) / CLIP_BOX, 2), 1.0),
+        detector=detector,
+        identity="speaker",
+        emotion="neutral",
+        fps=start.fps,
+        face=face,
+        segment_seconds=clip_seconds(list(lengths.values())),
+        workers=workers,
+        device=device,
+        isolate=isolate,
+        progress=verbose,
+    )
+    manifest = read_manifest(cache)
+    lost = [(e["name"], e["reason"]) for e in manifest if e["status"] != "ok"]
+    entries = [e for e in manifest if e["status"] == "ok" and e["frames"]]
+    if not entries:
+        name, reason = lost[0] if lost else (clips.name, "it has no picture")
+        raise ValueError(f"clips: none of '{clips}' can be used ({name}: {reason}); give videos that show one face")
+    seconds = sum(map(seconds_of, entries))
+    if seconds < LEAST_SECONDS:
+        raise ValueError(
+            f"clips: {seconds:.1f} s of usable video in '{clips}' are too little; give at least {LEAST_SECONDS:.0f} s, "
+            "better 15 s and more"
+        )
+    return entries, lost
+
+
+def _trained(
+    work: _Work, start: _Base, held: list[str], device: torch.device,
+    minutes: float | None, steps: int | None, seed: int, verbose: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Fine-tune both networks on copies of the base's weights; return what is told of each."""
+    _, _, renderer, scheduler, _ = load_parts(start.folder)
+    net = load_landmark(start.folder / "landmark").parts["net"]
+    shared: dict[str, Any] = {"seed": seed, "device": device, "verbose": verbose}
+    cache = work.folder / "cache"
+    told = tune_landmark_net(
+        net, cache, held, work.folder / "landmark", fps=float(start.fps), size=start.size,
+        minutes=None if minutes is None else NET_SHARE * minutes, **shared,
+    )  # fmt: skip
+    left = None if minutes is None else minutes - told["seconds"] / 60
+    video = tune_renderer(
+        renderer, scheduler, cache, held, work.folder / "video",
+        minutes=left, steps=steps, num_inference_steps=start.info["num_inference_steps"], **shared,
+    )  # fmt: skip
+    return {"landmark": told, "video": video}
+
+
+def _judged(
+    work: _Work, start: _Base, entries: list[Entry], lost: list[tuple[str, str]], held: list[str],
+    trained: Mapping[str, Any], detector: LandmarkDetector, expert: Any, device: torch.device, verbose: bool,
+) -> tuple[Adaptation, Bank | None, Networks]:  # fmt: skip
+    """Compare before and after on the held-out clips, and say everything."""
+    cache = work.folder / "cache"
+    video = load_video(trained["video"]["checkpoint"]).parts
+    net = load_landmark(trained["landmark"]["checkpoint"]).parts["net"]
+    after = on_device(Networks(video["renderer"], start.networks.scheduler, net, start.networks.emotion_net), device)
+    teaching = [entry for entry in entries if entry["name"] not in held]
+    bank = choose_mouths(read_shots(cache, teaching)) if after.renderer.config.bank else None
+    options = {name: start.info[name] for name in ("num_inference_steps", "window", "overlap")} | {"seed": 0}
+    comparison = Comparison(start.networks, after, bank, detector, options)
+    tables = comparison(cache, held, work.folder, verbose)
+    facts = measure_footage(cache, entries, lost, expert)
+    adaptation = Adaptation(
+        name=work.output.name,
+        footage=facts,
+        remarks=remarks(facts, float(start.fps)),
+        training={name: _lasted(one) for name, one in trained.items()} | {"seed": str(work.settings["seed"])},
+        held_out=_held_out(entries, held),
+        tables=tables,
+        protocol={"process": ", ".join(f"{k} {v}" for k, v in options.items()), **DEFINITIONS, **environment(device)},
+    )
+    return adaptation, bank, after
+
+
+def _lasted(told: Mapping[str, Any]) -> str:
+    return f"{told['steps']} steps in {told['seconds']:.0f} s, {told['seconds_per_step']:.2f} s each"
+
+
+def _held_out(entries: list[Entry], held: list[str]) -> dict[str, str]:
+    """Say which clips judge, and how far they are from those that teach."""
+    files = {entry["source"] for entry in entries if entry["name"] in held}
+    taught = {entry["source"] for entry in entries if entry["name"] not in held}
+    seconds = sum(seconds_of(entry) for entry in entries if entry["name"] in held)
+    if files & taught:
+        kind = "stretches of time at the ends of files whose beginnings were trained on: kinder than whole files"
+    else:
+        kind = "whole files"
+    count = f"{len(held)} of {len(entries)} clips, {seconds:.1f} s, of each at most {SCORED} frames judged"
+    choice = (
+        "they also chose between the adapted and the base's landmark net and whether pictures of the mouth are kept"
+    )
+    return {"held out": f"{', '.join(held)}: {count}", "kind": f"{kind}; {choice}"}
+
+
+def _export(
+    clips: Path, work: _Work, start: _Base, entries: list[Entry], held: list[str],
+    trained: Mapping[str, Any], adaptation: Adaptation, bank: Bank | None,
+) -> None:  # fmt: skip
+    """Put the speaker together in the work folder, and move it to its place when it is whole."""
+    made = work.folder / "speaker"
+    shutil.rmtree(made, ignore_errors=True)
+    teaching = [entry for entry in entries if entry["name"] not in held]
+    portrait, landmarks = _portrait(clips, work, start.fps, teaching)
+    speech = work.folder / "speech.flac"
+    write_audio(speech, ClipDataset(work.folder / "cache", held[:1], reference="first")[0].audio)
+    parts = {name: start.folder / name for name in ("emotion", "head") if (start.folder / name).is_dir()}
+    info = start.info
+    export_pipeline(
+        made,
+        landmark=trained["landmark"]["checkpoint"] if adaptation.keeps_net() else start.folder / "landmark",
+        emotion=parts.get("emotion"),
+        head=parts.get("head"),
+        video=trained["video"]["checkpoint"],
+        portrait=portrait,
+        reference_landmarks=landmarks,
+        speech=speech,
+        bank=bank if adaptation.keeps_bank() else None,
+        crop_scale=info.get("crop_scale", 1.5),
+        window=info["window"],
+        overlap=info["overlap"],
+        num_inference_steps=info["num_inference_steps"],
+        name=work.output.name,
+        data=f"Adapted from the speaker '{start.folder.name}' (its card says what that was trained on) to "
+        f"{adaptation.footage['seconds']:.0f} s of clips of one person.",
+        licence="As the base speaker's, and as the person in the clips allows.",
+        results=adaptation.markdown(),
+    )
+    adaptation.save(made, work.folder / "strip.png")
+    work.output.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(made, work.output)
+
+
+def _portrait(clips: Path, work: _Work, fps: Fraction, teaching: list[Entry]) -> tuple[Path, torch.Tensor]:
+    """Write the best frame of the clips that teach as a portrait; return it and its landmarks, px."""
+    shots = read_shots(work.folder / "cache", teaching)
+    index = choose_portrait(shots)
+    place, moment = shots.places[index]
+    entry = teaching[place]
+    source = (clips if clips.is_dir() else clips.parent) / entry["source"]
+    first = (entry["segment"] or {"start": 0})["start"]
+    path = work.folder / "portrait.png"
+    write_image(path, read_frame(source, fps, first + moment))
+    crop = Crop(*entry["crop"])
+    return path, from_crop(shots.landmarks[index], crop, entry["size"])
+
+
+def _said(output: Path, verbose: bool) -> Path:
+    """Print the verdict of a finished adaptation."""
+    if verbose:
+        report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+        print("\n".join([*report["verdict"], *report["remarks"], f"{output / 'report.html'} has the rest"]))
+    return output
