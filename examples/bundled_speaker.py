@@ -1,8 +1,8 @@
-"""Put the bundled speaker together from the three runs of `make_speaker.sh`, with a portrait that the renderer paints.
+"""Put the bundled speaker together from its runs of `talkhead fit`, with a portrait that the renderer paints.
 
     python examples/bundled_speaker.py WORK SPEECH.wav OUTPUT [RESULTS.md]
 
-WORK     holds cache/, landmark/, emotion/ and video/ as `make_speaker.sh` leaves them
+WORK     holds a cache and the runs: cache/, landmark/, emotion/ and video/
 SPEECH   the demo's recording; the bundled one is espeak-ng's voice en-gb+m3 (`espeak-ng -v en-gb+m3 -s 140 -p 38`)
 OUTPUT   the folder to make; the bundled one is talkhead/assets/speaker
 RESULTS  a table for the card, as `talkhead evaluate` writes it

@@ -12,6 +12,7 @@ from talkhead._version import __version__
 
 if TYPE_CHECKING:
     from talkhead import metrics
+    from talkhead.adapting.adapt import adapt
     from talkhead.data.datamodule import MEADDataModule
     from talkhead.modules.emotion import EmotionClassifier
     from talkhead.modules.landmark import LandmarkGenerator
@@ -28,6 +29,7 @@ __all__ = [
     "TalkingHeadPipeline",
     "VideoDiffusion",
     "__version__",
+    "adapt",
     "mask_noise",
     "metrics",
 ]
@@ -39,6 +41,7 @@ _HOMES = {
     "MaskNoiseBridgeScheduler": "talkhead.schedulers",
     "TalkingHeadPipeline": "talkhead.pipeline",
     "VideoDiffusion": "talkhead.modules.video",
+    "adapt": "talkhead.adapting.adapt",
     "mask_noise": "talkhead.ops.mask_noise",
 }
 

@@ -26,7 +26,10 @@ first steps:
   talkhead generate --image me.png --audio hello.wav --output hello.mp4
   talkhead doctor                                    what is broken on this machine and how to mend it
 
-training a speaker of your own:
+a speaker of your own:
+  talkhead adapt clips --output speakers/anna        from clips of a person, in minutes
+
+training one from nothing:
   talkhead preprocess --layout folder --input clips --output cache --workers 4
   talkhead fit --config landmark --data.root cache   and emotion, and video
   talkhead export --help                             puts the three together
@@ -186,7 +189,8 @@ def add_generate(verbs: Any) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="further pictures or a video of the person: teeth and lips that IMAGE does not show",
+        help="further pictures or a video of the person: teeth and lips that IMAGE does not show; `speaker`: those "
+        "that the speaker brings, where IMAGE is the speaker",
     )
     for part in ("mouth", "pose", "brow", "blink", "idle"):
         verb.add_argument(
@@ -249,6 +253,8 @@ def run_generate(args: argparse.Namespace) -> int:
 
     place = {name: options.pop(name) for name in ("device", "compile")}
     pipeline = TalkingHeadPipeline.from_pretrained(options.pop("speaker"), **place)
+    if options["references"] == ["speaker"]:
+        options["references"] = "speaker"
     print(pipeline.generate_file(options.pop("image"), options.pop("audio"), options.pop("output"), **options))
     return 0
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from talkhead.cli import DETECTORS, add_device, add_verb, arguments_of, emotion, face
+from talkhead.cli import DETECTORS, add_device, add_verb, arguments_of, emotion, face, seed
 
 
 def add_dub(verbs: Any) -> None:
@@ -197,6 +197,52 @@ def run_push(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_adapt(verbs: Any) -> None:
+    """Register ``talkhead adapt``."""
+    verb = add_verb(
+        verbs,
+        "adapt",
+        run_adapt,
+        "make a speaker of a person from clips of that person, and a report on how good it is",
+        "  talkhead adapt clips --output speakers/anna                15 s and more of one person speaking\n"
+        "  talkhead adapt talk.mp4 --output speakers/anna --minutes 30\n"
+        "  talkhead demo --speaker speakers/anna --output hello.mp4\n"
+        "Stopped (Ctrl-C, SIGTERM, kill) and started again with the same arguments, it goes on where it was. What it "
+        "makes\non the way lies beside OUTPUT, in OUTPUT.work, which may be deleted afterwards.",
+    )
+    verb.add_argument("clips", metavar="CLIPS", help="a folder of videos of one person with sound, or one video")
+    verb.add_argument("--output", required=True, help="the speaker's folder to make")
+    verb.add_argument(
+        "--base", default="bundled", help="the speaker to start from, as --speaker elsewhere (%(default)s)"
+    )
+    length = verb.add_mutually_exclusive_group()
+    length.add_argument(
+        "--minutes",
+        type=float,
+        help="time of the training alone (10): preprocessing before it and judging after it are not counted. "
+        "The first steps are timed, and the learning rate falls over as many as there is room for",
+    )
+    length.add_argument("--steps", type=int, help="steps of the renderer in place of --minutes: alike on every machine")
+    verb.add_argument("--seed", type=seed, default=0, help="of the training and of what is held out (%(default)s)")
+    verb.add_argument("--detector", choices=DETECTORS, help="what finds the face (the base's)")
+    verb.add_argument("--face", type=face, default="largest", help="largest, center or an index (%(default)s)")
+    verb.add_argument("--sync", metavar="FILE", help="checkpoint of `talkhead fit --config sync`, to judge synchrony")
+    verb.add_argument("--workers", type=int, default=2, help="processes that find faces (%(default)s)")
+    add_device(verb)
+
+
+def run_adapt(args: argparse.Namespace) -> int:
+    """Adapt, and say how to use what was made."""
+    from talkhead.adapting.adapt import adapt
+
+    options = arguments_of(args)
+    if options["minutes"] is None and options["steps"] is None:
+        options["minutes"] = 10.0
+    made = adapt(options.pop("clips"), options.pop("output"), **options, isolate=True)
+    print(f"try: talkhead demo --speaker {made} --output hello.mp4")
+    return 0
+
+
 def add_doctor(verbs: Any) -> None:
     """Register ``talkhead doctor``."""
     verb = add_verb(verbs, "doctor", run_doctor, "say what is broken on this machine and how to mend it")
@@ -214,6 +260,7 @@ USES: tuple[Callable[[Any], None], ...] = (
     add_app,
     add_serve,
     add_dub,
+    add_adapt,
     add_cache,
     add_push,
     add_doctor,

@@ -1,30 +1,41 @@
 """From a person's clips to a speaker: budget, held-out clips, resumption, and what the report says."""
 
 import json
+import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_face, tiny_frames
 from safetensors.torch import load_file
+from test_cli import losses
 from test_preprocess import SIDE, SkinDetector
+from torch import Tensor
 
 from talkhead import metrics
 from talkhead.adapting.adapt import adapt
 from talkhead.adapting.adaptation_report import Adaptation
 from talkhead.adapting.comparison import AFTER, AFTER_ONE, BEFORE, NET_AFTER, NET_BEFORE
-from talkhead.adapting.fine_tuning import steps_within
+from talkhead.adapting.fine_tuning import fit_speaker_part, steps_within
 from talkhead.adapting.footage import pixel_noise, remarks
 from talkhead.adapting.held_out import clip_seconds, hold_out
 from talkhead.adapting.person import Shots, choose_portrait
-from talkhead.data.dataset import ClipDataset
+from talkhead.data.clip import Clip
+from talkhead.data.datamodule import MEADDataModule
 from talkhead.evaluate.rows import REPEATED, WARPED
 from talkhead.media.read import VideoWriter
+from talkhead.modules.checkpoint import read_checkpoint
+from talkhead.modules.landmark import LandmarkGenerator
+from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.schedulers import MaskNoiseBridgeScheduler
 from talkhead.speaker.folder import export_pipeline
+from talkhead.tracking.track import Detection
 
 
 class Finder(SkinDetector):
@@ -44,6 +55,14 @@ def talk(path: Path, frames: int, seed: int) -> None:
             canvas = torch.tensor([60, 90, 200], dtype=torch.uint8)[:, None, None].repeat(1, 64, 64)
             canvas[:, 16 : 16 + SIDE, 16 : 16 + SIDE] = picture
             video.append(canvas)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_epochs() -> Iterator[None]:
+    """Save after every two steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("talkhead.adapting.networks.EPOCH", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +124,192 @@ def test_the_reports_numbers_are_those_of_the_held_out_clip(adapted: Path) -> No
     assert report["tables"]["pictures"][REPEATED]["mouth_psnr"] == pytest.approx(
         mouth.clamp_max(100).mean().item(), abs=1e-3
     )
+
+
+def test_stopped_at_any_moment_the_same_call_goes_on(
+    adapted: Path, clips: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the renderer's fourth step, then a failure while judging: the third call ends with the same weights."""
+    steps = VideoDiffusion.training_step
+
+    def interrupted(module: VideoDiffusion, batch: Clip, batch_idx: int) -> Tensor:
+        if module.global_step == 3:
+            raise KeyboardInterrupt
+        return steps(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoDiffusion, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make(clips, tmp_path / "anna", base)
+    assert read_checkpoint(tmp_path / "anna.work" / "video" / "checkpoints" / "last.ckpt")["global_step"] == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("talkhead.adapting.adapt.choose_portrait", lambda shots: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make(clips, tmp_path / "anna", base)
+    assert not (tmp_path / "anna").exists()
+    monkeypatch.setattr("talkhead.adapting.networks.fit_speaker_part", no_more_training(fit_speaker_part))
+    made = make(clips, tmp_path / "anna", base)
+    weights, unbroken = (load_file(next((path / "renderer").glob("*.safetensors"))) for path in (made, adapted))
+    for name, weight in unbroken.items():  # a step is 5e-4
+        torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
+    broken = losses(made.with_name("anna.work") / "video")
+    assert broken == pytest.approx(losses(adapted.with_name("anna.work") / "video"), rel=1e-3) and len(broken) == 4
+    before = (made / "report.html").read_bytes()
+    assert make(clips, tmp_path / "anna", base) == made and (made / "report.html").read_bytes() == before
+
+
+def no_more_training(fit: Any) -> Any:
+    """Return a fit that must find its run ended."""
+
+    def ended(module: Any, data: Any, folder: Path, **options: Any) -> Any:
+        assert (folder / "done.json").is_file()
+        return fit(module, data, folder, **options)
+
+    return ended
+
+
+def test_what_cannot_be_is_refused_in_one_sentence(clips: Path, base: Path, adapted: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="clips: .* does not exist"):
+        make(tmp_path / "nowhere", tmp_path / "a", base)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="clips: there is no video"):
+        make(tmp_path / "empty", tmp_path / "a", base)
+    with pytest.raises(ValueError, match="has no pipeline.json"):
+        make(clips, tmp_path / "a", tmp_path / "empty")
+    with pytest.raises(FileExistsError, match="exists and was not made of these clips"):
+        make(clips, adapted, base, seed=1)
+    with pytest.raises(ValueError, match="minutes must be above 0"):
+        make(clips, tmp_path / "a", base, minutes=0.0, steps=None)
+    with pytest.raises(ValueError, match="give minutes or steps"):
+        make(clips, tmp_path / "a", base, minutes=1.0)
+    assert not (tmp_path / "a").exists() and not (tmp_path / "a.work").exists()
+
+
+def test_clips_without_a_face_or_too_short_are_refused(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "short").mkdir()
+    for index in range(3):
+        talk(tmp_path / "short" / f"take{index}.mp4", 20, index)
+    with pytest.raises(ValueError, match=r"clips: 2\.4 s of usable video .* are too little; give at least 5 s"):
+        make(tmp_path / "short", tmp_path / "a", base)
+    with pytest.raises(ValueError, match=r"was begun with seed=0, not 1; go on with the same arguments"):
+        make(tmp_path / "short", tmp_path / "a", base, seed=1)
+
+    class Blind(Finder):
+        def __call__(self, image: Tensor, face: str | int = "largest") -> Detection | None:
+            return None
+
+    with pytest.raises(ValueError, match=r"clips: none of .* can be used \(take0: .*face"):
+        make(tmp_path / "short", tmp_path / "b", base, detector=Blind())
+
+
+def test_a_budget_of_minutes_becomes_steps() -> None:
+    """Two minutes, 11 steps made in 15 s, the others take 0.7 s each: 11 + floor(105 / 0.7)."""
+    assert steps_within(2.0, [0.7, 0.6, 0.8], made=11, spent=15.0) == 11 + 150
+    assert steps_within(0.01, [1.0], made=11, spent=15.0) == 20
+
+
+def test_the_first_steps_tell_how_many_there_are(clips: Path, base: Path, tmp_path: Path, adapted: Path) -> None:
+    """The plan is made once; the rate's cosine reaches 0 at its end, and never rises again."""
+    cache = adapted.with_name("anna.work") / "cache"
+    rates: list[float] = []
+    data = MEADDataModule(str(cache), modality="landmarks", num_frames=10, samples_per_clip=8, held_out=["take0"])
+    module = LandmarkGenerator(LandmarkNet(width=16, layers=1, heads=2), size=32)
+    module.on_before_zero_grad = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])  # type: ignore[method-assign]
+    told = fit_speaker_part(module, data, tmp_path / "run", title="", minutes=1e-6, decay=0.5, verbose=False)
+    assert told["steps"] == 20 and json.loads((tmp_path / "run" / "plan.json").read_text())["steps"] == 20
+    assert rates[5] == pytest.approx(1e-4) and rates[-1] == pytest.approx(
+        1e-4 * (1 + math.cos(math.pi * 19 / 20)) / 2, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seconds"), [([15.0], 3.0), ([100.0, 60.0], 10.0), ([3.0] * 5, 10.0), ([4.0, 90.0], 1.0), ([0.0], 10.0)]
+)
+def test_one_or_two_files_are_cut_so_that_a_fifth_can_be_held_out(lengths: list[float], seconds: float) -> None:
+    assert clip_seconds(lengths) == pytest.approx(seconds)
+
+
+def entry(source: str, part: int | None = None, frames: int = 75) -> dict[str, object]:
+    name = source if part is None else f"{source}@{part:03d}"
+    return {"name": name, "source": f"{source}.mp4", "frames": frames, "fps": "25"}
+
+
+def test_whole_files_are_held_out_and_of_few_files_their_ends() -> None:
+    five = [entry(f"take{n}") for n in range(5)]
+    assert len(hold_out(five)) == 1 and hold_out(five) == hold_out(five[::-1])
+    assert len({tuple(hold_out(five, seed)) for seed in range(20)}) > 1
+    assert hold_out([entry("talk", n) for n in range(5)]) == ["talk@004"]
+    two = [entry(name, n, 250) for name in "ab" for n in range(5)]
+    assert hold_out(two) == ["a@004", "b@004"]  # a fifth of 100 s
+    hour = [entry("talk", n, 250) for n in range(360)]
+    assert len(hold_out(hour)) == 3  # half a minute
+    with pytest.raises(ValueError, match="one usable clip is too little"):
+        hold_out(five[:1])
+
+
+def test_noise_is_that_of_pixels_that_keep_still() -> None:
+    """Noise of 5 grey levels on one channel average; a quarter of the picture also moves wildly."""
+    generator = torch.Generator().manual_seed(3)
+    grey = 120 + 5 * torch.randn(60, 1, 40, 40, generator=generator)
+    grey[..., :20, :20] += 80 * torch.rand(60, 1, 20, 20, generator=generator)
+    frames = grey.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
+    assert pixel_noise(frames) == pytest.approx(5.0, rel=0.2)
+    assert pixel_noise(frames[:1].expand(9, -1, -1, -1)) == 0
+
+
+GOOD = {
+    "seconds": 20.0, "clips": 5, "lost": [], "faces_lost": 0.0, "face_pixels": 110.0, "noise": 1.0, "open_mouth": 0.4,
+    "teeth": 0.6, "loudness": -20.0, "yaw": 8.0, "pitch": 6.0, "sync_offset": 0.0, "sync_by": "loudness",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"seconds": 7.0}, "Only 7 s of video"),
+        ({"lost": [{"clip": "b", "reason": "no face"}]}, r"1 clips could not be used \(b: no face\)"),
+        ({"faces_lost": 0.1}, "In 10% of the frames no face was found"),
+        ({"face_pixels": 50.0}, "The face is 50 px wide"),
+        ({"noise": 9.0}, "noisy"),
+        ({"yaw": 60.0}, "turns far"),
+        ({"open_mouth": 0.01, "teeth": math.nan}, "hardly ever open"),
+        ({"teeth": 0.0}, "Teeth are hardly seen"),
+        ({"loudness": -70.0}, "very quiet"),
+        ({"sync_offset": 5.0}, "200 ms late"),
+        ({"sync_offset": -3.0, "sync_by": "expert"}, "120 ms early"),
+    ],
+)
+def test_what_is_wrong_with_the_video_is_said(facts: dict[str, Any], said: str) -> None:
+    assert remarks(GOOD, 25.0) == []
+    (remark,) = remarks({**GOOD, **facts}, 25.0)
+    assert re.search(said, remark)
+
+
+def told(after: float, bank: float, net: float = 2.0) -> Adaptation:
+    """Return an adaptation whose mouths were at 30 dB before."""
+    pictures = {
+        REPEATED: {"psnr": 25.0, "mouth_psnr": 24.0}, WARPED: {"psnr": 29.0, "mouth_psnr": 31.0},
+        BEFORE: {"psnr": 30.0, "mouth_psnr": 30.0}, AFTER_ONE: {"psnr": 30.5, "mouth_psnr": after},
+        AFTER: {"psnr": 31.0, "mouth_psnr": bank},
+    }  # fmt: skip
+    landmarks = {NET_BEFORE: {"m_ld_centred": 2.5}, NET_AFTER: {"m_ld_centred": net}}
+    return Adaptation("anna", GOOD, [], {}, {}, {"pictures": pictures, "landmarks": landmarks}, {})
+
+
+def test_the_verdict_follows_from_the_held_out_clips() -> None:
+    helped = told(31.0, 32.5)
+    assert helped.gain() == pytest.approx({"psnr": 1.0, "mouth_psnr": 2.5, "mouth_over_warp": 1.5})
+    assert helped.keeps_bank() and helped.keeps_net() and "The adaptation helped" in helped.verdict()[0]
+    harmed = told(29.0, 28.0, net=3.0)
+    assert not harmed.keeps_bank() and not harmed.keeps_net() and harmed.gain()["psnr"] == 0.5
+    assert "mouth 1.00 dB further from the truth" in harmed.verdict()[0]
+    assert [word in " ".join(harmed.verdict()) for word in ("were left out", "which was kept", "good enough")] == [
+        True
+    ] * 3
+
+
+def test_the_portrait_looks_ahead_with_the_mouth_shut() -> None:
+    faces = torch.stack([tiny_face(32, opening) for opening in (0.9, 0.1, 0.6)])
+    faces[2, 30, 0] += 4  # the nose aside: turned
+    shots = Shots(tiny_frames(faces), faces, [(0, 0), (0, 1), (0, 2)])
+    assert choose_portrait(shots) == 1

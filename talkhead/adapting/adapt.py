@@ -234,7 +234,7 @@ def _trained(
     left = None if minutes is None else minutes - told["seconds"] / 60
     video = tune_renderer(
         renderer, scheduler, cache, held, work.folder / "video",
-        minutes=left, steps=steps, num_inference_steps=start.info["num_inference_steps"], **shared,
+        minutes=left, steps=steps, **shared,
     )  # fmt: skip
     return {"landmark": told, "video": video}
 

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 from talkhead.media.files import write_whole
 from talkhead.modules.checkpoint import checkpoints_in
-from talkhead.modules.run import FOLDER, RunGuard, outputs_of, settle_checkpoint
+from talkhead.modules.run import FOLDER, RunCheckpoint, RunGuard, outputs_of, settle_checkpoint
 
 _WARM, _TIMED = 3, 8
 """Steps before the clock starts (memory, kernels), and steps that it then times."""
@@ -59,6 +59,7 @@ def fit_speaker_part(
     minutes: float | None = None,
     steps: int | None = None,
     decay: float,
+    epoch: int = 25,
     seed: int = 0,
     device: torch.device | None = None,
     precision: Any = "32-true",
@@ -78,6 +79,7 @@ def fit_speaker_part(
         minutes: time of this training; None: ``steps`` alone says how long it is.
         steps: optimiser steps, at most; None: ``minutes`` alone.
         decay: of the weights' moving average, which is what is kept.
+        epoch: steps between two checkpoints.
         seed: of the order, the windows and the noise.
         device: None: the CPU.
         precision: Lightning's.
@@ -98,7 +100,9 @@ def fit_speaker_part(
     seed_everything(seed, verbose=False)
     module.train()  # networks are loaded to be used, not to be trained
     budget = _Budget(folder, minutes, steps)
-    callbacks = [EMAWeightAveraging(decay=decay), budget, RunGuard(), *([_Bar(title)] if verbose else [])]
+    # None at Ctrl-C: in the middle of an epoch the order of what follows would be another.
+    saved = RunCheckpoint(save_last=True, save_on_train_epoch_end=True, save_on_exception=False)
+    callbacks = [EMAWeightAveraging(decay=decay), saved, budget, RunGuard(), *([_Bar(title)] if verbose else [])]
     device = torch.device("cpu") if device is None else device
     with _quiet():
         given = {"callbacks": callbacks, "default_root_dir": str(folder)}
@@ -108,6 +112,7 @@ def fit_speaker_part(
             devices=[device.index or 0] if device.type == "cuda" else 1,
             max_steps=planned or _UNPLANNED,
             max_epochs=-1,
+            limit_train_batches=epoch,
             precision=precision,
             gradient_clip_val=1.0,
             limit_val_batches=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -56,7 +57,7 @@ def clip_seconds(lengths: Sequence[float]) -> float:
     """
     if len(lengths) > FEW_FILES:
         return LONGEST_CLIP
-    shortest = min((length for length in lengths if length > 0), default=LONGEST_CLIP)
+    shortest = min((length for length in lengths if length > 0), default=math.inf)
     return min(max(SHARE * shortest, 1.0), LONGEST_CLIP)
 
 

@@ -20,7 +20,7 @@ from talkhead.schedulers import MaskNoiseBridgeScheduler, Scheduler
 WINDOW = 8
 """Frames of a training sample of the renderer."""
 _BATCH = 4
-_EPOCH = 25
+EPOCH = 25
 """Steps between two checkpoints: what a kill costs."""
 _HEARD = 30
 _LANDMARK_SECONDS = 3.0
@@ -76,14 +76,14 @@ def tune_renderer(
         bank=4 if renderer.config.bank else 0,
     )
     clips = sum(room(data.entries[name]) >= WINDOW for name in data.names("train"))
-    data.samples_per_clip = math.ceil(_EPOCH * batch / max(clips, 1))
+    data.samples_per_clip = math.ceil(EPOCH * batch / max(clips, 1))
     options = {**VIDEO, **(model or {})}
     if not isinstance(scheduler, MaskNoiseBridgeScheduler):
         options["own_share"] = 0.0
     module = VideoDiffusion(renderer, scheduler, **options)  # type: ignore[arg-type]
     precision = "bf16-mixed"
     return fit_speaker_part(
-        module, data, folder, title="renderer ", decay=decay, device=device, precision=precision, **budget
+        module, data, folder, title="renderer ", decay=decay, epoch=EPOCH, device=device, precision=precision, **budget
     )
 
 
@@ -123,7 +123,9 @@ def tune_landmark_net(
     window = min(round(_LANDMARK_SECONDS * fps), lengths[len(lengths) // 4])
     data.num_frames = window
     usable = sum(length >= window for length in lengths)
-    data.samples_per_clip = math.ceil(_EPOCH * _BATCH / usable)
+    data.samples_per_clip = math.ceil(EPOCH * _BATCH / usable)
     module = LandmarkGenerator(net, size=size, portrait=0.7 if looks else 0.0, **{**LANDMARK, **(model or {})})
     steps = math.ceil(heard * sum(lengths) / window / _BATCH)
-    return fit_speaker_part(module, data, folder, title="landmarks", decay=0.98, device=device, steps=steps, **options)
+    return fit_speaker_part(
+        module, data, folder, title="landmarks", decay=0.98, epoch=EPOCH, device=device, steps=steps, **options
+    )

@@ -56,12 +56,12 @@ def read_shots(root: str | Path, entries: Sequence[dict[str, Any]], most: int = 
 def choose_portrait(shots: Shots) -> int:
     """Return the index of the frame that is the best portrait: turned to the camera, mouth shut, eyes open, sharp.
 
-    Each of the four counts by the frame's rank among all.
+    Each counts by the number of frames that are better, the first two twice.
     """
     pose = head_pose(shots.landmarks)
     turned = pose.roll.abs() + pose.yaw.abs() + (pose.pitch - pose.pitch.median()).abs()
     mouth, eyes = mouth_shape(shots.landmarks)[:, 0], eye_opening(shots.landmarks)
-    wrong = _rank(turned) + _rank(mouth) + _rank(-eyes) + _rank(-sharpness(shots.frames, "none"))
+    wrong = 2 * _rank(turned) + 2 * _rank(mouth) + _rank(-eyes) + _rank(-sharpness(shots.frames, "none"))
     return int(wrong.argmin())
 
 
@@ -77,4 +77,5 @@ def read_frame(path: Path, fps: Fraction, number: int) -> Tensor:
 
 
 def _rank(values: Tensor) -> Tensor:
-    return values.argsort().argsort().float()
+    """Return how many of the values are less than each."""
+    return (values[:, None] > values).sum(1)
