@@ -150,10 +150,10 @@ def test_stopped_at_any_moment_the_same_call_goes_on(
     monkeypatch.setattr("talkhead.adapting.networks.fit_speaker_part", no_more_training(fit_speaker_part))
     made = make(clips, tmp_path / "anna", base)
     weights, unbroken = (load_file(next((path / "renderer").glob("*.safetensors"))) for path in (made, adapted))
-    for name, weight in unbroken.items():  # a step is 5e-4
-        torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0)
+    for name, weight in unbroken.items():
+        torch.testing.assert_close(weights[name], weight)
     broken = losses(made.with_name("anna.work") / "video")
-    assert broken == pytest.approx(losses(adapted.with_name("anna.work") / "video"), rel=1e-3) and len(broken) == 4
+    assert broken == pytest.approx(losses(adapted.with_name("anna.work") / "video"), rel=1e-5) and len(broken) == 4
     before = (made / "report.html").read_bytes()
     assert make(clips, tmp_path / "anna", base) == made and (made / "report.html").read_bytes() == before
 

@@ -99,6 +99,25 @@ class RunGuard(Callback):
                 for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
                     group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Begin the next epoch after a checkpoint of an epoch's end.
+
+        Lightning 2.6 takes every run limited by steps for one that was broken off within an epoch: it would go on in
+        the epoch that has ended, with a batch too many, and all epochs after it would have other numbers.
+        """
+        if trainer.max_steps == -1:
+            return
+        loop = checkpoint["loops"]["fit_loop"]
+        epoch = loop["epoch_progress"]
+        now = epoch["current"]
+        if not now["ready"] == now["started"] == now["processed"] == now["completed"] + 1:
+            return
+        for counts in (epoch["current"], epoch["total"]):
+            counts["completed"] += 1
+        batches = loop["epoch_loop.batch_progress"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember the batch."""
         self._batch = batch
