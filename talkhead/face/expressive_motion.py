@@ -4,7 +4,8 @@ The expression's displacements d of the portrait's points, in px, ride on the mo
 similarity that takes the portrait's nose and eye corners to the frame's. Two gaps belong to others:
 
 * between the lips, to the words: it stays what speech leaves. Lips that touch keep touching, and the opening keeps its
-  course. What moves both lips alike, and the corners, stays.
+  course. What moves both lips alike, and the corners, stays; what would part them is taken back by the upper lip for a
+  third and by the lower for two thirds, the skin of the chin with it, as the chin raiser (AU17) pushes it.
 * between the lids, to the blinks. With g the gap and r that of the portrait, it becomes g (1 + o / r): a closed eye is
   closed, however wide or narrow the expression makes it.
 
@@ -13,10 +14,11 @@ Last, brows come no nearer to the eyes than half of the portrait's own distance:
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from talkhead.face.mouth_gate import bring_together, gaps_between_lips
-from talkhead.face.points import EYELIDS, RIGID
+from talkhead.face.mouth_gate import gaps_between_lips
+from talkhead.face.points import CHIN, EYELIDS, INNER_LIP_PAIRS, OUTER_LIP_PAIRS, RIGID
 from talkhead.face.similarity import fit_similarity
 
 BROWS = ((17, 36), (18, 37), (19, 37), (20, 38), (21, 39), (22, 42), (23, 43), (24, 44), (25, 44), (26, 45))
@@ -38,7 +40,24 @@ def expressive_motion(landmarks: Tensor, portrait: Tensor, offsets: Tensor) -> T
     rest = head(portrait)
     offsets = spare_brows(rest, head.turn(offsets))
     moved = keep_lids(landmarks, offsets, rest)
-    return bring_together(moved, gaps_between_lips(moved) - gaps_between_lips(landmarks))
+    return keep_gap(moved, gaps_between_lips(moved) - gaps_between_lips(landmarks))
+
+
+def keep_gap(landmarks: Tensor, surplus: Tensor) -> Tensor:
+    """Take (T, 3, 2) px out of the gaps between the lips, without the jaw; see the module's docstring.
+
+    `bring_together` is another thing: a mouth that speaks less, which the jaw closes.
+    """
+    moved = landmarks.clone()
+    for pairs in (OUTER_LIP_PAIRS, INNER_LIP_PAIRS):
+        for which, (upper, lower) in enumerate(pairs):
+            moved[:, upper] += surplus[:, which] / 3
+            moved[:, lower] -= 2 * surplus[:, which] / 3
+    for side, which in ((59, 0), (55, 2)):
+        moved[:, side] -= surplus[:, which] / 3
+    skin = torch.tensor([0.3, 0.7, 1.0, 0.7, 0.3]).to(landmarks)[:, None]
+    moved[:, CHIN] -= 2 / 3 * skin * surplus.mean(1, keepdim=True)
+    return moved
 
 
 def keep_lids(landmarks: Tensor, offsets: Tensor, rest: Tensor) -> Tensor:

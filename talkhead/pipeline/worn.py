@@ -20,7 +20,7 @@ from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, left_by
 from talkhead.speech.level import frame_decibels, speech_level
 
-LEAST_STEP = 0.03
+LEAST_STEP = 0.05
 """In eye distances: a change of expression may always make steps as long as this, however small the words' are."""
 
 BREATH_SECONDS = 0.8
