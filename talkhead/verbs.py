@@ -1,4 +1,4 @@
-"""The command line's other verbs: the page, live, dubbing, caches, the hub, the doctor."""
+"""The command line's other verbs: the page, live, dubbing, caches, graphs, the hub, the doctor."""
 
 from __future__ import annotations
 
@@ -169,6 +169,43 @@ def run_app(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_export_graphs(verbs: Any) -> None:
+    """Register ``talkhead export-graphs``."""
+    verb = add_verb(
+        verbs,
+        "export-graphs",
+        run_export_graphs,
+        "write a speaker's networks as ONNX files or torch.export programs, to run them elsewhere",
+        "  talkhead export-graphs --output graphs\n"
+        "  talkhead export-graphs --speaker speakers/anna --form torch --parts landmark --output anna_graphs\n"
+        "graphs.json in the folder names what each takes and gives; docs/graphs.md teaches how to run them.",
+    )
+    verb.add_argument(
+        "--speaker", default="bundled", help="`bundled`, a folder made by `export`, or a hub id (%(default)s)"
+    )
+    verb.add_argument("--output", required=True, help="the folder to make")
+    verb.add_argument("--form", choices=["onnx", "torch"], default="onnx", help="(%(default)s)")
+    verb.add_argument(
+        "--parts",
+        nargs="+",
+        choices=["landmark", "emotion", "renderer"],
+        default=["landmark", "emotion", "renderer"],
+        help="which networks (all)",
+    )
+    verb.add_argument(
+        "--seconds", type=float, default=6.0, help="sound that the landmark net's graph hears at once (%(default)s)"
+    )
+
+
+def run_export_graphs(args: argparse.Namespace) -> int:
+    """Write the graphs."""
+    from talkhead.speaker.graphs import export_graphs
+
+    options = arguments_of(args)
+    print(export_graphs(options.pop("speaker"), options.pop("output"), **options))
+    return 0
+
+
 def add_push(verbs: Any) -> None:
     """Register ``talkhead push``."""
     verb = add_verb(
@@ -262,6 +299,7 @@ USES: tuple[Callable[[Any], None], ...] = (
     add_dub,
     add_adapt,
     add_cache,
+    add_export_graphs,
     add_push,
     add_doctor,
 )

@@ -41,7 +41,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     assert not missing
     assert not [name for name in files if not name.startswith("talkhead/") or "__pycache__" in name]
     assert {"talkhead/assets/speaker/pipeline.json", "talkhead/configs/video.yaml", "talkhead/py.typed"} <= files
-    assert "Requires-Dist: torch>=" in metadata and "Provides-Extra: live" in metadata
+    assert "Requires-Dist: torch>=" in metadata and "Provides-Extra: onnx" in metadata
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,9 @@ class LogMel(nn.Module):
         silent = last < 0  # nothing to cut by: keep everything
         start, stop = start.masked_fill(silent, 0), torch.where(silent, lengths, stop)
         lengths = stop - start
-        index = torch.arange(int(lengths.max()), device=frames.device)
+        # A graph has one shape, whatever a recording holds: nothing is cut off its end.
+        longest = frames.shape[1] if torch.compiler.is_exporting() else int(lengths.max())
+        index = torch.arange(longest, device=frames.device)
         place = (start[:, None] + index).clamp(max=frames.shape[1] - 1)
         frames = frames.gather(1, place[..., None].expand(-1, -1, frames.shape[2]))
         return frames * length_mask(lengths, frames.shape[1])[..., None], lengths

@@ -39,7 +39,7 @@ class SpectralStatistics(nn.Module):
             valid = length_mask(lengths, frames.shape[1])
             loudness = ((4 * frames - 4).exp().mean(2) + 1e-4).log()
             loud = valid & (loudness > -2)
-            loud = torch.where(loud.any(1, keepdim=True), loud, valid)
+            loud = loud | (valid & ~loud.any(1, keepdim=True))  # of a silent recording everything
             c = frames @ self.cosines.T
             first = c[:, 2:] - c[:, :-2]
             second = first[:, 2:] - first[:, :-2]
