@@ -216,9 +216,11 @@ def test_generate_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: p
     calls: dict[str, Any] = {}
 
     class Pipeline:
-        def generate_file(self, image: str, audio: str, output: str, preset: str, **options: Any) -> Path:
+        def generate_file(
+            self, image: str, audio: str, output: str, preset: str, plot_emotion: str | None, **options: Any
+        ) -> Path:
             whole.bind(self, image, audio, **options)
-            calls.update(options, image=image, audio=audio, preset=preset)
+            calls.update(options, image=image, audio=audio, preset=preset, plot_emotion=plot_emotion)
             return Path(output)
 
     monkeypatch.setattr(TalkingHeadPipeline, "from_pretrained", lambda name, **place: calls.update(place) or Pipeline())
@@ -245,6 +247,7 @@ def test_generate_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert main(["generate", *arguments, *fast]) == 0
     assert (calls["device"], calls["compile"], calls["preset"]) == ("cuda:1", True, "veryfast")
     assert calls["windows_per_call"] == 3 and calls["plot_emotion"] == "c.png"
+    assert main(["generate", *arguments, "--reference", "speaker"]) == 0 and calls["references"] == "speaker"
     assert main(["generate", *arguments, "--guidance-scale", "2"]) == 0 and calls["guidance_scale"] == 2
     with pytest.warns(FutureWarning, match="--emotion-scale is called --guidance-scale"):
         assert main(["generate", *arguments, "--emotion-scale", "3"]) == 0

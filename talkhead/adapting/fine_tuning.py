@@ -228,7 +228,7 @@ class _Bar(Callback):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's remarks about hardware and worker processes from the screen, which the bar has."""
+    """Keep remarks about hardware, worker processes and clips of less than a window from the screen."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -236,6 +236,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers")
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            warnings.filterwarnings("ignore", message="data: .* train clips are left out")  # the shortest of them
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield
     finally:
