@@ -1,13 +1,14 @@
 """A synthetic MEAD: does the class path (Eq. 3) learn? One portrait, bent into eight emotions at three levels.
 
-    python examples/synthetic_mead.py tree --portrait P.png --speech A.flac --output MEAD     # a tree in MEAD's layout
-    python examples/synthetic_mead.py prove --portrait P.png --speech A.flac --output results # train and exchange
+    python examples/synthetic_mead.py --portrait P.png --speech A.flac --output results # train and exchange
+
+`examples/rendered_mead.py` writes such clips as files in MEAD's layout.
 
 It is not MEAD and stands for nothing real: a picture is bent by a spline to landmarks that speak and wear the
 expressions of `talkhead.face.expression`; each emotion also darkens places of its own (furrows, which landmarks do not
 tell), and shifts the pitch of the voice by a ratio of its own. Levels 1, 2, 3 are strengths 0.5, 1, 1.5.
 
-`prove` trains a landmark net and a renderer on such clips and then exchanges the class alone: same sound, same
+It trains a landmark net and a renderer on such clips and then exchanges the class alone: same sound, same
 landmarks. What changes is compared with what each class has taught: the class whose own shape is nearest (of
 landmarks), whose own furrows are nearest (of pixels), counts in an 8 x 8 confusion. Chance is 12.5%; the ceiling is
 the same question asked of the true clips.
@@ -32,7 +33,6 @@ from talkhead.face.expression import EMOTION_ACTIONS, expression
 from talkhead.face.expressive_motion import expressive_motion
 from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.media.read import read_audio, read_image
-from talkhead.media.write import VideoWriter, write_audio
 from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.landmark import LandmarkNet
@@ -51,11 +51,11 @@ FURROWS = {
 """Points where each emotion darkens the skin."""
 
 
-def spoken(face: Tensor, frames: int, seed: int) -> Tensor:
+def spoken(face: Tensor, frames: int, seed: int, fps: int = FPS) -> Tensor:
     """Return (T, 68, 2) px of a face whose jaw opens and shuts at random, some four times a second."""
     generator = torch.Generator().manual_seed(seed)
     phases = 6.28 * torch.rand(3, generator=generator)
-    time = torch.arange(frames)[:, None] / FPS
+    time = torch.arange(frames)[:, None] / fps
     course = (6.28 * time * torch.tensor([2.1, 3.7, 4.6]) + phases).sin().mean(1).clamp_min(0)
     return face + 0.5 * course[:, None, None] * (expression(face, {"jawOpen": 1.0}) - face)
 
@@ -77,7 +77,9 @@ def darkened(frames: Tensor, landmarks: Tensor, emotion: str, strength: float) -
     return frames * (1 - 0.4 * strength * dark)
 
 
-def make_clip(picture: Tensor, face: Tensor, speech: Tensor, emotion: str, level: int, frames: int, seed: int) -> Clip:
+def make_clip(
+    picture: Tensor, face: Tensor, speech: Tensor, emotion: str, level: int, frames: int, seed: int, fps: int = FPS
+) -> Clip:
     """Return one synthetic clip; its reference is the portrait.
 
     Args:
@@ -88,19 +90,20 @@ def make_clip(picture: Tensor, face: Tensor, speech: Tensor, emotion: str, level
         level: 1, 2 or 3.
         frames: T.
         seed: of the words.
+        fps: frames per second.
     """
     strength = LEVELS[level] if emotion != "neutral" else 0.0
-    motion = worn(face, spoken(face, frames, seed), emotion, strength)
+    motion = worn(face, spoken(face, frames, seed, fps), emotion, strength)
     bent = thin_plate_spline_warp(picture[None].float() / 255, face[None], motion[None])[0]
     painted = (darkened(bent, motion, emotion, strength) * 255).round().to(torch.uint8)
-    samples = frames * SAMPLE_RATE // FPS
+    samples = frames * SAMPLE_RATE // fps
     start = (seed * 4001) % max(1, len(speech) - 2 * samples)
     places = torch.arange(samples) * PITCH[emotion] + start
     audio = torch.lerp(speech[places.long()], speech[places.long() + 1], places - places.floor())
     return Clip(
         audio=audio,
         emotion=torch.tensor(EMOTIONS.index(emotion)),
-        fps=torch.tensor(float(FPS)),
+        fps=torch.tensor(float(fps)),
         samples=torch.tensor(samples),
         frames=painted,
         landmarks=motion,
@@ -126,22 +129,6 @@ def read_face(portrait: Path, landmarks: Tensor | None, size: int) -> tuple[Tens
     points = load_detector("dlib")(picture).landmarks if landmarks is None else landmarks
     crop = face_crop(points, 1.5)
     return crop_frames(picture, crop, size), to_crop(points, crop, size)
-
-
-def write_tree(args: argparse.Namespace) -> None:
-    """Write the clips as MEAD's files: <ID>/video/front/<emotion>/level_<k>/<nnn>.mp4 and the sound beside it."""
-    picture, face = read_face(args.portrait, None, 256)
-    home = args.output / "S000"
-    for emotion, level, number, clip in all_clips(picture, face, read_audio(args.speech), args.frames, args.each):
-        place = Path(emotion) / f"level_{level}" / f"{number + 1:03d}"
-        video, sound = home / "video/front" / place.with_suffix(".mp4"), home / "audio" / place.with_suffix(".m4a")
-        for path in (video, sound):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with VideoWriter(video, FPS, (256, 256), clip.audio) as writer:
-            for frame in clip.frames.permute(0, 2, 3, 1):
-                writer.append(frame)
-        write_audio(sound, clip.audio)
-    print(home)
 
 
 def fit(module: Any, clips: list[Clip], batch: int, steps: int) -> Any:
@@ -259,22 +246,16 @@ def prove(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Write the tree, or prove that the class path learns."""
+    """Prove that the class path learns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
-    for name, run in {"tree": write_tree, "prove": prove}.items():
-        verb = verbs.add_parser(name)
-        verb.set_defaults(run=run)
-        verb.add_argument("--portrait", type=Path, required=True)
-        verb.add_argument("--speech", type=Path, required=True)
-        verb.add_argument("--output", type=Path, required=True)
-        verb.add_argument("--each", type=int, default=4, help="clips of each emotion and level (%(default)s)")
-        verb.add_argument("--frames", type=int, default=8 if name == "prove" else 40, help="of a clip (%(default)s)")
-        if name == "prove":
-            verb.add_argument("--size", type=int, default=32, help="px (%(default)s)")
-            verb.add_argument("--steps", type=int, default=300, help="of each training (%(default)s)")
-    args = parser.parse_args()
-    args.run(args)
+    parser.add_argument("--portrait", type=Path, required=True)
+    parser.add_argument("--speech", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--each", type=int, default=4, help="clips of each emotion and level (%(default)s)")
+    parser.add_argument("--frames", type=int, default=8, help="of a clip (%(default)s)")
+    parser.add_argument("--size", type=int, default=32, help="px (%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="of each training (%(default)s)")
+    prove(parser.parse_args())
 
 
 if __name__ == "__main__":
