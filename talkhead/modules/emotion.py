@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 from torchmetrics.utilities import dim_zero_cat
 
 from talkhead.data.clip import Clip
+from talkhead.logs.pictures import picture_of
 from talkhead.media.files import write_whole
 from talkhead.modules.calibration import fit_temperature
 from talkhead.modules.frame_augmentation import FrameAugmentation
@@ -183,11 +184,12 @@ class EmotionClassifier(TrainingModule):
             "ece": multiclass_calibration_error(probabilities, target, len(self.emotions)),
         }
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, sync_dist=True)
-        folder = self.log_folder()
         if self.trainer.sanity_checking:
             return
-        if folder:
-            save_confusion(confusion, self.emotions, folder / f"confusion_matrix_{stage}.png")
+        name = f"confusion_matrix_{stage}"
+        self.show(
+            f"{stage}/confusion_matrix", lambda: picture_of(plot_confusion(confusion, self.emotions)), f"{name}.png"
+        )
         if stage == "val":
             self.net.temperature.copy_(fit_temperature(logits, target))
             self.log("val/temperature", self.net.temperature, sync_dist=True)

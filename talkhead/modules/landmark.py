@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric, Metric
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.frame import face_frame, to_face
 from talkhead.face.points import LOWER_INNER_LIP, MOUTH, UPPER_INNER_LIP
+from talkhead.logs.pictures import landmark_plot
 from talkhead.metrics import LandmarkDistance, OpeningCorrelation, OpeningVarianceRatio
 from talkhead.modules.speech_augmentation import augment_speech, change_speed
 from talkhead.modules.training_module import Stage, TrainingModule
@@ -126,6 +127,7 @@ class LandmarkGenerator(TrainingModule):
         if not portrait:
             self.net.stop_looking()
         self.watch(self._meters(), self._meters())
+        self._drawn: tuple[Tensor, Tensor] | None = None
 
     def _meters(self) -> dict[str, Metric]:
         """Return what a stage of validation or test measures."""
@@ -170,6 +172,8 @@ class LandmarkGenerator(TrainingModule):
         pair = {"blind": (predicted, landmarks)}
         if self.hparams["portrait"]:
             pair["shown"] = (self(batch, shown=True), landmarks)
+        if first:
+            self._drawn = landmarks[0], pair.get("shown", pair["blind"])[0][0]
         frame = face_frame(reference_landmarks)
         moved = to_face(predicted, (frame[0].unsqueeze(1), frame[1].unsqueeze(1)))
         moved = moved - to_face(reference_landmarks, frame).unsqueeze(1)
@@ -179,6 +183,13 @@ class LandmarkGenerator(TrainingModule):
                 metric.update(self._loss(moved, landmarks, reference_landmarks), len(landmarks))
             else:
                 metric.update(*pair["shown" if name.endswith("_shown") else "blind"])
+
+    def conclude(self, stage: Stage) -> None:
+        """Log the distances, and show a clip's landmarks over the true ones."""
+        super().conclude(stage)
+        drawn, self._drawn = self._drawn, None
+        name = f"landmarks/{stage}_step_{self.global_step:07d}.png"
+        self.show(f"{stage}/landmarks", lambda: landmark_plot(*drawn) if drawn else None, name)
 
     def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Return (B, T, 68, 2) px."""

@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
+from talkhead.logs.pictures import default_loggers
 from talkhead.media.files import sweep, write_whole
 from talkhead.modules.checkpoint import WholeCheckpoints, checkpoints_in, read_checkpoint, spoiled_weights
 
@@ -198,7 +198,7 @@ def outputs_of(trainer: Mapping[str, Any]) -> dict[str, Any]:
         callbacks.append(RunCheckpoint(save_last=True, save_on_train_epoch_end=True, save_on_exception=True))
     logger = trainer.get("logger")
     if logger is None or logger is True:
-        logger = CSVLogger(trainer.get("default_root_dir") or ".", name="logs")
+        logger = default_loggers(trainer.get("default_root_dir") or ".")
     return {
         "logger": logger,
         "callbacks": [callback for callback in callbacks if not isinstance(callback, tuple(unwanted))],

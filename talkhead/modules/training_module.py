@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from talkhead.data.clip import Clip
 from talkhead.data.draws import draw_seed
+from talkhead.logs.pictures import hand_picture, write_beside_log
 from talkhead.modules.optimizers import adam_with_cosine
 from talkhead.modules.seen_emotions import remember_emotions
 
@@ -142,13 +143,25 @@ class TrainingModule(LightningModule):
         for name, value in {"loss": loss, **also}.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=clips, sync_dist=True)
 
-    def log_folder(self) -> Path | None:
-        """Return where pictures beside the log go: None where there is no log, and None but in the first process.
+    def show(self, tag: str, draw: Callable[[], torch.Tensor | None], file: str) -> None:
+        """Write a picture beside the log, and hand it to every logger that takes pictures.
 
-        The folder's name is told by the first process to the others, which wait for it: all must ask, or none.
+        The first process tells the others where the log lies, and they wait for it: all must call this, or none.
+
+        Args:
+            tag: the picture's name in the loggers.
+            draw: makes (3, H, W) uint8, or None where there is nothing to show; called in the first process alone, and
+                only if there is a logger.
+            file: its name below the log's folder.
         """
         folder = self.trainer.log_dir if self.trainer.loggers else None
-        return Path(folder) if folder and self.trainer.is_global_zero else None
+        if not self.trainer.loggers or not self.trainer.is_global_zero:
+            return
+        if (picture := draw()) is None:
+            return
+        if folder:
+            write_beside_log(Path(folder), file, picture)
+        hand_picture(self.trainer.loggers, tag, picture, self.global_step)
 
     def _measure(self, batch: Clip, batch_idx: int, stage: Stage, loader: Any) -> None:
         own = without_repeats(batch, batch_idx, loader)

@@ -15,7 +15,6 @@ from talkhead.face.mouth_bank import lip_map
 from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.losses.adversarial import Critics
 from talkhead.losses.picture import change_loss, detail_loss
-from talkhead.media.read import write_image
 from talkhead.metrics import FramePSNR, FrameSSIM, feature_distance
 from talkhead.modules.picture_augmentation import jitter, mirror, recolour, reshape
 from talkhead.modules.training_module import Stage, TrainingModule
@@ -202,14 +201,11 @@ class VideoDiffusion(TrainingModule):
             self._rows = (truth[0], painted[0], carrier[0])
 
     def conclude(self, stage: Stage) -> None:
-        """Log PSNR and SSIM beside the carrier's, and write a few frames beside the log."""
+        """Log PSNR and SSIM beside the carrier's, and show a few frames: truth, painted, carrier."""
         super().conclude(stage)
-        folder = self.log_folder()
-        if folder and self._rows:
-            path = folder / "pictures" / f"{stage}_step_{self.global_step:07d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, picture_grid(*self._rows))
-        self._rows = ()
+        name = f"pictures/{stage}_step_{self.global_step:07d}.png"
+        rows, self._rows = self._rows, ()
+        self.show(f"{stage}/pictures", lambda: picture_grid(*rows) if rows else None, name)
 
     def predict_step(self, batch: Clip, batch_idx: int) -> Tensor:
         """Return the painted frames, (B, T, 3, H, W) uint8."""
