@@ -17,6 +17,7 @@ def add_evaluate(verbs: Any) -> None:
         "measure a speaker on held-out clips, or any method's videos, beside rows that do nothing",
         "  talkhead evaluate --root cache --output results\n"
         "  talkhead evaluate --model speakers/anna --root cache --output results --split sentence\n"
+        "  talkhead evaluate --model speakers/many --root cache --output results --unseen W009 M042\n"
         "  talkhead evaluate --videos wav2lip ours --truth recordings --output results\n"
         "Killed and started again with the same arguments, it goes on where it stopped.",
     )
@@ -99,6 +100,8 @@ def add_measuring(verb: argparse.ArgumentParser, root_required: bool = True) -> 
         "--part", default="test", choices=["train", "val", "test", "all"], help="which clips (%(default)s)"
     )
     verb.add_argument("--split", default="clip", choices=["clip", "sentence", "identity"], help="by what (%(default)s)")
+    verb.add_argument("--identities", nargs="+", metavar="ID", help="these people alone (all)")
+    verb.add_argument("--unseen", nargs="+", metavar="ID", help="people that training never saw: all theirs is test")
     verb.add_argument(
         "--detector", default="dlib", choices=[*DETECTORS, "none"], help="on painted frames (%(default)s)"
     )
@@ -111,5 +114,6 @@ def measuring(args: argparse.Namespace) -> dict[str, Any]:
     from talkhead.data.datamodule import MEADDataModule
 
     options = arguments_of(args)
-    options["root"] = MEADDataModule(options["root"], split=options.pop("split"))
+    people = {name: options.pop(name) for name in ("split", "identities", "unseen")}
+    options["root"] = MEADDataModule(options["root"], **people)
     return options | {"detector": None if options["detector"] == "none" else options["detector"]}

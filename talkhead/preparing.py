@@ -33,6 +33,10 @@ def add_preprocess(verbs: Any) -> None:
     verb.add_argument("--verify", action="store_true", help="only hold the clips in OUTPUT to their checksums")
     verb.add_argument("--fps", type=frame_rate, help="bring every video to this rate (default: each keeps its own)")
     verb.add_argument("--size", type=int, default=128, help="height and width of the face crop in px (%(default)s)")
+    verb.add_argument(
+        "--store", default="raw", choices=["raw", "jpeg"], help="keep frames as they are, or as JPEG (%(default)s)"
+    )
+    verb.add_argument("--quality", type=int, default=95, help="of jpeg, 1 to 95 (%(default)s)")
     verb.add_argument("--scale", type=float, default=1.5, help="side of the crop relative to the face (%(default)s)")
     verb.add_argument("--detector", default="auto", choices=DETECTORS, help="(%(default)s)")
     verb.add_argument("--workers", type=int, default=1, help="number of processes (%(default)s)")

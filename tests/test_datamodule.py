@@ -137,7 +137,7 @@ def test_sound_is_cropped_padded_or_whole(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_stacked_says_what_to_do(tmp_path: Path) -> None:
     root = write_cache(tmp_path / "c", [{"name": "x"}, {"name": "y", "fps": "30"}, {"name": "z", "frames": 21}])
     dataset = ClipDataset(root, ["x", "y", "z"])
-    with pytest.raises(ValueError, match="a batch mixes frame rates .*25.* 30.*re-encode"):
+    with pytest.raises(ValueError, match="a batch mixes frame rates .*25.* 30.*--fps"):
         collate([dataset[0], dataset[1]])
     with pytest.raises(ValueError, match="a batch mixes frames of shapes .*data.num_frames"):
         collate([dataset[0], dataset[2]])

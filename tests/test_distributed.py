@@ -4,8 +4,10 @@ import csv
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,75 @@ def test_two_processes_measure_as_one(tiny_cache: Path, tmp_path: Path) -> None:
     last = f"--ckpt_path={tmp_path / 'checkpoints' / 'last.ckpt'}"
     assert main(arguments("validate", "emotion", tiny_cache, tmp_path, 1, last)) == 0
     assert found == pytest.approx([list(logged(tmp_path)[name].values())[-1] for name in names], rel=1e-4)
+
+
+def start_node(rank: int, port: int, *given: str) -> subprocess.Popen[str]:
+    """Start `python -m talkhead` as one of two nodes of one process each, as Lightning's own variables say it."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "NODE_RANK": str(rank),
+    }
+    command = [sys.executable, "-m", "talkhead", *given, "--trainer.num_nodes=2", "--trainer.devices=1"]
+    return subprocess.Popen(
+        [*command, "--trainer.strategy=ddp"], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def end(nodes: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait for all nodes, and end those that hang; return what they said."""
+    said = []
+    for node in nodes:
+        try:
+            said.append(node.communicate(timeout=HANGS)[0])
+        except subprocess.TimeoutExpired:
+            for each in nodes:
+                if each.poll() is None:
+                    os.killpg(each.pid, signal.SIGKILL)
+            pytest.fail("a node hangs")
+    return said
+
+
+def as_two_nodes(*given: str) -> None:
+    port = free_port()
+    nodes = [start_node(rank, port, *given) for rank in (0, 1)]
+    said = end(nodes)
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)[-3000:]
+
+
+def test_two_nodes_train_as_one_process_and_go_on_after_one_died(tiny_cache: Path, tmp_path: Path) -> None:
+    """Loss, validation and averaged weights of one process; logs and checkpoints written once; a node killed."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    as_two_nodes(*arguments("fit", "landmark", tiny_cache, two, 2, "--trainer.max_epochs=2"))
+    assert [log.name for log in (two / "logs").iterdir()] == ["version_0"]
+    port = free_port()
+    longer = arguments("fit", "landmark", tiny_cache, two, 2, "--trainer.max_epochs=2000", "--ckpt_path=last")
+    nodes = [start_node(rank, port, *longer) for rank in (0, 1)]
+    first = two / "checkpoints" / "last.ckpt"
+    kept = first.read_bytes()
+    begun = time.monotonic()
+    while first.read_bytes() == kept and time.monotonic() - begun < HANGS:
+        time.sleep(0.1)  # until it has gone on for an epoch at least
+    os.killpg(nodes[1].pid, signal.SIGKILL)
+    end(nodes)
+    assert nodes[0].returncode != 0
+    done = torch.load(first, weights_only=True)["epoch"] + 1
+    rest = [f"--trainer.max_epochs={done + 1}", "--ckpt_path=last"]
+    as_two_nodes(*arguments("fit", "landmark", tiny_cache, two, 2, *rest))
+    assert done > 2 and torch.load(first, weights_only=True)["epoch"] == done
+    # The whole curve that one process draws: the first two epochs with a cosine of their own length, as above.
+    assert main(arguments("fit", "landmark", tiny_cache, one, 4, "--trainer.max_epochs=2")) == 0
+    for name, curve in logged(one).items():
+        slack = 1e-3 if "correlation" in name else 0
+        found = {step: logged(two)[name][step] for step in curve}
+        assert found == pytest.approx(curve, rel=5e-3, abs=slack, nan_ok=True), name

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.dataset import num_samples
+from talkhead.data.frame_store import Store, pack_frames
 from talkhead.data.index import Source
 from talkhead.data.manifest import Entry, checksum, clip_file
 from talkhead.data.stills import cut_stills
@@ -43,6 +44,8 @@ class Job:
     versions: dict[str, str]
     device: str = "auto"
     fps: Fraction | None = None
+    store: Store = "raw"
+    quality: int = 95
 
 
 def process_source(source: Source, job: Job, stopped: Callable[[], bool]) -> list[Entry]:
@@ -71,7 +74,8 @@ def _cache_stills(source: Source, job: Job) -> list[Entry]:
     """Cut the face out of each picture; they have no sound, and the rate of clips that they may be mixed with."""
     detector = detector_named(job.detector, job.device)
     frames, landmarks = cut_stills(source.stills, detector, job.face, job.scale, job.size)
-    tensors = {"frames": frames, "landmarks": landmarks, "confidence": torch.ones(len(frames)), "audio": torch.zeros(0)}
+    tensors = pack_frames(frames, job.store, job.quality)
+    tensors |= {"landmarks": landmarks, "confidence": torch.ones(len(frames)), "audio": torch.zeros(0)}
     fps = str(job.fps or 25)
     facts: Entry = {
         "sha256": _save(job, source.name, tensors),
@@ -198,8 +202,7 @@ def _cache_segment(
         raise ValueError(f"gave {len(landmarks)} frames when first read and {len(painted)} when read again")
     name = source.name if segment is None else f"{source.name}@{segment['index']:03d}"
     sound = _stretch(audio, num_samples(start, fps), num_samples(len(painted), fps))
-    tensors = {
-        "frames": torch.stack(painted),
+    tensors = pack_frames(torch.stack(painted), job.store, job.quality) | {
         "landmarks": to_crop(landmarks, crop, job.size),
         "confidence": confidence,
         "audio": sound,

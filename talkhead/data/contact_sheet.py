@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from talkhead.data.frame_store import read_frames
 from talkhead.data.manifest import open_clip
 from talkhead.face.points import PARTS
 
@@ -46,7 +47,7 @@ def contact_sheet(
 def _tile(root: Path, entry: dict[str, Any], cell: int) -> Tensor:
     middle = entry["frames"] // 2
     with open_clip(root, entry) as file:
-        frame = file.get_slice("frames")[middle : middle + 1]
+        frame = read_frames(file, middle, middle + 1)
         landmarks = file.get_slice("landmarks")[middle]
     tile = interpolate(frame.float(), (cell, cell), mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()
     # Pixel centres: a frame's point x lies at (x + 0.5) * ratio - 0.5 of the tile.

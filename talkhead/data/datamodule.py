@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -16,9 +15,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 from talkhead.data.clip import Clip
 from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_manifest, read_settings, room
 from talkhead.data.draws import run_seed
+from talkhead.data.splits import Part, Split, keep_people, split_names
 
-Split = Literal["clip", "sentence", "identity"]
-Part = Literal["train", "val", "test"]
+Balance = Literal["identity", "emotion", "view"]
 
 
 class EpochSampler(DistributedSampler):
@@ -48,96 +47,25 @@ class EpochSampler(DistributedSampler):
         return iter([(self.epoch, index) for index in drawn[self.rank :: self.num_replicas]])
 
 
-def balanced_weights(entries: list[dict[str, Any]], field: str, power: float) -> Tensor:
+def balanced_weights(entries: list[dict[str, Any]], fields: str | Sequence[str], power: float) -> Tensor:
     """Return how often each clip is to be drawn, so that a group's share goes with a power of its frames.
 
     Args:
         entries: of the manifest.
-        field: what makes a group, such as ``identity``.
+        fields: what makes a group, such as ``identity``; of several every combination that occurs is one.
         power: 1: a group is seen as often as its frames say; 0: all groups equally often; 0.5: between, by the root.
 
     Returns:
         (N,) float64 weights.
     """
+    names = [fields] if isinstance(fields, str) else list(fields)
+    group = [tuple(entry.get(name, "") for name in names) for entry in entries]
+    frames = [max(entry["frames"], 1) for entry in entries]
     size: dict[Any, float] = {}
-    for entry in entries:
-        size[entry[field]] = size.get(entry[field], 0.0) + max(entry["frames"], 1)
-    share = [size[e[field]] ** power * max(e["frames"], 1) / size[e[field]] for e in entries]
+    for key, count in zip(group, frames, strict=True):
+        size[key] = size.get(key, 0.0) + count
+    share = [size[key] ** power * count / size[key] for key, count in zip(group, frames, strict=True)]
     return torch.tensor(share, dtype=torch.float64)
-
-
-def split_names(
-    entries: list[dict[str, Any]],
-    split: Split = "clip",
-    test_fraction: float = 0.1,
-    val_fraction: float = 0.05,
-    seed: int = 0,
-    fold: int = 0,
-) -> dict[str, list[str]]:
-    """Divide a cache's clips into train, val and test.
-
-    Each key (a clip's name, its sentence, or its speaker) is put in the order of a hash of (seed, key); the first
-    ``test_fraction`` of the keys are test, the next ``val_fraction`` val, the rest train. So the split does not depend
-    on the order of files, and a clip added later moves few others. Clips are divided person by person: everybody with
-    enough of them is in every part, and a person who is added moves nobody else's. ``fold`` k takes the k-th
-    ``test_fraction`` of the keys for test instead: with 0.25, the folds 0, 1, 2, 3 test every key once.
-
-    Args:
-        entries: the manifest's entries with status ok.
-        split: what must not be shared between the parts. The paper splits by ``clip``, which leaks sentences.
-        test_fraction: of the keys, in [0, 1); at least one key where it is above 0.
-        val_fraction: likewise.
-        seed: of the order.
-        fold: which test part of a cross-validation.
-
-    Returns:
-        ``{"train": names, "val": names, "test": names}``, each sorted.
-
-    Raises:
-        ValueError: if an argument is out of its range, or there are too few keys for parts that are not empty.
-    """
-    if split not in get_args(Split):
-        raise ValueError(f"data.split must be one of {', '.join(get_args(Split))}; got {split!r}")
-    if min(test_fraction, val_fraction) < 0 or test_fraction + val_fraction >= 1:
-        raise ValueError(
-            "data.test_fraction and data.val_fraction must be >= 0 and leave something to train on; "
-            f"got {test_fraction} and {val_fraction}"
-        )
-    if fold < 0 or (fold and (fold + 1) * test_fraction > 1 + 1e-6):
-        raise ValueError(
-            f"data.fold must satisfy 0 <= (fold + 1) * test_fraction <= 1; got fold={fold} of {test_fraction}"
-        )
-    field = "name" if split == "clip" else split
-    part: dict[str, str] = {}
-    groups: dict[str, set[str]] = {}
-    for entry in entries:
-        groups.setdefault(entry["identity"] if split == "clip" else "", set()).add(entry[field])
-    for keys in sorted(groups.values(), key=len, reverse=True):
-        order = sorted(keys, key=lambda k: (hashlib.sha256(f"{seed}/{k}".encode()).digest(), k))
-        part |= _divide(order, test_fraction, val_fraction, fold, alone=not part)
-    if "train" not in part.values():
-        plural = {"clip": "clips", "sentence": "sentences", "identity": "speakers"}[split]
-        raise ValueError(
-            f"data.split: {len(part)} {plural} are too few to split by {split!r} into train, val and test; "
-            "add recordings, choose another split, or set data.test_fraction=0 and data.val_fraction=0"
-        )
-    names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for entry in sorted(entries, key=lambda e: e["name"]):
-        names[part[entry[field]]].append(entry["name"])
-    return names
-
-
-def _divide(keys: list[str], test_fraction: float, val_fraction: float, fold: int, alone: bool) -> dict[str, str]:
-    """Return the part of each of a group's keys, in their order; ``alone``: no part may stay empty."""
-    first = round(fold * test_fraction * len(keys))
-    last = round((fold + 1) * test_fraction * len(keys))
-    num_val = round(val_fraction * len(keys))
-    if alone:
-        last = max(last, first + 1) if test_fraction else 0
-        num_val = max(num_val, 1) if val_fraction else 0
-    rest = keys[last:] + keys[:first]
-    parts = dict.fromkeys(keys, "train") | dict.fromkeys(rest[:num_val], "val")
-    return parts | dict.fromkeys(keys[first:last], "test")
 
 
 class MEADDataModule(LightningDataModule):
@@ -170,10 +98,12 @@ class MEADDataModule(LightningDataModule):
         samples_per_clip: windows drawn from each training clip per epoch.
         reference: ``random`` or ``first`` frame of the clip.
         bank: further pictures of the same person in each training sample; see ``ClipDataset``.
-        balance: ``identity`` or ``emotion``: draw training clips so that these are seen more evenly; None: each clip
-            once an epoch.
+        balance: ``identity``, ``emotion``, ``view``, or a list of them: draw training clips so that these, or their
+            combinations, are seen more evenly; None: each clip once an epoch.
         balance_power: 0: all groups equally often; 0.5: in proportion to the root of their frames; see
             ``balanced_weights``.
+        identities: take these people's clips alone; None: everybody's.
+        unseen: people all of whose clips are test: nobody learns from them, and ``evaluate`` tells them apart.
 
     Raises:
         FileNotFoundError: if ``root`` is no cache (when first used).
@@ -199,8 +129,10 @@ class MEADDataModule(LightningDataModule):
         samples_per_clip: int = 1,
         reference: Reference = "random",
         bank: int = 0,
-        balance: Literal["identity", "emotion"] | None = None,
+        balance: Balance | list[Balance] | None = None,
         balance_power: float = 0.0,
+        identities: list[str] | None = None,
+        unseen: list[str] | None = None,
     ) -> None:
         super().__init__()
         root = str(root)  # a Path in a checkpoint would need unsafe loading
@@ -212,6 +144,9 @@ class MEADDataModule(LightningDataModule):
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"data.{name} must be at least 1; got {count}")
+        for field in [balance] if isinstance(balance, str) else balance or ():
+            if field not in get_args(Balance):
+                raise ValueError(f"data.balance must be of {', '.join(get_args(Balance))}; got {field!r}")
         if audio_seconds <= 0:
             raise ValueError(f"data.audio_seconds must be above 0; got {audio_seconds}")
         # Not to the logger: the module's own hyperparameters may use the same names.
@@ -227,6 +162,7 @@ class MEADDataModule(LightningDataModule):
         self.reference: Reference = reference
         self.bank = bank
         self.balance, self.balance_power = balance, balance_power
+        self.identities, self.unseen = identities, list(unseen or ())
         self._split = (split, test_fraction, val_fraction, split_seed, fold)
         self._held_out = held_out
 
@@ -236,7 +172,7 @@ class MEADDataModule(LightningDataModule):
         done = [e for e in read_manifest(self.root) if e["status"] == "ok"]
         if not done:
             raise ValueError(f"data.root: {self.root!r} has no usable clip; see the reasons in its manifest.jsonl")
-        return {e["name"]: e for e in done}
+        return {e["name"]: e for e in keep_people(done, self.identities, self.unseen)}
 
     @cached_property
     def _parts(self) -> dict[str, list[str]]:
@@ -248,7 +184,7 @@ class MEADDataModule(LightningDataModule):
                 )
             test = [name for name in names if name in self._held_out]
             return {"train": [name for name in names if name not in test], "val": [], "test": test}
-        return split_names(list(self.entries.values()), *self._split)
+        return split_names(list(self.entries.values()), *self._split, unseen=self.unseen)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -299,8 +235,8 @@ class MEADDataModule(LightningDataModule):
         rates = sorted({e["fps"] for e in video})
         if len(rates) > 1 and self.batch_size > 1:
             raise ValueError(
-                f"data.root: {self.root!r} mixes the frame rates {', '.join(rates)}; re-encode the recordings "
-                "to one rate, keep a cache for each, or set data.batch_size=1"
+                f"data.root: {self.root!r} mixes the frame rates {', '.join(rates)}; preprocess the recordings with "
+                f"--fps {rates[0]}, keep a cache for each, or set data.batch_size=1"
             )
 
     def dataset(self, part: Part, random: bool = False, num_frames: int | None = None) -> ClipDataset:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
+from talkhead.data.frame_store import read_frames
 from talkhead.data.manifest import open_clip, read_manifest
 from talkhead.face.mouth_bank import mouth_shape
 
@@ -66,8 +67,8 @@ class ClipDataset(Dataset[Clip]):
         samples_per_clip: draws per clip and epoch; without ``random`` there is always one.
         reference: the frame that stands for the portrait: ``first`` of the clip, or ``random``: outside the window
             where the clip is longer than it.
-        bank: R, further pictures of the same person from any of the clips, outside the window, in modality ``video``.
-            Each is the one of four drawn at random whose mouth is the most open or the widest.
+        bank: R, further pictures of the same person by the same camera from any of the clips, outside the window, in
+            modality ``video``. Each is the one of four drawn at random whose mouth is the most open or the widest.
 
     Raises:
         FileNotFoundError: if ``root`` is no cache.
@@ -107,9 +108,9 @@ class ClipDataset(Dataset[Clip]):
         self.samples_per_clip = samples_per_clip if random else 1
         self.reference = reference
         self.bank = bank
-        self._clips_of: dict[str, list[dict[str, Any]]] = {}
+        self._clips_of: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for entry in self.entries:
-            self._clips_of.setdefault(entry["identity"], []).append(entry)
+            self._clips_of.setdefault(_shown_as(entry), []).append(entry)
 
     def __len__(self) -> int:
         return len(self.entries) * self.samples_per_clip
@@ -151,8 +152,10 @@ class ClipDataset(Dataset[Clip]):
         window = slice(start, start + count)
         clip = {"landmarks": landmarks[window], "reference_landmarks": landmarks[reference]}
         if self.modality == "video":
-            frames = file.get_slice("frames")
-            clip |= {"frames": frames[window], "reference": frames[reference : reference + 1][0]}
+            clip |= {
+                "frames": read_frames(file, start, start + count),
+                "reference": read_frames(file, reference, reference + 1)[0],
+            }
             if self.bank:
                 clip["bank"], clip["bank_landmarks"] = self._read_bank(entry, window, clip["reference"], rng)
         if count < length:
@@ -184,7 +187,7 @@ class ClipDataset(Dataset[Clip]):
         pictures = torch.zeros(self.bank, *like.shape, dtype=torch.uint8)
         points = torch.full((self.bank, 68, 2), torch.nan)
         for place in range(self.bank):
-            source = rng.choice(self._clips_of[entry["identity"]])
+            source = rng.choice(self._clips_of[_shown_as(entry)])
             with open_clip(self.root, source) as file:
                 landmarks = file.get_tensor("landmarks")
                 seen = landmarks.isfinite().all(-1).all(-1)
@@ -195,8 +198,13 @@ class ClipDataset(Dataset[Clip]):
                     continue
                 drawn = rng.sample(known, min(4, len(known)))
                 best = drawn[int(mouth_shape(landmarks[drawn])[:, place % 3].argmax())]
-                pictures[place], points[place] = file.get_slice("frames")[best : best + 1][0], landmarks[best]
+                pictures[place], points[place] = read_frames(file, best, best + 1)[0], landmarks[best]
         return pictures, points
+
+
+def _shown_as(entry: dict[str, Any]) -> tuple[str, str]:
+    """Return whose pictures fit a clip's: the person, from the same side."""
+    return entry["identity"], entry.get("view", "")
 
 
 def room(entry: dict[str, Any]) -> float:
@@ -232,7 +240,7 @@ def collate(clips: Sequence[Clip]) -> Clip:
     stacked = {"audio": torch.stack([torch.nn.functional.pad(c.audio, (0, longest - len(c.audio))) for c in clips])}
     if len(rates := {round(float(c.fps), 3) for c in clips}) > 1:
         raise ValueError(
-            f"data: a batch mixes frame rates {sorted(rates)}; re-encode the recordings to one rate, "
+            f"data: a batch mixes frame rates {sorted(rates)}; preprocess the recordings with --fps, "
             "keep a cache for each, or set data.batch_size=1"
         )
     for name in (

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -34,6 +34,7 @@ from talkhead.data.cache import (
     write_to_cache,
 )
 from talkhead.data.contact_sheet import contact_sheet
+from talkhead.data.frame_store import Store
 from talkhead.data.index import Layout, Source, View, list_sources
 from talkhead.data.manifest import Entry, clip_damage, clip_file, read_manifest
 from talkhead.data.shards import check_shard, in_shard
@@ -91,6 +92,8 @@ def preprocess(
     segment_seconds: float | None = 10.0,
     device: str = "auto",
     fps: Fraction | float | None = None,
+    store: Store = "raw",
+    quality: int = 95,
     isolate: bool = False,
     shard: tuple[int, int] | None = None,
     engine: Mapper = map_sources,
@@ -121,6 +124,8 @@ def preprocess(
             length, each with a crop of its own; None: one clip per video.
         device: where face-alignment runs, see ``load_detector``; every worker loads it there.
         fps: frames per second to which every video is brought, by its nearest frames; None: each keeps its own.
+        store: ``raw`` keeps every pixel as it is; ``jpeg`` takes a fraction of the room, and costs time to read.
+        quality: of ``jpeg``, 1 to 95.
         isolate: work in a process of its own even with one worker, so that a crash in a codec costs one recording and
             not the run; as `talkhead preprocess` does. A script must then start from ``if __name__ == "__main__"``.
         shard: (i, n), i from 1 to n: take only the i-th of n parts of the recordings. A recording's part depends on its
@@ -141,6 +146,8 @@ def preprocess(
     """
     _check(size, scale, workers, max_gap, segment_seconds)
     check_shard(shard)
+    if store not in get_args(Store) or not 1 <= quality <= 95:
+        raise ValueError(f"store must be raw or jpeg, quality 1 to 95; got {store!r} and {quality}")
     root, output = Path(input), Path(output)
     rate = None if fps is None else exact_fps(fps)
     sources = list_sources(layout, root, identity, emotion, view)
@@ -150,12 +157,15 @@ def preprocess(
         "size": size, "scale": scale, "missing": missing, "max_gap": max_gap, "face": face,
         "segment_seconds": segment_seconds, "fps": None if rate is None else str(rate),
     }  # fmt: skip
+    if store != "raw":  # caches that are older than the choice say nothing
+        settings |= {"store": store, "quality": quality}
     if shard is not None:
         settings["shard"] = list(shard)
     detector = _settle(output, settings, detector, device, any(s.has_video and not s.skip for s in sources))
     job = Job(
         root, output, size, scale, detector, missing, max_gap, face, segment_seconds,
-        versions=_versions(detector if isinstance(detector, str) else detector.name), device=device, fps=rate,
+        versions=_versions(detector if isinstance(detector, str) else detector.name, store), device=device, fps=rate,
+        store=store, quality=quality,
     )  # fmt: skip
     sources = [source for source in sources if in_shard(place_of(job, source), shard)]
     kept, todo = _resume(job, sources)
@@ -214,7 +224,7 @@ def _settle(
     name = before if not needed else detector if isinstance(detector, str) else detector.name
     settings = settings | {"detector": name}
     if recorded is not None and (before is not None or recorded != settings | {"detector": None}):
-        for key in dict.fromkeys((*settings, "shard")):
+        for key in dict.fromkeys((*settings, "shard", "store", "quality")):
             if recorded.get(key) != settings.get(key):
                 raise ValueError(
                     f"output: {str(output)!r} was made with {key}={recorded.get(key)!r}, not {settings.get(key)!r}; "
@@ -225,8 +235,9 @@ def _settle(
     return detector
 
 
-def _versions(detector: str) -> dict[str, str]:
+def _versions(detector: str, store: Store) -> dict[str, str]:
     packages = {"dlib": ["dlib-bin", "dlib"], "face-alignment": ["face-alignment"]}.get(detector, [])
+    packages += ["pillow"] if store == "jpeg" else []
     versions = {"talkhead": __version__, "torch": torch.__version__}
     for package in ["av", *packages]:
         try:

@@ -89,6 +89,8 @@ class Bench:
     def protocol(self, options: Mapping[str, Any]) -> dict[str, str]:
         """Return what is printed with the tables."""
         size, hyper = self.pipeline.renderer.config.size, dict(self.data.hparams)
+        whose = f", people {', '.join(self.data.identities)}" if self.data.identities else ""
+        whose += f", unseen: {', '.join(self.data.unseen)}" if self.data.unseen else ""
         cut = "whole" if self.num_frames is None else f"their first {self.num_frames} frames"
         split = f"part {self.part!r} of the split by {hyper['split']}, seed {hyper['split_seed']}, fold {hyper['fold']}"
         share = f"test {hyper['test_fraction']:g}, val {hyper['val_fraction']:g}"
@@ -96,7 +98,7 @@ class Bench:
             "model": f"{self.label}, weights {fingerprint(self.pipeline.renderer, self.pipeline.landmark_net)}",
             "process": f"{type(self.pipeline.scheduler).__name__}, "
             + ", ".join(f"{key} {value}" for key, value in options.items() if value is not None),
-            "data": f"{len(self.names)} clips ({cut}), {split} ({share}), {size} px",
+            "data": f"{len(self.names)} clips ({cut}), {split} ({share}){whose}, {size} px",
             "detector": getattr(self.detector, "name", "none"),
             **DEFINITIONS,
             **environment(self.pipeline.renderer.device),

@@ -61,7 +61,8 @@ def evaluate(
         **options: window, overlap and start_timestep of ``render_windows``.
 
     Returns:
-        The tables (``"pictures"``, ``"landmarks"``), the protocol, and each clip's scores.
+        The tables (``"pictures"``, ``"landmarks"``; where the clips are of people in and not in the training part
+        also each with ``_seen`` and ``_unseen``), the protocol, and each clip's scores.
 
     Raises:
         FileNotFoundError: if the model or the cache does not exist.
@@ -98,12 +99,29 @@ def make_report(bench: Bench, options: dict[str, Any], verbose: bool) -> Report:
     clips: dict[str, dict[str, Scores]] = {}
     for name in tracked(bench.names, "evaluating", verbose):
         clips[name] = log.get(name, partial(_score, bench, scorer, name))
-    tables = {
-        "pictures": Table("Pictures", PICTURE_COLUMNS, average([clip["pictures"] for clip in clips.values()])),
-        "landmarks": Table("Landmarks", LANDMARK_COLUMNS, average([clip["landmarks"] for clip in clips.values()])),
-    }
+    tables = {}
+    for group, names in {"": list(clips), **by_acquaintance(bench)}.items():
+        said = f", {group} ({len(names)} clips)" if group else ""
+        for key, title, columns in (
+            ("pictures", "Pictures", PICTURE_COLUMNS),
+            ("landmarks", "Landmarks", LANDMARK_COLUMNS),
+        ):
+            rows = average([clips[name][key] for name in names])
+            tables[f"{key}_{group.split()[0]}" if group else key] = Table(f"{title}{said}", columns, rows)
     shown = {"strip.png": f"{bench.names[0]}, from top to bottom: {'; '.join(STRIP)}"}
     return Report(tables, bench.protocol(options) | shown, clips)
+
+
+def by_acquaintance(bench: Bench) -> dict[str, list[str]]:
+    """Return the clips of people of the training part, and of people of whom it has none; empty unless there are both.
+
+    Whether the model was trained on that part is not known here: it was, where it was given the same split.
+    """
+    known = {bench.data.entries[name]["identity"] for name in bench.data.names("train")}
+    groups: dict[str, list[str]] = {"seen people": [], "unseen people": []}
+    for name in bench.names:
+        groups["seen people" if bench.data.entries[name]["identity"] in known else "unseen people"].append(name)
+    return groups if all(groups.values()) else {}
 
 
 def _score(bench: Bench, scorer: ClipScorer, name: str) -> dict[str, Scores]:

@@ -1,0 +1,105 @@
+"""Which clips are for training, validation and test, and whose."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+Split = Literal["clip", "sentence", "identity"]
+Part = Literal["train", "val", "test"]
+
+
+def keep_people(
+    entries: list[dict[str, Any]], identities: Sequence[str] | None, unseen: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the entries of the people that are wanted: ``identities``, or everybody, and those unseen.
+
+    Raises:
+        ValueError: if somebody named has no usable clip.
+    """
+    known = sorted({e["identity"] for e in entries})
+    for argument, people in (("identities", identities or ()), ("unseen", unseen)):
+        if absent := [person for person in people if person not in known]:
+            raise ValueError(
+                f"data.{argument}: {absent[0]!r} has no usable clip in data.root, which has {', '.join(known)}; "
+                "choose of these"
+            )
+    wanted = known if identities is None else {*identities, *unseen}
+    return [e for e in entries if e["identity"] in wanted]
+
+
+def split_names(
+    entries: list[dict[str, Any]],
+    split: Split = "clip",
+    test_fraction: float = 0.1,
+    val_fraction: float = 0.05,
+    seed: int = 0,
+    fold: int = 0,
+    unseen: Sequence[str] = (),
+) -> dict[str, list[str]]:
+    """Divide a cache's clips into train, val and test.
+
+    Each key (a clip's name, its sentence, or its speaker) is put in the order of a hash of (seed, key); the first
+    ``test_fraction`` of the keys are test, the next ``val_fraction`` val, the rest train. So the split does not depend
+    on the order of files, and a clip added later moves few others. Clips are divided person by person: everybody with
+    enough of them is in every part, and a person who is added moves nobody else's. ``fold`` k takes the k-th
+    ``test_fraction`` of the keys for test instead: with 0.25, the folds 0, 1, 2, 3 test every key once.
+
+    Args:
+        entries: the manifest's entries with status ok.
+        split: what must not be shared between the parts. The paper splits by ``clip``, which leaks sentences.
+        test_fraction: of the keys, in [0, 1); at least one key where it is above 0.
+        val_fraction: likewise.
+        seed: of the order.
+        fold: which test part of a cross-validation.
+        unseen: people all of whose clips are test; the others are divided as if these were not there.
+
+    Returns:
+        ``{"train": names, "val": names, "test": names}``, each sorted.
+
+    Raises:
+        ValueError: if an argument is out of its range, or there are too few keys for parts that are not empty.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"data.split must be one of {', '.join(get_args(Split))}; got {split!r}")
+    if min(test_fraction, val_fraction) < 0 or test_fraction + val_fraction >= 1:
+        raise ValueError(
+            "data.test_fraction and data.val_fraction must be >= 0 and leave something to train on; "
+            f"got {test_fraction} and {val_fraction}"
+        )
+    if fold < 0 or (fold and (fold + 1) * test_fraction > 1 + 1e-6):
+        raise ValueError(
+            f"data.fold must satisfy 0 <= (fold + 1) * test_fraction <= 1; got fold={fold} of {test_fraction}"
+        )
+    field = "name" if split == "clip" else split
+    part: dict[str, str] = {}
+    groups: dict[str, set[str]] = {}
+    for entry in (e for e in entries if e["identity"] not in unseen):
+        groups.setdefault(entry["identity"] if split == "clip" else "", set()).add(entry[field])
+    for keys in sorted(groups.values(), key=len, reverse=True):
+        order = sorted(keys, key=lambda k: (hashlib.sha256(f"{seed}/{k}".encode()).digest(), k))
+        part |= _divide(order, test_fraction, val_fraction, fold, alone=not part)
+    if "train" not in part.values():
+        plural = {"clip": "clips", "sentence": "sentences", "identity": "speakers"}[split]
+        raise ValueError(
+            f"data.split: {len(part)} {plural} are too few to split by {split!r} into train, val and test; "
+            "add recordings, choose another split, or set data.test_fraction=0 and data.val_fraction=0"
+        )
+    names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for entry in sorted(entries, key=lambda e: e["name"]):
+        names["test" if entry["identity"] in unseen else part[entry[field]]].append(entry["name"])
+    return names
+
+
+def _divide(keys: list[str], test_fraction: float, val_fraction: float, fold: int, alone: bool) -> dict[str, str]:
+    """Return the part of each of a group's keys, in their order; ``alone``: no part may stay empty."""
+    first = round(fold * test_fraction * len(keys))
+    last = round((fold + 1) * test_fraction * len(keys))
+    num_val = round(val_fraction * len(keys))
+    if alone:
+        last = max(last, first + 1) if test_fraction else 0
+        num_val = max(num_val, 1) if val_fraction else 0
+    rest = keys[last:] + keys[:first]
+    parts = dict.fromkeys(keys, "train") | dict.fromkeys(rest[:num_val], "val")
+    return parts | dict.fromkeys(keys[first:last], "test")
