@@ -62,20 +62,25 @@ def usable(sources: list[Source], most: int = 24) -> list[tuple[Source, MediaInf
 
 def calibrate_cache(read: list[tuple[Source, MediaInfo]], home: Path, args: argparse.Namespace) -> tuple[float, float]:
     """Preprocess two recordings; return seconds and bytes for each frame. The first one also loads the detector."""
+    cache, tried = home / "cache", read[:: max(1, len(read) // 8)]
     spent = 0.0
-    for number, (source, _) in enumerate((read[0], read[len(read) // 2]), 1):
-        place = home / "tree/video/front/neutral/level_1" / f"{number:03d}.mp4"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(source.path.resolve())
+    for number, (source, _) in enumerate(tried, 1):
+        for path, place in ((source.path, "video/front"), (source.audio_path, "audio")):
+            if path is not None:
+                link = home / "tree" / place / "neutral/level_1" / f"{number:03d}{path.suffix}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path.resolve())
         start = time.perf_counter()
-        preprocess(
-            "mead", home / "tree", home / "cache", size=args.size, detector=args.detector, workers=1, progress=False
+        found = preprocess(
+            "mead", home / "tree", cache, size=args.size, detector=args.detector, workers=1, progress=False
         )
         spent = time.perf_counter() - start
-    entries = list(MEADDataModule(str(home / "cache"), test_fraction=0, val_fraction=0).entries.values())
-    last = [e for e in entries if e["name"].endswith("002")] or entries
-    size = sum((home / "cache/clips" / f"{e['name']}.safetensors").stat().st_size for e in entries)
-    return spent / sum(e["frames"] for e in last), size / sum(e["frames"] for e in entries)
+        if found.ok > 1:
+            break
+    entries = MEADDataModule(str(cache), test_fraction=0, val_fraction=0).entries
+    sizes = [(cache / "clips" / f"{name}.safetensors").stat().st_size for name in entries]
+    last = entries[max(entries)]
+    return spent / last["frames"], sum(sizes) / sum(e["frames"] for e in entries.values())
 
 
 def build(settings: dict[str, Any]) -> LightningModule:

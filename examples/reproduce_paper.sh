@@ -46,9 +46,9 @@ if [ -n "$quick" ]; then
     identity=all size=64 encoder=$work/encoder
     once tree python "$here/rendered_mead.py" "$root" ${EACH:+--each "$EACH"} ${FRAMES:+--frames "$FRAMES"}
     once encoder python "$here/random_encoder.py" "$work/encoder"
-    landmark+=(--model.init_args.size=64 --trainer.max_epochs="${EPOCHS:-12}")
+    landmark+=(--model.init_args.size=64 --data.num_frames=12 --trainer.max_epochs="${EPOCHS:-12}")
     emotion+=(--model.init_args.net.init_args.size=XS --data.audio_seconds=1 --trainer.max_epochs="${EPOCHS:-12}")
-    video+=(--model.init_args.renderer.init_args.size=64 --model.init_args.renderer.init_args.widths=[16,32,64]
+    video+=(--model.init_args.renderer.init_args.size=64 "--model.init_args.renderer.init_args.widths=[16,32,64]"
         --model.init_args.num_inference_steps=4 --data.num_frames=8 --trainer.max_epochs="${EPOCHS:-12}"
         --trainer.check_val_every_n_epoch=6)
     painting=(--steps 8) table1=(--limit 4) table2=(--start-timesteps 2 8 32 --steps 2 8 32 --limit 2 --num-frames 9)
