@@ -77,6 +77,7 @@ TINY = {
     "video": [
         *("--model.renderer.init_args.size=32", "--model.renderer.init_args.widths=[8,16]", "--data.num_frames=4"),
         *("--data.samples_per_clip=1", "--trainer.max_steps=-1", "--model.num_inference_steps=1", "--data.bank=0"),
+        "--trainer.precision=32-true",
     ],
 }
 TAGS = {"landmark": "val/landmarks", "emotion": "val/confusion_matrix", "video": "val/pictures"}
@@ -92,6 +93,7 @@ def test_a_fit_shows_its_pictures_in_a_logger_of_somebodys_own(
         *("fit", f"--config={module}", f"--data.root={tiny_cache}", f"--trainer.default_root_dir={tmp_path}"),
         *("--trainer.max_epochs=1", "--data.val_fraction=0.25", "--trainer.accelerator=cpu"),
         *("--trainer.enable_progress_bar=false", "--trainer.logger=test_logs.OwnLogger"),
+        "--trainer.log_every_n_steps=1",
         *TINY[module],
     ]
     assert main(command) == 0
