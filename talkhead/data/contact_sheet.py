@@ -51,7 +51,7 @@ def _tile(root: Path, entry: dict[str, Any], cell: int) -> Tensor:
         landmarks = file.get_slice("landmarks")[middle]
     tile = interpolate(frame.float(), (cell, cell), mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()
     # Pixel centres: a frame's point x lies at (x + 0.5) * ratio - 0.5 of the tile.
-    points = (landmarks + 0.5) * (cell / entry["size"]) - 0.5
+    points = (landmarks + 0.5) * (cell / frame.shape[-1]) - 0.5
     for part, colour in zip(PARTS, _COLOURS, strict=True):
         for x, y in points[part].tolist():
             if math.isfinite(x + y):
