@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from talkhead.media import read as media
-from talkhead.media.colours import HLG, PQ, _standard_range
+from talkhead.media.colours import HLG, PQ, standard_range
 from talkhead.media.read import MediaWarning
 
 HEIGHT, WIDTH, RATE = 48, 64, 16000
@@ -138,14 +138,14 @@ def test_high_dynamic_range_by_the_standards():
     white = {HLG: 0.75, PQ: 0.5807}
     for transfer, level in white.items():
         signal = np.array([0, level, 1.0])[:, None, None].repeat(3, 2)
-        black, middle, peak = _standard_range((signal * 65535).round().astype(np.uint16), transfer)[:, 0, 0]
+        black, middle, peak = standard_range((signal * 65535).round().astype(np.uint16), transfer)[:, 0, 0]
         assert black == 0 and 240 <= middle <= 255 and middle <= peak == 255
     ramp = np.linspace(0, 65535, 200).round().astype(np.uint16)[:, None, None].repeat(3, 2)
     for transfer in white:
-        assert (np.diff(_standard_range(ramp, transfer)[:, 0, 0].astype(int)) >= 0).all()
+        assert (np.diff(standard_range(ramp, transfer)[:, 0, 0].astype(int)) >= 0).all()
     # 18 % grey is 0.265 * 0.18 of HLG's light, whose square root of 3 times it is the signal; in BT.709 it is 0.409.
     grey = np.full((1, 1, 3), round((3 * 0.18 * 0.265) ** 0.5 * 65535), np.uint16)
-    assert abs(int(_standard_range(grey, HLG)[0, 0, 0]) / 255 - (1.099 * 0.18**0.45 - 0.099)) < 0.01
+    assert abs(int(standard_range(grey, HLG)[0, 0, 0]) / 255 - (1.099 * 0.18**0.45 - 0.099)) < 0.01
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(HLG, "HLG"), (PQ, "PQ")])

@@ -154,8 +154,7 @@ def test_a_png_of_linear_light_is_brightened():
     light = np.full((8, 8, 3), 55, np.uint8)  # 0.2157 of the light is grey level 127
     data = saved(Image.fromarray(light), "PNG")
     gamma = struct.pack(">I", 100_000)
-    chunk = struct.pack(">I", 4) + b"gAMA" + gamma + struct.pack(">I", zlib.crc32(b"gAMA" + gamma))
-    assert abs(float(read_image(data[:33] + chunk + data[33:]).float().mean()) - 127) < 2
+    assert abs(float(read_image(data[:33] + chunk(b"gAMA", gamma) + data[33:]).float().mean()) - 127) < 2
     assert read_image(data).float().mean() == 55
 
 
@@ -171,12 +170,49 @@ def test_sixteen_bits():
     assert read_image(png(2, 1, 16, 6, b"\0" + pixels))[:, 0].T.tolist() == [[128, 64, 255], [255, 255, 255]]
 
 
+def test_sixteen_bits_of_tiff():
+    """0 is white, or the channels lie apart: what Pillow reads without a word as another picture."""
+    wide = scene()[..., 0].astype(np.uint16) * 257
+    data = saved(Image.fromarray(65535 - wide), "TIFF", tiffinfo={262: 0})
+    assert np.array_equal(read_image(data)[0].numpy(), scene()[..., 0])
+    tifffile = pytest.importorskip("tifffile")
+    apart = io.BytesIO()
+    tifffile.imwrite(apart, scene().transpose(2, 0, 1).astype(np.uint16) * 257, photometric="rgb", planarconfig=2)
+    with pytest.raises(ValueError, match="16-bit colours in separate planes"):
+        read_image(apart.getvalue())
+
+
+# ITU-R BT.2100's signal of a grey, and what BT.709 makes of it: 18 % grey of HLG's camera;
+# 100 cd/m2, half of reference white (203), is 0.508 of PQ's signal.
+HDR = {18: ((3 * 0.18 * 0.265) ** 0.5, 1.099 * 0.18**0.45 - 0.099), 16: (0.508, (100 / 203) ** (1 / 2.4))}
+
+
+@pytest.mark.parametrize("transfer", HDR)
+@pytest.mark.parametrize("kind", ["PNG", "AVIF", "HEIF"])
+def test_hdr_stills_are_turned_into_standard_range(kind, transfer):
+    signal, right = HDR[transfer]
+    grey = Image.fromarray(np.full((32, 32, 3), round(signal * 255), np.uint8))
+    if kind == "PNG":  # its chunk says the code points of ITU-T H.273
+        data = saved(grey, "PNG")
+        data = data[:33] + chunk(b"cICP", bytes([9, transfer, 0, 1])) + data[33:]
+    elif kind == "HEIF":
+        told = {"color_primaries": 9, "transfer_characteristics": transfer, "matrix_coefficients": 9}
+        data = saved(grey, "HEIF", quality=95, full_range_flag=1, save_nclx_profile=True, **told)
+    else:
+        data = saved(grey, "AVIF", quality=95)
+        at = data.index(b"colrnclx") + 8
+        data = data[:at] + struct.pack(">2H", 9, transfer) + data[at + 4 :]
+    with pytest.warns(MediaWarning, match="HDR"):
+        read = read_image(data)
+    assert abs(read.float().mean() / 255 - right) < 0.02
+
+
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
 def png(width, height, depth, colour, rows):
     """Write a PNG from its filtered rows: the standard library alone."""
-
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     header = struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 

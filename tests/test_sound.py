@@ -3,6 +3,7 @@
 import struct
 import time
 import wave
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -144,6 +145,18 @@ def test_absurd_rates_are_refused_at_once(tmp_path, rate):
         with pytest.raises(ValueError, match=r"lie\.wav.*samples per second"):
             reader(path)
         assert time.perf_counter() - start < 2
+
+
+def test_pieces_of_sound_with_hours_between_them_are_refused(tmp_path):
+    """A damaged table of 10 kB may put its packets so far apart that the silence between them fills any memory."""
+    with av.open(str(tmp_path / "apart.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for index in range(40):
+            frame = av.AudioFrame.from_ndarray(np.ones((1, RATE // 10), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, 300 * RATE * index, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+    with pytest.raises(ValueError, match=r"apart\.mkv.*hours between"):
+        list(media.iter_audio(tmp_path / "apart.mkv"))
 
 
 def test_a_format_that_names_other_files_is_refused(tmp_path):

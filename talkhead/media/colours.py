@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from talkhead.media.write import MediaWarning
 
 PQ, HLG = 16, 18
 """The transfer functions of HDR video, by their numbers in ITU-T H.273."""
@@ -35,7 +38,7 @@ def rgb_picture(frame: Any, size: tuple[int, int] | None = None, aspect: Fractio
     stored = size or (frame.width, frame.height)
     width, height = square_size(stored[0], stored[1], aspect)
     if frame.color_trc in (PQ, HLG):
-        array = _standard_range(_array(frame, "rgb48le", width, height), frame.color_trc)
+        array = standard_range(_array(frame, "rgb48le", width, height), frame.color_trc)
     else:
         array = _array(frame, "rgb24", width, height)
     array = np.rot90(array, k=round(frame.rotation / 90))
@@ -64,7 +67,14 @@ def _array(frame: Any, kind: str, width: int, height: int) -> np.ndarray:
     return frame.to_ndarray(format=kind, width=width, height=height, interpolation=exact)
 
 
-def _standard_range(array: np.ndarray, transfer: int) -> np.ndarray:
+def say_hdr(name: str, transfer: int | None) -> None:
+    """Warn, where a file's transfer function is one of HDR, that its colours are changed."""
+    if transfer in (HLG, PQ):
+        kind = "HLG" if transfer == HLG else "PQ"
+        warnings.warn(f"{name}: its HDR colours ({kind}) are turned into standard range", MediaWarning, stacklevel=3)
+
+
+def standard_range(array: np.ndarray, transfer: int) -> np.ndarray:
     """Turn HLG or PQ of BT.2020 into BT.709 with BT.2408's reference white (75 % HLG, 203 cd/m2 PQ) as white.
 
     Args:

@@ -1,13 +1,15 @@
 """Decode one picture, from whatever door it comes: a file, bytes or a PIL image (Pillow and pillow-heif).
 
-What is returned is what a viewer shows: upright, in sRGB, 8 bits a channel, transparency laid over white, of several
-pictures the first (of a HEIC the primary one). Damaged files are refused, and large ones before they are decoded.
+What is returned is what a viewer shows: upright, in sRGB (HDR in standard range), 8 bits a channel, transparency laid
+over white, of several pictures the first (of a HEIC the primary one). Damaged files are refused, and large ones before
+they are decoded.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from talkhead.media.colours import HLG, PQ, say_hdr, standard_range
 from talkhead.media.write import MediaWarning
 
 # Formats whose decoders read the picture's own bytes and nothing else; EPS, for one, would start Ghostscript.
@@ -23,6 +26,9 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "ICO
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284
+"""Tags of TIFF: bits of a channel, whether 0 is white, whether the channels lie apart."""
+
 PLAIN = (255, 255, 255)
 """The colour that transparent pictures are laid over."""
 
@@ -30,8 +36,9 @@ PLAIN = (255, 255, 255)
 def decode_picture(source: Any, name: str, opacity: bool = False) -> Tensor | None:
     """Decode a picture as a viewer shows it.
 
-    EXIF orientation 1 to 8 and a HEIC's own rotation are applied; an embedded colour profile is turned into sRGB;
-    16-bit channels are reduced to 8; transparency is laid over ``PLAIN``; of an animation the first frame is taken.
+    EXIF orientation 1 to 8 and a HEIC's own rotation are applied; an embedded colour profile is turned into sRGB, HDR
+    (HLG, PQ) into standard range with a ``MediaWarning``; 16-bit channels are reduced to 8; transparency is laid over
+    ``PLAIN``; of an animation the first frame is taken.
 
     Args:
         source: a path, the bytes of a file, or a PIL image.
@@ -56,10 +63,26 @@ def decode_picture(source: Any, name: str, opacity: bool = False) -> Tensor | No
         brand = start[8:12] if start[4:8] == b"ftyp" else b""
         picture = _opened(file, name, brand in _HEIF)
         if picture is not None:
-            return _decoded(picture, name, opacity)
+            return _decoded(picture, name, opacity, _transfer_told(picture, file))
     if start.startswith(_STARTS) or start[8:12] == b"WEBP" or brand in (*_HEIF, b"avif", b"avis"):
-        raise ValueError(f"image: {name} is a damaged picture, its header cannot be read; give an undamaged file")
+        what = "is a damaged picture, or of a kind that is not read, such as floating-point colours"
+        raise ValueError(f"image: {name} {what}; save it anew as PNG or JPEG")
     return None
+
+
+def _transfer_told(picture: Any, file: Any) -> int | None:
+    """Return the number of a picture's transfer function (ITU-T H.273), which Pillow passes over; None: not told."""
+    if picture.format == "HEIF":
+        return (picture.info.get("nclx_profile") or {}).get("transfer_characteristics")
+    file.seek(0)
+    head = file.read(2**16)
+    if picture.format == "PNG":
+        at = head.partition(b"IDAT")[0].find(b"cICP")
+        return head[at + 5] if at > 0 else None
+    # A picture with a gain map holds two colour spaces; the one that is decoded is the standard one.
+    boxes = head.split(b"colr")[1:] if picture.format == "AVIF" else []
+    told = {int.from_bytes(box[6:8], "big") if box.startswith(b"nclx") else None for box in boxes}
+    return told.pop() if len(told) == 1 else None
 
 
 def _opened(file: Any, name: str, heif: bool) -> Any:
@@ -82,7 +105,7 @@ def _opened(file: Any, name: str, heif: bool) -> Any:
         raise ValueError(_damaged(name, error)) from None
 
 
-def _decoded(picture: Any, name: str, opacity: bool) -> Tensor:
+def _decoded(picture: Any, name: str, opacity: bool, transfer: int | None = None) -> Tensor:
     import PIL.Image
 
     limit = PIL.Image.MAX_IMAGE_PIXELS
@@ -91,7 +114,10 @@ def _decoded(picture: Any, name: str, opacity: bool) -> Tensor:
     try:
         picture.load()
         upright = _upright(picture, name)
-        colours, alpha = _in_srgb(_eight_bits(upright, name), name)
+        colours, alpha = _in_srgb(_eight_bits(upright, name, getattr(picture, "tag_v2", {})), name)
+        if transfer in (HLG, PQ):
+            colours = PIL.Image.fromarray(standard_range(np.asarray(colours).astype(np.uint16) * 257, transfer))
+            say_hdr(name, transfer)
     except MemoryError:
         raise ValueError(_too_large(name, picture.size)) from None
     except _RefusedError as error:
@@ -129,17 +155,28 @@ def _upright(picture: Any, name: str) -> Any:
     try:
         return ImageOps.exif_transpose(picture)
     except Exception as error:  # an EXIF block is a file of its own, and may be damaged in as many ways
-        warnings.warn(f"{name}: its EXIF data cannot be read ({error}); shown as stored", MediaWarning, stacklevel=2)
+        reason = " ".join(str(error).split())
+        warnings.warn(f"{name}: its EXIF data cannot be read ({reason}); shown as stored", MediaWarning, stacklevel=2)
         return picture
 
 
-def _eight_bits(picture: Any, name: str) -> Any:
-    """Turn one channel of 16 or 32 bits into 8; Pillow's own conversion clips some of these at 255."""
+def _eight_bits(picture: Any, name: str, tags: Mapping[int, Any]) -> Any:
+    """Turn one channel of 16 or 32 bits into 8; Pillow's own conversion clips some of these at 255.
+
+    Args:
+        picture: a PIL image.
+        name: what to call it in messages.
+        tags: TIFF's, of the file that it was read from.
+    """
     import PIL.Image
 
     if not picture.mode.startswith(("I", "F")):
+        if tags.get(_PLANES) == 2 and max(tags.get(_BITS, [8])) > 8:  # Pillow reads them as 8-bit
+            raise _RefusedError(f"image: {name} holds its 16-bit colours in separate planes; save it as PNG")
         return picture
     values = np.asarray(picture)
+    if tags.get(_PHOTOMETRIC) == 0 and picture.mode.startswith("I;16"):  # 0 is white; Pillow turns 8 bits alone
+        values = 65535 - values
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
         kind = "floating-point" if picture.mode == "F" else "32-bit"
         raise _RefusedError(f"image: {name} holds {kind} grey values; save it with 8 or 16 bits a channel")

@@ -10,7 +10,6 @@ is there and emit a ``MediaWarning``; where nothing can be read they raise a one
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.media.clock import at_constant_rate, at_rate, frame_rate
-from talkhead.media.colours import HLG, PQ, rgb_picture, square_size
+from talkhead.media.colours import rgb_picture, say_hdr, square_size
 from talkhead.media.container import (
     audio_stream,
     checked_path,
@@ -155,10 +154,7 @@ def iter_frames(path: str | Path, fps: Fraction | float | None = None) -> Iterat
     with opened(path, "video") as container:
         stream = need(video_stream(container), path, "video", "picture")
         rate, context = frame_rate(container, stream, path), stream.codec_context
-        if context.color_trc in (HLG, PQ):
-            kind = "HLG" if context.color_trc == HLG else "PQ"
-            message = f"{path}: its HDR colours ({kind}) are turned into standard range"
-            warnings.warn(message, MediaWarning, stacklevel=2)
+        say_hdr(str(path), context.color_trc)
         convert = functools.partial(rgb_picture, aspect=pixel_aspect(stream))
         stored, zero = decoded(container, stream, str(path)), clock_zero(container)
         slack = int(context.name in ("mpeg1video", "mpeg2video"))
@@ -229,8 +225,8 @@ def iter_audio(path: str | Path, chunk_seconds: float = 10.0) -> Iterator[Tensor
 def read_image(source: str | Path | bytes | Any, opacity: bool = False) -> Tensor:
     """Read a picture (PNG, JPEG, WebP, HEIC, AVIF, GIF, TIFF, ...); of a video, the first frame.
 
-    What a viewer shows: upright, in sRGB, transparency laid over white, of an animation the first frame; see
-    ``talkhead.media.pictures``.
+    What a viewer shows: upright, in sRGB, HDR turned into standard range with a ``MediaWarning``, transparency laid
+    over white, of an animation the first frame; see ``talkhead.media.pictures``.
 
     Args:
         source: the picture's file, its bytes, or a PIL image.
@@ -256,5 +252,6 @@ def read_image(source: str | Path | bytes | Any, opacity: bool = False) -> Tenso
         frame = next(decoded(container, stream, name, check=False), None)
         if frame is None:
             raise ValueError(f"image: {name} cannot be decoded; give an undamaged PNG or JPEG file")
+        say_hdr(name, frame.color_trc)
         picture = rgb_picture(frame, aspect=pixel_aspect(stream))
     return torch.cat([picture, torch.full_like(picture[:1], 255)]) if opacity else picture

@@ -28,6 +28,8 @@ FULL_SCALE = 1.5
 """Peak above which samples are said to be beyond full scale; resampling and lossy codecs leave a little over 1."""
 MAX_HOLE = 600
 """Seconds of silence that a gap in the timestamps, or a late start of the sound, may stand for."""
+MAX_SILENCE = 20
+"""Seconds of such silence for each second of sound, beyond ``MAX_HOLE``: more, and the timestamps are damaged."""
 
 _FRONT, _BACK = 0.5, 0.5 * math.sqrt(0.5)
 # The sum of ITU-R BS.775's stereo down-mix: the centre at -3 dB in both channels, the surrounds at -3 dB in one.
@@ -139,7 +141,7 @@ def sound_blocks(path: str | Path, strict: bool = False) -> Iterator[Tensor]:
         exact = "mp4" in container.format.name and stream.duration
         left = math.ceil(stream.duration * stream.time_base * SAMPLE_RATE) if exact else None
         restarts = Restarts(path if video_stream(container) is not None else None)
-        for block in _resampled(itertools.chain([first], blocks), lambda b: _mono(b, mixes), restarts):
+        for block in _resampled(itertools.chain([first], blocks), lambda b: _mono(b, mixes), restarts, path):
             block = block[:left]
             left = left if left is None else left - len(block)
             skip, offset = min(max(-offset, 0), len(block)), min(offset + len(block), 0)
@@ -221,18 +223,25 @@ def _blocks(container: Any, stream: Any, path: str, check: bool) -> Iterator[Blo
             yield Block(time, frame.sample_rate, frame.layout.name, names, samples)
 
 
-def _resampled(blocks: Iterator[Block], mono: Callable[[Block], np.ndarray], restarts: Restarts) -> Iterator[Tensor]:
+def _resampled(
+    blocks: Iterator[Block], mono: Callable[[Block], np.ndarray], restarts: Restarts, path: str | Path
+) -> Iterator[Tensor]:
     """Mix down and resample to 16 kHz; holes in the timestamps become zeros, a clock that starts again goes on."""
     resampler: _Resampler | None = None
     expected: Fraction | None = None
+    silence = Fraction(MAX_HOLE)  # that may still be put in
     for block in blocks:
         samples, start = mono(block), expected
+        silence += MAX_SILENCE * Fraction(len(samples), block.rate)
         time, joined = restarts.follow(block.time, expected)
         gap = None if time is None or expected is None else time - expected
         if resampler is not None and (resampler.rate != block.rate or joined or (gap and 0.1 < gap < MAX_HOLE)):
             yield from resampler.finish()
             resampler = None
         if gap is not None and (joined or gap > 0.1) and gap < MAX_HOLE:
+            silence -= max(gap, Fraction(0))
+            if silence < 0:
+                raise ValueError(f"audio: {named(path)} has hours between its pieces of sound; its clock is damaged")
             # At a join the sound is put where its pictures are put, to the sample.
             yield torch.zeros(max(round(gap * SAMPLE_RATE), 0))
             samples = samples[max(round(-gap * block.rate), 0) :] if joined else samples
