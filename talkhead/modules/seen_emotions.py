@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 from lightning import Trainer
 from torch import Tensor
 
@@ -42,7 +42,7 @@ def count_everywhere(trainer: Trainer, emotions: Sequence[str]) -> Tensor:
     return counts
 
 
-def remember_emotions(net: Any, trainer: Trainer) -> None:
+def remember_emotions(net: ConfigMixin, trainer: Trainer) -> None:
     """Write into a network's configuration, as ``trained_on``, which emotions it is being trained on.
 
     Those of an earlier training stay: what was learnt once is known.

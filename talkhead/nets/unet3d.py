@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +138,7 @@ class UNet3D(ModelMixin, ConfigMixin):
             x = self._run(self.up[level], torch.cat([x, skips.pop()], 1), condition, frames)
         return unfold(self.head(F.silu(self.norm(x))), patch, frames)
 
-    def _run(self, blocks: Any, x: Tensor, condition: Tensor, frames: int) -> Tensor:
+    def _run(self, blocks: Iterable[nn.Module], x: Tensor, condition: Tensor, frames: int) -> Tensor:
         for block in blocks:
             if self.config.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, condition, frames, use_reentrant=False)

@@ -17,13 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, emotion_probabilities
+
+if TYPE_CHECKING:
+    from diffusers import ConfigMixin
 
 EASE_SECONDS = 0.5
 """How long a face takes from one expression to the next."""
@@ -60,7 +63,7 @@ class EmotionKeys:
         place = ((times.double()[:, None] - self.times) / self.ease).clamp(0, 1)
         return NEUTRAL + (0.5 - 0.5 * torch.cos(math.pi * place)).float() @ steps
 
-    def told_at(self, times: Tensor, net: Any, strength: float) -> Tensor:
+    def told_at(self, times: Tensor, net: ConfigMixin, strength: float) -> Tensor:
         """Return what a network is told at (T,) seconds: (T, 8), or (8,) where it is the same at all times."""
         told = leave_to(net, self.shown_at(times), strength)
         return told[0] if (told == told[0]).all() else told
@@ -218,13 +221,13 @@ def check_strength(strength: float) -> None:
         raise ValueError(f"emotion_strength must lie in 0..2, 1 the full expression; got {strength}")
 
 
-def learnt_classes(net: Any) -> Tensor:
+def learnt_classes(net: ConfigMixin) -> Tensor:
     """Return the (8,) bool classes that a network's data had; one that does not say has seen neutral faces alone."""
     names = net.config.get("trained_on") or ["neutral"]
     return torch.tensor([name in names for name in EMOTIONS])
 
 
-def leave_to(net: Any, shown: Tensor, strength: float = 1.0) -> Tensor:
+def leave_to(net: ConfigMixin, shown: Tensor, strength: float = 1.0) -> Tensor:
     """Return what a network is told of (..., 8) mixtures: the classes it has learnt, the rest as neutral.
 
     A network that never saw a neutral face gets the rest in equal parts of what it has seen: no embedding is used that
@@ -242,6 +245,6 @@ def leave_to(net: Any, shown: Tensor, strength: float = 1.0) -> Tensor:
     return told + rest * home
 
 
-def left_by(net: Any, shown: Tensor) -> Tensor:
+def left_by(net: ConfigMixin, shown: Tensor) -> Tensor:
     """Return the (..., 8) weights of the expressions that a landmark net has not learnt, neutral's being 0."""
     return shown * ~learnt_classes(net) * (1 - NEUTRAL).to(shown)

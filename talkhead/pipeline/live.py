@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,9 @@ from talkhead.pipeline.worn import wear_expressions
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector
+
+if TYPE_CHECKING:
+    from talkhead.pipeline.talking_head import TalkingHeadPipeline
 
 REMEMBERED_SECONDS = 20.0
 """Sound that is kept: how loud the speaker and the room are is measured on it."""
@@ -92,7 +95,7 @@ class Live:
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: TalkingHeadPipeline,
         portrait: Portrait,
         *,
         emotion: Any = "neutral",
@@ -257,7 +260,7 @@ class Live:
 
 
 def begin_live(
-    pipeline: Any,
+    pipeline: TalkingHeadPipeline,
     image: Any,
     *,
     reference_landmarks: Tensor | None = None,
