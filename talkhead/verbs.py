@@ -76,7 +76,7 @@ def add_serve(verbs: Any) -> None:
     verb.add_argument("--image", help="the portrait (the speaker's own)")
     add_speaker(verb)
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: any (%(default)s)")
-    verb.add_argument("--port", type=int, default=8000, help="(%(default)s)")
+    verb.add_argument("--port", type=port, default=8000, help="(%(default)s)")
     verb.add_argument("--clients", type=int, default=2, help="how many may speak at once (%(default)s)")
     verb.add_argument("--size", type=int, default=256, metavar="PX", help="side of the picture (%(default)s)")
     verb.add_argument("--emotion", type=emotion, default="neutral", help="(%(default)s)")
@@ -152,7 +152,7 @@ def add_app(verbs: Any) -> None:
     )
     add_speaker(verb)
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: any (%(default)s)")
-    verb.add_argument("--port", type=int, help="(7860, or the next free one)")
+    verb.add_argument("--port", type=port, help="(7860, or the next free one)")
     verb.add_argument("--share", action="store_true", help="ask gradio for a public address: anybody can use it")
     verb.add_argument("--longest", type=float, default=120.0, metavar="S", help="seconds of sound taken (%(default)s)")
     verb.add_argument("--largest", default="64mb", help="size of an upload (%(default)s)")
@@ -304,3 +304,13 @@ USES: tuple[Callable[[Any], None], ...] = (
     add_doctor,
 )
 """What `talkhead.cli` lists beside its own verbs."""
+
+
+def port(text: str) -> int:
+    """Parse ``--port``: 0 (any free one) to 65535."""
+    try:
+        if 0 <= (number := int(text)) <= 65535:
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535; got {text!r}")

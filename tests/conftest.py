@@ -26,6 +26,23 @@ def seeded() -> None:
 
 
 @pytest.fixture
+def sentence(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs the command line, expects exit code 2, and returns the one line it printed."""
+
+    from talkhead.cli import main
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(arguments) == 2
+        lines = capsys.readouterr().err.splitlines()
+        said = [line for line in lines if line.startswith("talkhead: error: ")]
+        assert len(said) == 1, lines
+        return said[0]
+
+    return run
+
+
+@pytest.fixture
 def shared_data() -> Callable[[str], Path]:
     """Return a function that gives a path of the real data, or skips the test where it is absent."""
 

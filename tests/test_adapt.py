@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny_face, tiny_frames
 from safetensors.torch import load_file
-from test_cli import losses
+from test_fit import losses
 from test_preprocess import SIDE, SkinDetector
 from torch import Tensor
 

@@ -11,7 +11,7 @@ import yaml
 from conftest import tiny_face
 from lightning import LightningModule, Trainer
 from skimage.metrics import structural_similarity
-from test_cli import fit
+from test_fit import fit
 from test_video import SMALL, batch_of
 
 from talkhead import training

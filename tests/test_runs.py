@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_cli import fit, interrupt, losses
+from test_fit import fit, interrupt, losses
 
 from talkhead.cli import main
 from talkhead.modules.checkpoint import newest_whole, read_checkpoint, write_checkpoint

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import tiny_encoder, tiny_face
 from lightning import Trainer
-from test_cli import fit
+from test_fit import fit
 from torch.utils.data import DataLoader, DistributedSampler
 
 from talkhead.data.clip import Clip

@@ -312,6 +312,7 @@ class TalkingHeadPipeline:
         options |= {"seed": seed, "guidance_scale": guidance_scale}
         for name, gain in {"mouth": mouth, "pose": pose, "brow": brow, "blink": blink, "idle": idle}.items():
             check_gain(name, gain)
+        check_gain("guidance_scale", guidance_scale)
         check_strength(emotion_strength)
         keys = None if emotion is None else emotion_keys(emotion)
         given = read_motion(landmarks)

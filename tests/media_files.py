@@ -1,0 +1,59 @@
+"""Small recordings for the tests of the readers: by our writer, by PyAV alone, by the standard library."""
+
+import wave
+from fractions import Fraction
+
+import av
+import torch
+
+from talkhead.media.read import VideoWriter
+
+
+def tone(seconds, rate=16000, hz=440.0):
+    return 0.5 * torch.sin(2 * torch.pi * hz * torch.arange(round(seconds * rate), dtype=torch.float64) / rate).float()
+
+
+def numbered_frame(index, height=48, width=64):
+    """A grey frame whose level tells its index."""
+    return torch.full((3, height, width), 16 + 8 * index, dtype=torch.uint8)
+
+
+def write_clip(path, num_frames=20, fps=Fraction(25), audio=None, **kwargs):
+    with VideoWriter(path, fps, (48, 64), audio, **kwargs) as video:
+        for index in range(num_frames):
+            video.append(numbered_frame(index))
+    return path
+
+
+def write_wav(path, samples, rate):
+    """Write WAV with the standard library: (S,) or (S, 2) int16."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return path
+
+
+def transcode(path, frames=None, rate=25, audio=None, audio_rate=44100, codecs=("mpeg1video", "mp2"), offsets=(0, 0)):
+    """Write a file with PyAV alone: a second writer for the reader's tests. Offsets are seconds of start time."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codecs[0], rate=rate) if frames is not None else None
+        sound = container.add_stream(codecs[1], rate=audio_rate, layout="stereo") if audio is not None else None
+        if video is not None:
+            video.width, video.height, video.pix_fmt = frames.shape[3], frames.shape[2], "yuv420p"
+            video.bit_rate = 4_000_000
+        for index, frame in enumerate(frames if frames is not None else []):
+            picture = av.VideoFrame.from_ndarray(frame.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+            picture.pts, picture.time_base = index + round(offsets[0] * rate), 1 / Fraction(rate)
+            container.mux(video.encode(picture))
+        if audio is not None:
+            samples = (audio.expand(2, -1) * 32767).to(torch.int16).T.reshape(1, -1).contiguous().numpy()
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+            frame.sample_rate, frame.pts = audio_rate, round(offsets[1] * audio_rate)
+            frame.time_base = Fraction(1, audio_rate)
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+        if video is not None:
+            container.mux(video.encode(None))
+    return path

@@ -1,0 +1,240 @@
+"""Training as a person types it: the shipped configurations, made small."""
+
+import csv
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from talkhead import training
+from talkhead.cli import main
+
+SHIPPED = ["landmark", "emotion", "video", "paper/landmark", "paper/emotion", "paper/video"]
+SMALL = {
+    "landmark": ["--model.net.init_args.width=8", "--model.size=32", "--data.num_frames=8"],
+    "emotion": ["--model.net.init_args.size=XS", "--data.split=clip", "--trainer.check_val_every_n_epoch=1"],
+    "video": [
+        "--model.renderer.init_args.size=32",
+        "--model.renderer.init_args.widths=[8,16]",
+        "--data.num_frames=4",
+        "--data.samples_per_clip=1",
+        "--trainer.max_steps=-1",
+        "--trainer.precision=32-true",
+    ],
+}
+
+
+@pytest.fixture
+def keep_ctrl_c() -> Iterator[None]:
+    """Restore the handler of Ctrl-C: Lightning switches it off when it is interrupted."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def fit(module: str, cache: Path, output: Path, *more: str) -> int:
+    """Train one of the modules for a moment."""
+    return main(fit_words(module, cache, output, *more))
+
+
+def fit_words(module: str, cache: Path, output: Path, *more: str) -> list[str]:
+    """Return the command line that trains one of the modules for a moment."""
+    return [
+        "fit",
+        *(f"--config={module}", f"--data.root={cache}", f"--trainer.default_root_dir={output}"),
+        *("--data.batch_size=4", "--data.val_fraction=0.2", "--data.test_fraction=0.1"),
+        *("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"),
+        *SMALL[module],
+        *more,
+    ]
+
+
+def losses(output: Path) -> dict[int, float]:
+    """Return the training loss at each step from all logs of a run, the later log's where two hold the same step."""
+    found = {}
+    for log in sorted((output / "logs").glob("version_*/metrics.csv")):
+        for row in csv.DictReader(log.read_text().splitlines()):
+            if row.get("train/loss"):
+                found[int(row["step"])] = float(row["train/loss"])
+    return found
+
+
+def last_state(output: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a run's last checkpoint."""
+    return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def interrupt(patch: pytest.MonkeyPatch, when: Callable[[Any], bool]) -> None:
+    """Press Ctrl-C at the first training step of which ``when`` is true."""
+    from talkhead.modules import emotion, landmark, video
+
+    def interrupted(self: Any, batch: Any, index: int) -> Any:
+        if when(self):
+            raise KeyboardInterrupt
+        return steps[type(self)](self, batch, index)
+
+    modules = [emotion.EmotionClassifier, landmark.LandmarkGenerator, video.VideoDiffusion]
+    steps = {module: module.training_step for module in modules}
+    for module in modules:
+        patch.setattr(module, "training_step", interrupted)
+
+
+def test_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = str(training.CONFIGS / "paper" / "video.yaml")
+    assert training.shipped_configs(["fit", "--config", "paper/video"]) == ["fit", "--config", shipped]
+    assert training.shipped_configs(["fit", "--config=paper/video.yaml"]) == ["fit", f"--config={shipped}"]
+    assert training.shipped_configs(["fit", "-c", "video", "-c", "paper/video"])[4] == shipped
+    Path("video.yaml").write_text("{}")
+    assert training.shipped_configs(["--config", "video.yaml"]) == ["--config", "video.yaml"]
+    assert training.shipped_configs(["--data.root", "video"]) == ["--data.root", "video"]
+
+
+def test_an_unknown_config_lists_the_shipped_ones(sentence: Callable[..., str]) -> None:
+    said = sentence("fit", "--config", "papr/video")
+    assert "'papr/video'" in said
+    for name in SHIPPED:
+        assert name in said
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_print_config_round_trips(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*arguments: str) -> str:
+        assert main(["fit", *arguments, "--print_config"]) == 0
+        return capsys.readouterr().out
+
+    first = printed("--config", name, "--data.root", "cache")
+    (tmp_path / "again.yaml").write_text(first)
+    assert printed("--config", str(tmp_path / "again.yaml")) == first
+    # What was written is what is used: every entry of the shipped file is still in the result.
+    assert_contains(yaml.safe_load(first), yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text()))
+
+
+@pytest.mark.parametrize("name", ["landmark", "emotion", "video", "video256", "paper/video"])
+def test_gpu_goes_behind_any_recipe_and_changes_its_speed_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"--data.root={tmp_path}"
+    assert main(["fit", "--config", name, "--config", "gpu", root, "--print_config"]) == 0
+    both = yaml.safe_load(capsys.readouterr().out)
+    recipe = yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text())
+    assert_contains(both, yaml.safe_load((training.CONFIGS / "gpu.yaml").read_text()))
+    recipe["trainer"].pop("precision", None)
+    assert_contains(both, recipe)
+    set_to: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    away = f"--trainer.default_root_dir={tmp_path}"
+    assert main(["fit", "--config", name, root, away]) == 2  # there is no cache
+    assert main(["fit", "--config", name, "--config", "gpu", root, away]) == 2
+    assert set_to == ["highest", "high"]
+
+
+def assert_contains(whole: Any, part: Any) -> None:
+    """Assert that each entry of nested ``part`` is in ``whole``."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            assert_contains(whole[key], value)
+    elif isinstance(part, list):
+        assert len(whole) == len(part)
+        for a, b in zip(whole, part, strict=True):
+            assert_contains(a, b)
+    else:
+        assert whole == part
+
+
+@pytest.mark.parametrize("typo", ["--data.batchsize=3", "--trainer.max_epoch=3", "--model.learning_rat=1"])
+def test_a_typo_on_the_command_line_is_refused_with_its_name(typo: str, sentence: Callable[..., str]) -> None:
+    said = sentence("fit", "--config", "video", "--data.root", "cache", typo)
+    assert typo.split("=")[0].split(".")[-1] in said
+
+
+def test_a_typo_in_a_file_is_refused_with_its_name(sentence: Callable[..., str], tmp_path: Path) -> None:
+    text = (training.CONFIGS / "video.yaml").read_text()
+    for right, wrong in [("mouth_weight", "mouth_wait"), ("patch", "pitch"), ("batch_size", "batch_seize")]:
+        assert right in text
+        (tmp_path / "typo.yaml").write_text(text.replace(right, wrong))
+        assert wrong in sentence("fit", "--config", str(tmp_path / "typo.yaml"), "--data.root", "cache")
+
+
+def test_a_cache_that_is_not_there(sentence: Callable[..., str], tmp_path: Path) -> None:
+    said = sentence("fit", "--config", "landmark", f"--data.root={tmp_path}", f"--trainer.default_root_dir={tmp_path}")
+    assert "manifest.jsonl" in said
+
+
+@pytest.mark.parametrize("module", ["landmark", "emotion", "video"])
+def test_fit_resumes_with_the_same_loss_curve(
+    module: str, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, kept = tmp_path / "run", tmp_path / "kept"
+
+    def keep_what_a_power_cut_would_leave(trained: Any) -> bool:
+        if trained.current_epoch == 2 and not kept.exists():
+            shutil.copytree(run, kept)
+        return False
+
+    interrupt(monkeypatch, keep_what_a_power_cut_would_leave)
+    assert fit(module, tiny_cache, run, "--trainer.max_epochs=4") == 0
+    curve, end = losses(run), last_state(run)
+    shutil.rmtree(run)
+    kept.rename(run)
+    done = losses(run)
+    assert len(done) < len(curve)
+    assert fit(module, tiny_cache, run, "--trainer.max_epochs=4", "--ckpt_path=last") == 0
+    # The same draws, the same weights, the same machine: not one bit differs.
+    assert losses(run) == curve
+    for name, value in last_state(run).items():
+        assert torch.equal(value, end[name]), name
+
+
+def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, sentence: Callable[..., str]) -> None:
+    from talkhead.speaker.folder import load_video
+
+    assert fit("video", tiny_cache, tmp_path / "first", "--trainer.max_epochs=1") == 0
+    parts = load_video(tmp_path / "first" / "checkpoints" / "last.ckpt").parts
+    renderer, scheduler = parts["renderer"], parts["scheduler"]
+    speaker = tmp_path / "speaker"
+    renderer.save_pretrained(speaker / "renderer")
+    scheduler.save_pretrained(speaker / "scheduler")
+    (speaker / "pipeline.json").write_text("{}")
+    still = (f"--init_from={speaker}", "--trainer.max_epochs=1", "--model.learning_rate=0", "--trainer.callbacks=[]")
+    assert fit("video", tiny_cache, tmp_path / "second", *still) == 0
+    again = load_video(next((tmp_path / "second").rglob("*.ckpt"))).parts["renderer"]
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, renderer.state_dict()[name]), name
+    wider = ("--model.renderer.widths=[16,32]", "--trainer.max_epochs=1", f"--init_from={speaker}")
+    said = sentence(*fit_words("video", tiny_cache, tmp_path / "third", *wider))
+    assert "init_from" in said and "built otherwise" in said
+
+
+def test_last_goes_on_where_it_stopped_and_a_checkpoint_knows_its_net(tiny_cache: Path, tmp_path: Path) -> None:
+    from talkhead.modules.video import VideoDiffusion
+
+    assert fit("video", tiny_cache, tmp_path, "--trainer.max_epochs=1") == 0
+    assert fit("video", tiny_cache, tmp_path, "--trainer.max_epochs=2", "--ckpt_path=last") == 0
+    steps = losses(tmp_path)
+    assert sorted(steps) == list(range(len(steps))), "a step is missing or was done twice"
+    loaded = VideoDiffusion.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert loaded.renderer.config.size == 32
+    assert list(loaded.renderer.config.widths) == [8, 16]
+
+
+def test_ctrl_c_keeps_what_was_learnt(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_ctrl_c: None
+) -> None:
+    interrupt(monkeypatch, lambda trained: trained.global_step == 3)
+    assert fit("landmark", tiny_cache, tmp_path, "--trainer.max_epochs=5") == 130
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_outputs_go_where_the_configuration_says(tiny_cache: Path, tmp_path: Path) -> None:
+    mine = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(tmp_path / "mine"), "save_last": True}}
+    callbacks = f"--trainer.callbacks=[{json.dumps(mine)}]"
+    assert fit("landmark", tiny_cache, tmp_path / "run", "--trainer.max_epochs=1", callbacks) == 0
+    assert (tmp_path / "mine" / "last.ckpt").is_file()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["logs"]

@@ -1,0 +1,135 @@
+"""What the pipeline refuses: in one sentence, before the work, without half a file."""
+
+import math
+import wave
+from pathlib import Path
+
+import pytest
+import torch
+from test_pipeline import POINTS, OneFace, speech, tiny_pipeline, tiny_portrait
+
+from talkhead.media.read import write_audio
+from talkhead.nets.renderer import Renderer
+from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.motion import LandmarkSequence
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TalkingHeadPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> torch.Tensor:
+    return tiny_portrait()
+
+
+REFUSED = [
+    ({"detector": OneFace(None), "reference_landmarks": None}, ValueError, "image: no face"),
+    ({"image": "absent.png"}, FileNotFoundError, "no such file"),
+    ({"image": "text.png"}, ValueError, "image: .* cannot be read"),
+    ({"image": torch.zeros(3, 8, 8)}, ValueError, r"image must be .* got shape \(3, 8, 8\), torch.float32"),
+    ({"image": None}, ValueError, "image must be .* got NoneType"),
+    ({"audio": "absent.wav"}, FileNotFoundError, "no such file"),
+    ({"audio": "text.png"}, ValueError, "audio: .* (cannot be read|has no sound)"),
+    ({"audio": "empty.wav"}, ValueError, "audio: .* has no sound"),
+    ({"audio": torch.zeros(0)}, ValueError, "S >= 1"),
+    ({"audio": torch.zeros(2, 100)}, ValueError, r"got shape \(2, 100\)"),
+    ({"audio": torch.zeros(100, dtype=torch.int16)}, ValueError, "int16"),
+    ({"audio": torch.full((100,), 3000.0)}, ValueError, "up to 3000"),
+    ({"audio": torch.full((100,), math.nan)}, ValueError, "got values up to nan"),
+    ({"audio": None}, ValueError, "audio must be given"),
+    ({"sample_rate": 0}, ValueError, "sample_rate"),
+    ({"emotion": "joyful"}, ValueError, "emotion must be one of angry"),
+    ({"emotion": {"happy": 0.5}}, ValueError, "sum to 1"),
+    ({"emotion": {}}, ValueError, "sum to 1"),
+    ({"fps": 0}, ValueError, "fps"),
+    ({"fps": -25}, ValueError, "fps"),
+    ({"frame": "whole"}, ValueError, "frame must be 'crop' or 'full'"),
+    ({"mouth": -1}, ValueError, "mouth"),
+    ({"idle": math.nan}, ValueError, "idle"),
+    ({"guidance_scale": math.nan}, ValueError, "guidance_scale"),
+    ({"guidance_scale": -1}, ValueError, "guidance_scale"),
+    ({"overlap": 99}, ValueError, "overlap"),
+    ({"seed": 2**64}, ValueError, "seed must be a whole number"),
+    ({"seed": 0.5}, ValueError, "seed must be a whole number"),
+    ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
+    ({"num_inference_steps": 2000}, ValueError, "num_inference_steps must lie in 1..1000"),
+    ({"start_timestep": 1000}, ValueError, "start_timestep"),
+    ({"reference_landmarks": torch.zeros(67, 2)}, ValueError, r"reference_landmarks must have shape \(68, 2\)"),
+    ({"reference_landmarks": torch.full((68, 2), math.nan)}, ValueError, "reference_landmarks must be finite"),
+    ({"landmarks": torch.zeros(5, 67, 2)}, ValueError, r"landmarks must have shape \(T, 68, 2\)"),
+    ({"landmarks": POINTS.expand(50, 68, 2), "emotion": None}, ValueError, "equally long within one frame"),
+    ({"landmarks": LandmarkSequence(POINTS.expand(5, 68, 2), 25, (99, 99)), "emotion": None}, ValueError, "retarget"),
+    (
+        {"landmarks": LandmarkSequence(POINTS.expand(5, 68, 2), 25, (61, 72)), "fps": 30, "emotion": None},
+        ValueError,
+        "fps must be 25",
+    ),
+    ({"landmarks": "text.png"}, ValueError, "no landmark sequence"),
+    ({"landmarks": POINTS.expand(5, 68, 2), "audio": None, "emotion": None}, ValueError, "no audio to hear it in"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "words"), REFUSED)
+def test_refused_in_one_sentence_without_half_a_file(pipe, portrait, tmp_path, monkeypatch, change, kind, words):
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("this is no picture")
+    with wave.open("empty.wav", "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+    (tmp_path / "out").mkdir()
+    arguments = {"image": portrait, "audio": speech(0.2), "reference_landmarks": POINTS, "emotion": "sad"} | change
+    with pytest.raises(kind, match=words) as caught:
+        pipe.stream(**arguments)  # before the first piece is asked for
+    assert "\n" not in str(caught.value)
+    with pytest.raises(kind, match=words):
+        pipe.generate_file(output="out/video.mp4", progress=False, **arguments)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", ["talk.mp4", "link.mp4", "hard.mp4", "out/../talk.mp4"])
+def test_no_input_is_written_over(pipe, portrait, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    write_audio("talk.wav", speech(0.2))
+    Path("talk.wav").rename("talk.mp4")
+    Path("link.mp4").symlink_to("talk.mp4")
+    Path("hard.mp4").hardlink_to("talk.mp4")
+    before = Path("talk.mp4").read_bytes()
+    with pytest.raises(ValueError, match="is the audio and would be written over"):
+        pipe.generate_file(portrait, "talk.mp4", name, reference_landmarks=POINTS, progress=False)
+    assert Path("talk.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize("output", ["absent/out.mp4", "folder.mp4", "out.txt"])
+def test_an_unwritable_output_is_found_before_the_work(pipe, portrait, tmp_path, output):
+    (tmp_path / "folder.mp4").mkdir()
+    detector = OneFace(POINTS)
+    with pytest.raises((OSError, ValueError), match="folder|output must end"):
+        pipe.generate_file(portrait, speech(0.1), tmp_path / output, detector=detector)
+    assert not detector.asked
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.mp4"]
+
+
+def test_a_break_in_the_middle_leaves_no_file(pipe, portrait, tmp_path, monkeypatch):
+    calls = []
+
+    def broken(*arguments):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return Renderer.predict_displaced(pipe.renderer, *arguments)
+
+    monkeypatch.setattr(pipe.renderer, "predict_displaced", broken)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.generate_file(
+            portrait, speech(1.0), tmp_path / "o.mp4", reference_landmarks=POINTS, emotion="sad", progress=False
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipeline_without_ears_wants_the_emotion(pipe, portrait):
+    deaf = TalkingHeadPipeline(pipe.landmark_net, None, pipe.renderer, pipe.scheduler, pipe.info)
+    with pytest.raises(ValueError, match="no emotion classifier"):
+        deaf(portrait, speech(0.1), reference_landmarks=POINTS)
+    assert len(deaf(portrait, speech(0.1), reference_landmarks=POINTS, emotion="sad").frames) == 3
