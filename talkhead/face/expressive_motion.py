@@ -53,8 +53,9 @@ def keep_gap(landmarks: Tensor, surplus: Tensor) -> Tensor:
         for which, (upper, lower) in enumerate(pairs):
             moved[:, upper] += surplus[:, which] / 3
             moved[:, lower] -= 2 * surplus[:, which] / 3
-    for side, which in ((59, 0), (55, 2)):
-        moved[:, side] -= surplus[:, which] / 3
+    for (upper, lower), which in (((49, 59), 0), ((53, 55), 2)):  # the outer lips' points beside the corners
+        moved[:, upper] += surplus[:, which] / 3
+        moved[:, lower] -= surplus[:, which] / 3
     skin = torch.tensor([0.3, 0.7, 1.0, 0.7, 0.3]).to(landmarks)[:, None]
     moved[:, CHIN] -= 2 / 3 * skin * surplus.mean(1, keepdim=True)
     return moved
