@@ -12,7 +12,7 @@ from talkhead.face.frame import face_frame
 from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
 from talkhead.modules.head_motion import HeadMotionGenerator, _nonnegative
 from talkhead.nets.head_motion import SCALES, HeadMotionNet, gaussian, structure_function
-from talkhead.pipeline.drawn_head import draw_head
+from talkhead.pipeline.drawn_head import DrawnHead, draw_head
 from talkhead.speech.level import speech_level
 from talkhead.speech.prosody import PROSODY, prosody
 
@@ -147,12 +147,14 @@ def test_the_drawn_head_does_not_depend_on_the_pieces(lively: HeadMotionNet, fac
     speech = torch.randn(32000) * 0.1
     track = face.repeat(60, 1, 1)
     track[:, 48:] += 0.2 * torch.randn(60, 20, 2)
-    whole = torch.cat(list(draw_head(lively, iter([track]), speech, face, NEUTRAL, fps, seed=3)))
-    pieces = torch.cat(list(draw_head(lively, iter(track.split(17)), speech, face, NEUTRAL, fps, seed=3)))
+    whole = torch.cat(list(draw_head(DrawnHead(lively, face, NEUTRAL, fps, seed=3), iter([track]), speech)))
+    pieces = torch.cat(list(draw_head(DrawnHead(lively, face, NEUTRAL, fps, seed=3), iter(track.split(17)), speech)))
     assert torch.allclose(whole, pieces, atol=1e-3)
     assert torch.allclose(read_head(whole, face)[0], torch.zeros(8), atol=1e-4)  # the portrait's own pose
     still = torch.cat(
-        list(draw_head(lively, iter([track]), speech, face, NEUTRAL, fps, {"pose": 0, "brow": 0, "blink": 0}))
+        list(
+            draw_head(DrawnHead(lively, face, NEUTRAL, fps, {"pose": 0, "brow": 0, "blink": 0}), iter([track]), speech)
+        )
     )
     assert read_head(still, face).abs().max() < 1e-4
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
+from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.speaker.folder import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,27 @@ def test_what_was_heard_whole_is_the_offline_video(pipe):
     )  # fmt: skip
     assert torch.allclose(last.landmarks, whole.landmarks, atol=2e-3)  # another order of sums
     assert (last.frames.float() - whole.frames.float()).abs().mean() < 0.5
+
+
+@pytest.fixture(scope="module")
+def lively() -> TalkingHeadPipeline:
+    """The tests' small pipeline with the bundled speaker's head."""
+    pipe = tiny_pipeline()
+    pipe.head_net = HeadMotionNet.from_pretrained(BUNDLED / "head").eval()
+    return pipe
+
+
+def offline(pipe, sound, **options):
+    return pipe(
+        tiny_portrait(), sound, reference_landmarks=POINTS, emotion="neutral", size=32, num_inference_steps=1, **options
+    )
+
+
+def test_a_drawn_head_that_was_heard_whole_is_the_offline_one(lively):
+    sound, gains = speech(1.19), {"pose": 1.5, "brow": 0.5, "blink": 0.7, "idle": 0.9, "mouth": 1.1}
+    live = begin(lively, look_ahead=2.0, hop=4, **gains)
+    live.push(sound)
+    assert torch.allclose(live.flush().landmarks, offline(lively, sound, **gains).landmarks, atol=2e-3)
 
 
 @pytest.mark.parametrize(("ahead", "hop"), [(0.0, 1), (0.16, 3), (0.5, 2)])

@@ -126,15 +126,19 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         return (parts * self.spectrum.sqrt().unsqueeze(-1)).sum(-2)
 
     @torch.no_grad()
-    def draw(self, heard: Tensor, emotion: Tensor, seed: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, heard: Tensor, emotion: Tensor, seed: int, first: int, count: int, heard_from: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Draw the motion of some frames of a recording.
 
         Args:
-            heard: (P, N) from ``prosody``, at ``RATE``, of the whole recording; held beyond its ends.
+            heard: (P, N) from ``prosody``, at ``RATE``, of the recording, or of what has been heard of it; held beyond
+                its ends.
             emotion: (8,) probabilities.
             seed: chooses the draw.
             first: first frame, at ``RATE``; may lie beyond the recording.
             count: how many.
+            heard_from: number of the first frame of ``heard``.
 
         Returns:
             (count, 8) states and (count,) how far the lids are closed, in [0, 1].
@@ -142,12 +146,12 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         steps = self.config.steps
         margin = 2 * steps * self.reach
         index = torch.arange(first - margin, first + count + margin, device=heard.device)
-        around = heard[:, index.clamp(0, heard.shape[1] - 1)].unsqueeze(0)
+        around = heard[:, (index - heard_from).clamp(0, heard.shape[1] - 1)].unsqueeze(0)
         x = self.source(seed, first - margin, count + 2 * margin).unsqueeze(0)
         for step in range(steps):
             x = self._midpoint(x, step / steps, 1 / steps, around, emotion.unsqueeze(0))
         state = x[0].mT * self.spread * self.gain
-        return state, self._closing(heard, seed, first, count)
+        return state, self._closing(heard, seed, first, count, heard_from)
 
     def _midpoint(self, x: Tensor, s: float, h: float, heard: Tensor, emotion: Tensor) -> Tensor:
         """Take one midpoint step; the result has ``2 * reach`` frames less at both ends."""
@@ -163,10 +167,10 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         return self.hazard(heard).squeeze(-2)
 
     @torch.no_grad()
-    def blink_moments(self, heard: Tensor, seed: int, first: int, count: int) -> Tensor:
+    def blink_moments(self, heard: Tensor, seed: int, first: int, count: int, heard_from: int = 0) -> Tensor:
         """Return the (count,) bool frames at which lids are closest; none at the start, which is the portrait."""
         index = torch.arange(first - REFRACTORY, first + count + REFRACTORY, device=heard.device)
-        rate = (self.intensity(heard).exp() * self.blink_rate)[index.clamp(0, heard.shape[1] - 1)]
+        rate = (self.intensity(heard).exp() * self.blink_rate)[(index - heard_from).clamp(0, heard.shape[1] - 1)]
         draws = uniform(_words(seed, index, torch.tensor(BLINK_CHANNEL))[0]).to(heard.device)
         wanted = (draws < rate) & (index > BLINK_BEFORE)
         # Of candidates close to each other the one with the smallest draw stays: that looks at neighbours only.
@@ -174,9 +178,10 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         least = -F.max_pool1d(-mark[None, None], 2 * REFRACTORY + 1, 1, REFRACTORY)[0, 0]
         return (wanted & (mark == least))[REFRACTORY : REFRACTORY + count]
 
-    def _closing(self, heard: Tensor, seed: int, first: int, count: int) -> Tensor:
+    def _closing(self, heard: Tensor, seed: int, first: int, count: int, heard_from: int = 0) -> Tensor:
         """Return the (count,) closing of the lids: the blinks' courses around their moments."""
-        moments = self.blink_moments(heard, seed, first - BLINK_AFTER, count + BLINK_BEFORE + BLINK_AFTER)
+        span = count + BLINK_BEFORE + BLINK_AFTER
+        moments = self.blink_moments(heard, seed, first - BLINK_AFTER, span, heard_from)
         return F.conv1d(moments.to(self.blink)[None, None], self.blink.flip(0)[None, None])[0, 0].clamp(0, 1)
 
 

@@ -20,60 +20,77 @@ HOME_SECONDS = 10.0
 """How fast the head leaves the portrait's pose for a habitual one of its own: the draw's first pose fades out so."""
 
 
-def draw_head(
-    net: HeadMotionNet,
-    moved: Iterator[Tensor],
-    speech: Tensor | Recording,
-    face: Tensor,
-    emotion: Tensor,
-    fps: float,
-    gains: Mapping[str, float] | None = None,
-    seed: int = 0,
-) -> Iterator[Tensor]:
-    """Give a speaking face a head, brows and lids that live.
+class DrawnHead:
+    """Give a speaking face a head, brows and lids that live, in place of the landmark generator's mean.
 
-    What the landmark generator says of them, a mean, is taken out, and what the net draws is put in its place. The
-    first frame has the portrait's pose. A frame's motion does not depend on the pieces that the track comes in.
+    The first frame has the portrait's pose. A frame's motion does not depend on the pieces that the track comes in.
 
     Args:
         net: draws the motion.
-        moved: (t, 68, 2) px, the consecutive pieces of the track.
-        speech: (S,) waveform at 16 kHz.
         face: (68, 2) px: the portrait.
         emotion: (8,) probabilities.
         fps: frames per second of the track.
         gains: of ``pose`` (shift, size, roll, yaw, pitch), ``brow`` and ``blink``, 1 where left out; lids never close
             further than shut.
         seed: chooses the draw.
-
-    Yields:
-        (t, 68, 2) px.
     """
-    gains = {"pose": 1.0, "brow": 1.0, "blink": 1.0, **(gains or {})}
-    gain = torch.tensor([gains["pose"]] * 6 + [gains["brow"]] * 2)
-    thought = max(1, math.ceil(len(speech) / SAMPLE_RATE * RATE))
-    heard = prosody(speech.cpu(), speech_level(speech.cpu()), thought).to(net.device)
-    emotion = emotion.to(net.device)
-    start, _ = _drawn(net, heard, emotion, seed, 0, 1, fps)
-    done = 0
+
+    def __init__(
+        self,
+        net: HeadMotionNet,
+        face: Tensor,
+        emotion: Tensor,
+        fps: float,
+        gains: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        gains = {"pose": 1.0, "brow": 1.0, "blink": 1.0, **(gains or {})}
+        self._gain, self._blink = torch.tensor([gains["pose"]] * 6 + [gains["brow"]] * 2), gains["blink"]
+        self._net, self._face, self._emotion, self._fps, self._seed = net, face, emotion.to(net.device), fps, seed
+        self._start: Tensor | None = None
+
+    def __call__(self, moved: Tensor, first: int, heard: Tensor, heard_from: int = 0) -> Tensor:
+        """Lay the drawn motion over some frames of a track, the first call over its first.
+
+        Args:
+            moved: (t, 68, 2) px.
+            first: number of their first.
+            heard: (P, N) from ``prosody`` at the net's ``RATE``; held beyond its ends.
+            heard_from: number of its first frame, at ``RATE``.
+
+        Returns:
+            (t, 68, 2) px.
+        """
+        heard = heard.to(self._net.device)
+        if self._start is None:
+            self._start = self._drawn(heard, heard_from, 0, 1)[0]
+        state, closing = self._drawn(heard, heard_from, first, len(moved))
+        seconds = torch.arange(first, first + len(moved)) / self._fps
+        state = self._gain * (state - self._start * torch.exp(-seconds / HOME_SECONDS).unsqueeze(-1))
+        still = still_head(moved, self._face)
+        still[:, EYES] = self._face[EYES]
+        shut = (self._blink * closing).clamp(0, 1)
+        return move_head(close_lids(still, shut.to(moved)), self._face, state.to(moved))
+
+    def _drawn(self, heard: Tensor, heard_from: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return (count, 8) states and (count,) closings of a video's frames, read between the net's own."""
+        places = (torch.arange(first, first + count) + 0.5) / self._fps * RATE - 0.5
+        low = math.floor(places[0].item())
+        count = math.ceil(places[-1].item()) - low + 1
+        state, closing = self._net.draw(heard, self._emotion, self._seed, low, count, heard_from)
+        both = torch.cat([state, closing.unsqueeze(-1)], dim=-1).cpu()
+        read = sample_at(both.mT.unsqueeze(0), places - low)[0].mT
+        return read[:, :-1], read[:, -1]
+
+
+def draw_head(lay: DrawnHead, moved: Iterator[Tensor], speech: Tensor | Recording) -> Iterator[Tensor]:
+    """Yield the consecutive (t, 68, 2) px pieces of a track with a drawn head, all of (S,) speech being heard."""
+    heard, done = hear_prosody(speech, speech_level(speech.cpu())), 0
     for part in moved:
-        state, closing = _drawn(net, heard, emotion, seed, done, len(part), fps)
-        seconds = torch.arange(done, done + len(part)) / fps
-        state = gain * (state - start * torch.exp(-seconds / HOME_SECONDS).unsqueeze(-1))
-        still = still_head(part, face)
-        still[:, EYES] = face[EYES]
-        shut = (gains["blink"] * closing).clamp(0, 1)
-        yield move_head(close_lids(still, shut.to(part)), face, state.to(part))
+        yield lay(part, done, heard)
         done += len(part)
 
 
-def _drawn(
-    net: HeadMotionNet, heard: Tensor, emotion: Tensor, seed: int, first: int, count: int, fps: float
-) -> tuple[Tensor, Tensor]:
-    """Return (count, 8) states and (count,) closings of a video's frames, read between the net's own."""
-    places = (torch.arange(first, first + count) + 0.5) / fps * RATE - 0.5
-    low = math.floor(places[0].item())
-    state, closing = net.draw(heard, emotion, seed, low, math.ceil(places[-1].item()) - low + 1)
-    both = torch.cat([state, closing.unsqueeze(-1)], dim=-1).cpu()
-    read = sample_at(both.mT.unsqueeze(0), places - low)[0].mT
-    return read[:, :-1], read[:, -1]
+def hear_prosody(speech: Tensor | Recording, level: Tensor) -> Tensor:
+    """Return the (P, N) prosody of (S,) speech at the net's ``RATE``, the last frame begun included."""
+    return prosody(speech.cpu(), level, max(1, math.ceil(len(speech) / SAMPLE_RATE * RATE)))

@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.data.clip import SAMPLE_RATE
+from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.face.articulation import articulate
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
+from talkhead.nets.head_motion import RATE
 from talkhead.pipeline.at_once import paint_at_once
+from talkhead.pipeline.drawn_head import DrawnHead, hear_prosody
 from talkhead.pipeline.feeling import check_strength, emotion_keys
 from talkhead.pipeline.motion import check_gain, motion_gains
 from talkhead.pipeline.placing import FramePlacer, check_output
@@ -84,8 +86,9 @@ class Live:
         num_inference_steps: network evaluations per frame.
         mouth: gain of the mouth's motion.
         pose: gain of the head's motion.
+        brow: gain of the brows' motion.
         blink: gain of the eyelids' motion.
-        idle: gain of the small motions; the head sways here, it is not drawn as in `TalkingHeadPipeline.stream`.
+        idle: see `TalkingHeadPipeline.stream`.
         frame: "crop" or "full"; see `TalkingHeadPipeline.stream`.
         size: px, side of the crop; see `TalkingHeadPipeline.stream`.
 
@@ -108,6 +111,7 @@ class Live:
         num_inference_steps: int = 1,
         mouth: float = 1.0,
         pose: float = 1.0,
+        brow: float = 1.0,
         blink: float = 1.0,
         idle: float = 1.0,
         frame: Literal["crop", "full"] = "crop",
@@ -116,13 +120,15 @@ class Live:
         _check(look_ahead, hop, history, num_inference_steps)
         check_output(frame, size)
         check_strength(emotion_strength)
-        for name, gain in {"mouth": mouth, "pose": pose, "blink": blink, "idle": idle}.items():
+        gains = {"mouth": mouth, "pose": pose, "brow": brow, "blink": blink, "idle": idle}
+        for name, gain in gains.items():
             check_gain(name, gain)
         self._net, self._renderer, self._scheduler = pipeline.landmark_net, pipeline.renderer, pipeline.scheduler
         self.portrait, self._keys, self._strength = portrait, emotion_keys(emotion), emotion_strength
         self._rest = close_mouth(portrait.reference_landmarks)
-        self._gains, self._idle = {"mouth": mouth, "pose": pose, "blink": blink}, idle
         self.hop, self._seed, self._steps, self.fps = hop, seed, num_inference_steps, fps
+        self._idle, self._gains = gains.pop("idle"), gains
+        self._head = self._drawn_head(pipeline.head_net)
         self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
         self._placer = FramePlacer(portrait, frame, size)
@@ -196,9 +202,12 @@ class Live:
             ramp = ((torch.arange(shared) + 0.5) / shared).view(-1, 1, 1)
             part = torch.cat((torch.lerp(self._overlap[:shared], part[:shared], ramp), part[shared:]))
         part, self._overlap = part[:count], part[count:]
-        part = idle_motion(
-            part, float(self.fps), seed=self._seed, first_frame=start, head=self._idle, blink=min(self._idle, 1.0)
-        )
+        if self._head is not None:
+            part = self._head(part, start, *self._prosody(kept, level[0].cpu()))
+        else:
+            part = idle_motion(
+                part, float(self.fps), seed=self._seed, first_frame=start, head=self._idle, blink=min(self._idle, 1.0)
+            )
         self.num_frames += count
         self._forget()
         part = motion_gains(part, self.portrait.reference_landmarks, **self._gains)
@@ -216,6 +225,23 @@ class Live:
         frames = stop - round(self._first * self.fps / SAMPLE_RATE)
         kept = F.pad(kept, (0, self._sample(stop) - self._first - len(kept)))
         return speech_gate(frame_decibels(kept, level, frames), float(self.fps))
+
+    def _drawn_head(self, net: Any) -> DrawnHead | None:
+        """Return what draws the head, where the pipeline has it and the head is to live; then the gains are its own."""
+        if net is None or not self._idle:
+            return None
+        told = self._keys.told_at(torch.zeros(1, dtype=torch.float64), net, self._strength)
+        gains = {name: self._idle * self._gains.pop(name) for name in ("pose", "brow", "blink")}
+        face = self.portrait.reference_landmarks
+        return DrawnHead(net, face, told.reshape(-1, len(EMOTIONS))[0], float(self.fps), gains, self._seed)
+
+    def _prosody(self, kept: Tensor, level: Tensor) -> tuple[Tensor, int]:
+        """Return how the kept sound is spoken, and the number of its first frame at the head's own rate."""
+        frame = SAMPLE_RATE // RATE
+        skipped = -self._first % frame
+        whole = len(kept) if self._over else len(kept) - (len(kept) - skipped) % frame
+        heard = kept[skipped : max(whole, skipped + 1)]
+        return hear_prosody(heard, level), (self._first + skipped) // frame
 
     def _forget(self) -> None:
         """Drop the sound that nothing looks at any more, in whole seconds, so that it is copied seldom."""
@@ -236,7 +262,8 @@ class Live:
         if at_most is not None:
             landmarks = landmarks[max(0, len(landmarks) - at_most) :]
         start = self.num_frames - len(landmarks)
-        frames = [self._paint(part, start + place) for place, part in _hops(landmarks, self.hop)]
+        hops = landmarks.split(self.hop) if len(landmarks) else ()
+        frames = [self._paint(part, start + place * self.hop) for place, part in enumerate(hops)]
         height, width = self.size
         first, last = (min(self._sample(n), self._arrived) - self._first for n in (start, self.num_frames))
         return LiveFrames(
@@ -295,11 +322,6 @@ def begin_live(
         reference_landmarks = find_face(picture, pipeline._detector(detector), face)
     portrait = crop_portrait(picture, reference_landmarks, pipeline.info["crop_scale"], pipeline.renderer.config.size)
     return Live(pipeline, portrait, fps=choose_fps(fps, None, pipeline.info["fps"]), **options)
-
-
-def _hops(landmarks: Tensor, hop: int) -> Iterator[tuple[int, Tensor]]:
-    for place in range(0, len(landmarks), hop):
-        yield place, landmarks[place : place + hop]
 
 
 def _check(look_ahead: float, hop: int, history: float, steps: int) -> None:

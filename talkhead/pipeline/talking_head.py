@@ -27,7 +27,7 @@ from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.pipeline.drawn_head import draw_head
+from talkhead.pipeline.drawn_head import DrawnHead, draw_head
 from talkhead.pipeline.feeling import check_plot, check_strength, emotion_keys, join_tracks, warn_unmoved
 from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.live import Live, begin_live
@@ -339,7 +339,8 @@ class TalkingHeadPipeline:
                 gains = {"pose": idle * pose, "brow": idle * brow, "blink": idle * blink}
                 pose = brow = blink = 1.0
                 face_points = portrait.reference_landmarks
-                moved = draw_head(self.head_net, moved, speech, face_points, feeling, float(rate), gains, seed)
+                lay = DrawnHead(self.head_net, face_points, feeling, float(rate), gains, seed)
+                moved = draw_head(lay, moved, speech)
         else:
             moved = place_landmarks(given, portrait)
         moved = scale_motion(moved, portrait, mouth=mouth, pose=pose, brow=brow, blink=blink)
