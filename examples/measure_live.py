@@ -3,7 +3,8 @@
     python examples/measure_live.py --minutes 10 --size 128 --output results
 
 The latency of a frame runs from the moment its own sound has been sent whole to the moment its picture arrives. Drift
-is the mean latency of the last minute less that of the first full one. Memory is the server's resident set.
+is the mean latency of the last minute less that of the first full one. Memory is the server's resident set; its
+processor time, per second of speech, is that of all its threads.
 """
 
 import argparse
@@ -70,7 +71,7 @@ async def speak(port: int, sound: torch.Tensor, seconds: float, pid: int) -> dic
             await asyncio.sleep(0.2)
     await socket.send('{"seed": 0}')
     assert json.loads(await socket.recv())["type"] == "start"
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), processor_seconds(pid)
 
     async def send() -> None:
         for number in range(int(seconds * 16000 / PIECE)):
@@ -93,7 +94,8 @@ async def speak(port: int, sound: torch.Tensor, seconds: float, pid: int) -> dic
         if message["type"] in ("end", "error"):
             break
     await sending
-    return {"sent": sent, "arrived": arrived, "skipped": skipped, "memory": memory, "last": message}
+    used = (processor_seconds(pid) - used) / seconds
+    return {"sent": sent, "arrived": arrived, "skipped": skipped, "memory": memory, "used": used, "last": message}
 
 
 def resident(pid: int) -> float:
@@ -102,7 +104,13 @@ def resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def summary(sent: list, arrived: dict, skipped: int, memory: list, last: dict) -> dict:
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def summary(sent: list, arrived: dict, skipped: int, memory: list, used: float, last: dict) -> dict:
     """Return percentiles of the latency in ms, and the rest."""
     whole = len(sent) // 2  # frames of 40 ms, two pieces each
     latency = {n: 1e3 * (at - sent[2 * n + 1]) for n, at in arrived.items() if n < whole - 20}
@@ -117,6 +125,7 @@ def summary(sent: list, arrived: dict, skipped: int, memory: list, last: dict) -
         "frames": len(arrived),
         "skipped": skipped,
         "drift": float(values[-minute:].mean() - values[25 : 25 + minute].mean()),
+        "processor seconds per second": round(used, 3),
         "memory, MB": [round(memory[len(memory) // 10], 1), round(memory[-1], 1)],
         "ended with": last,
     }
