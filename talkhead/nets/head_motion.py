@@ -132,8 +132,7 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         """Draw the motion of some frames of a recording.
 
         Args:
-            heard: (P, N) from ``prosody``, at ``RATE``, of the recording, or of what has been heard of it; held beyond
-                its ends.
+            heard: (P, N) from ``prosody``, at ``RATE``, of what has been heard; held beyond its ends.
             emotion: (8,) probabilities.
             seed: chooses the draw.
             first: first frame, at ``RATE``; may lie beyond the recording.
@@ -180,8 +179,7 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
 
     def _closing(self, heard: Tensor, seed: int, first: int, count: int, heard_from: int = 0) -> Tensor:
         """Return the (count,) closing of the lids: the blinks' courses around their moments."""
-        span = count + BLINK_BEFORE + BLINK_AFTER
-        moments = self.blink_moments(heard, seed, first - BLINK_AFTER, span, heard_from)
+        moments = self.blink_moments(heard, seed, first - BLINK_AFTER, count + BLINK_BEFORE + BLINK_AFTER, heard_from)
         return F.conv1d(moments.to(self.blink)[None, None], self.blink.flip(0)[None, None])[0, 0].clamp(0, 1)
 
 
