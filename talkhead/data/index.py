@@ -143,7 +143,8 @@ def _list_mead(root: Path, view: str) -> list[Source]:
         for path in sorted(p for v in cameras for p in (person / "video" / v).glob("*/level_*/*")):
             if path.suffix.lower() != ".mp4" or _is_hidden(path, root) or not path.is_file():
                 continue
-            camera, emotion, level, number = *path.parts[-4:-1], path.stem
+            camera, emotion, level = path.parts[-4:-1]
+            number = path.stem
             sound = person / "audio" / emotion / level / f"{number}.m4a"
             known = emotion in EMOTIONS
             sources.append(

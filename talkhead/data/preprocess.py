@@ -152,7 +152,7 @@ def preprocess(
     rate = None if fps is None else exact_fps(fps)
     sources = list_sources(layout, root, identity, emotion, view)
     _make_folder(output)
-    settings = {
+    settings: Entry = {
         "layout": layout, "input": str(root.resolve()), "identity": identity, "emotion": emotion, "view": view,
         "size": size, "scale": scale, "missing": missing, "max_gap": max_gap, "face": face,
         "segment_seconds": segment_seconds, "fps": None if rate is None else str(rate),

@@ -71,18 +71,18 @@ def cache_info(root: str | Path) -> CacheInfo:
     entries = read_manifest(root)
     usable = [e for e in entries if e["status"] == "ok"]
     counts: Counts = {}
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     for entry in sorted(usable, key=lambda e: e["identity"]):
         levels = counts.setdefault(entry["identity"], {}).setdefault(entry["emotion"], {})
         levels[entry.get("level", 0)] = levels.get(entry.get("level", 0), 0) + 1
-        seconds[entry["identity"]] += clip_seconds(entry)
+        seconds[entry["identity"]] = seconds.get(entry["identity"], 0.0) + clip_seconds(entry)
     files = [clip_file(root, e["name"]) for e in usable]
     return CacheInfo(
         root=str(root),
         settings=read_settings(root),
         clips=dict(Counter(e["status"] for e in entries)),
         counts=counts,
-        seconds=dict(seconds),
+        seconds=seconds,
         views=_tally(e.get("view") for e in usable),
         rates=_tally(e["fps"] for e in usable),
         sizes=_tally(e.get("size") for e in usable),
