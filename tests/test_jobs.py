@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.cli import main
@@ -45,6 +47,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_audio(home / "a.wav", speech(0.4))
     write_audio(home / "b.wav", speech(0.8))
     return home
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums over several threads round otherwise, and other processes' videos are compared with ours."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def job(**more: Any) -> dict[str, Any]:
