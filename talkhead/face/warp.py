@@ -99,7 +99,9 @@ def _finer(pictures: Tensor) -> Tensor:
     for _ in range(2):  # along the columns, then, transposed, along the rows
         places = pictures.shape[-1] - 1
         padded = F.pad(pictures, (_LOBES - 1, _LOBES - 1, 0, 0), mode="replicate")
-        between = sum(weight * padded[..., tap : tap + places] for tap, weight in enumerate(_HALFWAY))
+        between = torch.zeros_like(padded[..., :places])
+        for tap, weight in enumerate(_HALFWAY):
+            between = between + weight * padded[..., tap : tap + places]
         finer = torch.stack([pictures[..., :-1], between], -1).flatten(-2)
         pictures = torch.cat([finer, pictures[..., -1:]], -1).transpose(-1, -2)
     return pictures

@@ -171,8 +171,8 @@ class VideoDiffusion(TrainingModule):
         """Return what other networks say of (B, 3, T, H, W) predictions, as far as they are asked."""
         loss = predicted.new_zeros(())
         for network in self._frozen:
-            pictures = [rearrange(video, "b c t h w -> (b t) c h w") / 2 + 0.5 for video in (predicted, target)]
-            loss = loss + self.hparams.feature_weight * feature_distance(*pictures, network.to(self.device)).mean()
+            seen, true = (rearrange(video, "b c t h w -> (b t) c h w") / 2 + 0.5 for video in (predicted, target))
+            loss = loss + self.hparams.feature_weight * feature_distance(seen, true, network.to(self.device)).mean()
         if self.critics is not None:
             heard = self.hparams.adversarial_weight * (self.global_step >= self.hparams.adversarial_from)
             painter, own = self.critics(predicted, target, carrier, landmarks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -138,8 +138,8 @@ class UNet3D(ModelMixin, ConfigMixin):
             x = self._run(self.up[level], torch.cat([x, skips.pop()], 1), condition, frames)
         return unfold(self.head(F.silu(self.norm(x))), patch, frames)
 
-    def _run(self, blocks: Iterable[nn.Module], x: Tensor, condition: Tensor, frames: int) -> Tensor:
-        for block in blocks:
+    def _run(self, blocks: nn.Module, x: Tensor, condition: Tensor, frames: int) -> Tensor:
+        for block in blocks.children():
             if self.config.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, condition, frames, use_reentrant=False)
             else:

@@ -249,10 +249,9 @@ def make_video(job: VideoJob, run: _Run, stopped: Callable[[], bool]) -> tuple[s
             pipeline = _loaded(options.pop("speaker"), run)
             pipeline.generate_file(options.pop("image"), options.pop("audio", None), target, progress=count, **options)
         except Exception as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise OSError(
-                    f"output: cannot write {str(target)!r} ({os.strerror(error.errno)}); make room"
-                ) from error  # type: ignore[attr-defined]
+            code = getattr(error, "errno", None)
+            if code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise OSError(f"output: cannot write {str(target)!r} ({os.strerror(code)}); make room") from error
             return "failed", _said(run, error), None
     remarks = dict.fromkeys(_said(run, w.message) for w in caught if issubclass(w.category, MediaWarning))
     return "ok", "; ".join(remarks), output_checksum(target)
