@@ -2,20 +2,23 @@
 
 import csv
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny_face, tiny_frames
 
 from talkhead.cli import main
+from talkhead.pipeline import TalkingHeadPipeline
 
 ROOT = Path(__file__).resolve().parents[1]
+LENGTHS = (["--trainer.max_epochs=2"], ["--trainer.max_epochs=3", "--ckpt_path=last"])
 HANGS = 600  # s: an idle machine needs ten; two processes that wait for each other never end
 TINY = {
     # Nets without dropout, no augmentation, and (threshold) no mask: nothing is drawn but the clips and their windows.
@@ -80,14 +83,30 @@ def state(output: Path) -> dict[str, torch.Tensor]:
     return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.fixture(scope="module")
+def trained_by_two(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that trains a module for three epochs on two processes, going on after two, once."""
+    runs: dict[str, Path] = {}
+
+    def train(module: str) -> Path:
+        if module not in runs:
+            folder = tmp_path_factory.mktemp(module)
+            for epochs in LENGTHS:
+                as_two(*arguments("fit", module, tiny_cache, folder, 2, *epochs))
+            runs[module] = folder
+        return runs[module]
+
+    return train
+
+
 @pytest.mark.parametrize("module", ["landmark", "video"])
-def test_two_processes_with_half_the_batch_train_as_one(module: str, tiny_cache: Path, tmp_path: Path) -> None:
+def test_two_processes_with_half_the_batch_train_as_one(
+    module: str, trained_by_two: Callable[[str], Path], tiny_cache: Path, tmp_path: Path
+) -> None:
     """Loss, validation, weights, and all of them again after going on from a checkpoint."""
-    two, one = tmp_path / "two", tmp_path / "one"
-    for epochs in (["--trainer.max_epochs=2"], ["--trainer.max_epochs=3", "--ckpt_path=last"]):
-        as_two(*arguments("fit", module, tiny_cache, two, 2, *epochs))
-        assert main(arguments("fit", module, tiny_cache, one, 4, *epochs)) == 0
-    found, expected = logged(two), logged(one)
+    for epochs in LENGTHS:
+        assert main(arguments("fit", module, tiny_cache, tmp_path, 4, *epochs)) == 0
+    found, expected = logged(trained_by_two(module)), logged(tmp_path)
     assert set(found) == set(expected) and len(found["train/loss"]) == 6
     for name, curve in expected.items():
         # Sums in another order: float32 rounding, which six steps of Adam and correlations enlarge.
@@ -95,16 +114,30 @@ def test_two_processes_with_half_the_batch_train_as_one(module: str, tiny_cache:
         assert found[name] == pytest.approx(curve, rel=5e-3, abs=slack, nan_ok=True), name
 
 
-def test_two_processes_measure_as_one(tiny_cache: Path, tmp_path: Path) -> None:
+def test_two_processes_measure_as_one(trained_by_two: Callable[[str], Path], tiny_cache: Path, tmp_path: Path) -> None:
     """The Conformer normalises each process's batch by itself, so only what is measured can be compared."""
-    for epochs in (["--trainer.max_epochs=2"], ["--trainer.max_epochs=3", "--ckpt_path=last"]):
-        as_two(*arguments("fit", "emotion", tiny_cache, tmp_path, 2, *epochs))
     names = ("val/accuracy", "val/uar", "val/temperature")
-    found = [list(logged(tmp_path)[name].values())[-1] for name in names]
-    shutil.rmtree(tmp_path / "logs")
-    last = f"--ckpt_path={tmp_path / 'checkpoints' / 'last.ckpt'}"
+    run = trained_by_two("emotion")
+    found = [list(logged(run)[name].values())[-1] for name in names]
+    last = f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}"
     assert main(arguments("validate", "emotion", tiny_cache, tmp_path, 1, last)) == 0
     assert found == pytest.approx([list(logged(tmp_path)[name].values())[-1] for name in names], rel=1e-4)
+
+
+def test_what_two_processes_trained_is_exported_and_speaks(
+    trained_by_two: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The three modules' checkpoints make a speaker, and the speaker a video."""
+    modules = ("landmark", "video", "emotion")
+    last = [f"--{module}={trained_by_two(module) / 'checkpoints' / 'last.ckpt'}" for module in modules]
+    assert main(["export", *last, f"--output={tmp_path / 'speaker'}"]) == 0
+    speaker = TalkingHeadPipeline.from_pretrained(tmp_path / "speaker")
+    trained = state(trained_by_two("landmark"))
+    assert speaker.landmark_net is not None
+    for name, weight in speaker.landmark_net.state_dict().items():
+        assert torch.equal(weight, trained[f"net.{name}"]), name
+    result = speaker(tiny_frames(tiny_face(32)[None])[0], torch.zeros(7680), reference_landmarks=tiny_face(32))
+    assert len(result.frames) == 12 and sum(result.emotion.values()) == pytest.approx(1)
 
 
 def start_node(rank: int, port: int, *given: str) -> subprocess.Popen[str]:
