@@ -14,6 +14,9 @@ measured before compression. Beside it stands what to compare with: the same met
 that knows no windows (with --clip the true frames, else the portrait bent to each frame's landmarks by a thin-plate
 spline), and of the same painted frames with the borders moved to where there are none.
 
+Identity and sharpness: the mean over the last second over that over the first; identity is the similarity of dlib's
+face descriptor to that of the first frame (nothing without the extra ``dlib``).
+
 Memory: the process's largest resident set. What Python and its packages take is shown beside it, so that the growth can
 be judged with and without them.
 """
@@ -27,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,9 +44,11 @@ from talkhead.evaluate.report import Table, environment
 from talkhead.evaluate.rows import window_borders
 from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.media.read import VideoWriter, read_audio
+from talkhead.metrics import identity_similarity, sharpness
 from talkhead.metrics.pictures import step_ratio
 from talkhead.pipeline import TalkingHeadPipeline, progress_bar
 from talkhead.pipeline.stages import crop_portrait
+from talkhead.tracking.identity import can_describe_faces, describe_faces
 from talkhead.tracking.portrait import read_portrait
 
 SEAM_TARGET, MEMORY_TARGET = 1.1, 1.1
@@ -55,6 +61,8 @@ COLUMNS = {
     "imported": ("imports (MiB)", 0),
     "loaded": ("loaded (MiB)", 0),
     "peak": ("peak (MiB)", 0),
+    "sharp": ("sharpness, last over first second", 3),
+    "identity": ("identity, last over first second", 4),
     "took": ("took (s)", 1),
     "fps": ("frames/s, to mp4", 1),
 }
@@ -101,7 +109,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     work = clip_work(*arguments.clip, seconds) if arguments.clip else speech_work(pipeline, arguments.audio, seconds)
     path = Path(arguments.keep) / f"{seconds:g}s.mp4"
-    steps, landmarks = make_video(pipeline, work, arguments.steps, path)
+    steps, landmarks, first, last = make_video(pipeline, work, arguments.steps, path)
     took, peak = time.perf_counter() - start, peak_memory()
     used = arguments.steps or pipeline.info["num_inference_steps"]
     window, overlap = pipeline.info["window"], pipeline.info["overlap"]
@@ -118,6 +126,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "imported": imported,
         "loaded": loaded,
         "peak": peak,
+        **life(first, last, landmarks),
         "took": took,
         "fps": len(landmarks) / took,
         "process": f"{type(pipeline.scheduler).__name__}, {used} network calls per frame, windows of {window} frames, "
@@ -166,14 +175,16 @@ def forth_and_back(length: int, total: int) -> Tensor:
 
 def make_video(
     pipeline: TalkingHeadPipeline, work: dict[str, Any], num_steps: int | None, path: Path
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Write the video as ``generate_file`` does.
 
     Returns:
-        (T - 1,) mean absolute difference of neighbouring frames in grey levels, and (T, 68, 2) px of the frames.
+        (T - 1,) mean absolute difference of neighbouring frames in grey levels, (T, 68, 2) px of the frames, and the
+        frames of the first and of the last second.
     """
     pieces = pipeline.stream(**work, num_inference_steps=num_steps)
-    landmarks = []
+    landmarks, first = [], []
+    last: deque[Tensor] = deque(maxlen=math.ceil(pieces.fps))
 
     def passing() -> Iterator[Tensor]:
         for piece in pieces:
@@ -181,6 +192,9 @@ def make_video(
             for frame in piece.frames:
                 video.append(frame)
                 advance()
+                if len(first) < math.ceil(pieces.fps):
+                    first.append(frame.clone())
+                last.append(frame.clone())
                 yield frame
 
     with (
@@ -188,7 +202,17 @@ def make_video(
         progress_bar(pieces.num_frames, True) as advance,
     ):
         steps = differences(passing())
-    return steps, torch.cat(landmarks)
+    return steps, torch.cat(landmarks), torch.stack(first), torch.stack(list(last))
+
+
+def life(first: Tensor, last: Tensor, landmarks: Tensor) -> dict[str, float]:
+    """Return sharpness and identity of the last second over those of the first; frames are (T, H, W, 3) uint8."""
+    first, last = first.permute(0, 3, 1, 2), last.permute(0, 3, 1, 2)
+    found = {"sharp": (sharpness(last) / sharpness(first)).item(), "identity": math.nan}
+    if can_describe_faces():
+        begin, end = describe_faces(first, landmarks[: len(first)]), describe_faces(last, landmarks[-len(last) :])
+        found["identity"] = (identity_similarity(end, begin[0]) / identity_similarity(begin, begin[0])).item()
+    return found
 
 
 def differences(frames: Iterable[Tensor]) -> Tensor:
