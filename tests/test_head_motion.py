@@ -10,8 +10,9 @@ from talkhead import metrics
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.frame import face_frame
 from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
-from talkhead.modules.head_motion import HeadMotionGenerator, _nonnegative
+from talkhead.modules.head_motion import HeadMotionGenerator, _moved, _nonnegative, hear
 from talkhead.nets.head_motion import SCALES, HeadMotionNet, gaussian, structure_function
+from talkhead.ops.blink_clock import BlinkClock
 from talkhead.pipeline.drawn_head import DrawnHead, draw_head
 from talkhead.speech.level import speech_level
 from talkhead.speech.prosody import PROSODY, prosody
@@ -106,6 +107,7 @@ def lively() -> HeadMotionNet:
     torch.nn.init.normal_(net.exit.weight, std=0.3)
     net.spread.fill_(0.02)
     net.blink_rate.fill_(0.02)
+    torch.nn.init.zeros_(net.hazard.bias)
     net.blink[:] = torch.cat([torch.linspace(0, 0.5, 7), torch.linspace(0.5, 0, 16)[1:]])
     return net.eval()
 
@@ -121,12 +123,31 @@ def test_a_frame_moves_alike_whatever_window_it_is_drawn_in(lively: HeadMotionNe
 
 
 def test_blinks_keep_their_rate_and_their_distance(lively: HeadMotionNet) -> None:
-    moments = lively.blink_moments(torch.zeros(PROSODY, 10), 1, 0, 20000).nonzero()[:, 0]
-    # Of candidates at rate p, one stays if it has the smallest draw among its 2 x 8 neighbours.
-    p, neighbours = 0.02, 16
-    expected = 20000 * (1 - (1 - p) ** (neighbours + 1)) / (neighbours + 1)
-    assert len(moments) == pytest.approx(expected, rel=0.15)
-    assert moments.diff().min() > 8 and moments.min() > 6
+    """One in each unit of the intensity's integral, here 50 frames; two too close: a triangle's tip."""
+    heard = torch.zeros(PROSODY, 10)
+    moments = lively.blink_moments(heard, 0, 20000, BlinkClock(1)).nonzero()[:, 0]
+    assert len(moments) == pytest.approx(400 * (1 - 8.5**2 / (2 * 50**2)), rel=0.02)
+    assert moments.diff().min() > 8 and moments.min() > 6 and moments.diff().max() <= 100
+    counts = (
+        lively.blink_moments(heard, 10, 20000, BlinkClock(2)).view(-1, 125).sum(1).double()
+    )  # five seconds hold 2.5
+    assert counts.var().item() == pytest.approx(1 / 3, rel=0.35)  # the two ends' p (1 - p), 1/6 each; Poisson's: 2.5
+    assert torch.equal(
+        lively.blink_moments(heard, 700, 300, BlinkClock(1)).nonzero()[:, 0] + 700,
+        moments[(moments >= 700) & (moments < 1000)],
+    )
+
+
+def test_blinks_come_where_the_sound_calls_for_them(lively: HeadMotionNet) -> None:
+    lively.hazard.weight.data[0, 0, 0] = math.log(4.0)
+    heard = torch.zeros(PROSODY, 8000)
+    heard[0, 4000:] = 1.0  # four times the intensity
+    calm, often = lively.blink_moments(heard, 0, 8000, BlinkClock(0)).view(2, 4000).sum(1).tolist()
+    assert calm == pytest.approx(80 * (1 - 8.5**2 / (2 * 50**2)), abs=5)
+    assert often == pytest.approx(320 * (1 - 8.5**2 / (2 * 12.5**2)), rel=0.1)
+    clock, starts = BlinkClock(0), range(0, 8000, 500)  # heard a window at a time, the count goes on
+    parts = [lively.blink_moments(heard[:, at : at + 500], at, 500, clock, at) for at in starts]
+    assert torch.equal(torch.cat(parts), lively.blink_moments(heard, 0, 8000, BlinkClock(0)))
 
 
 def test_two_hours_do_not_drift_and_do_not_repeat(lively: HeadMotionNet) -> None:
@@ -171,7 +192,7 @@ def test_prosody_is_the_same_for_loud_and_soft_and_knows_the_melody() -> None:
     assert prosody(torch.zeros(1600), speech_level(torch.zeros(1600)), 3).abs().max() == 0
 
 
-def test_training_measures_learns_and_calibrates(face: Tensor) -> None:
+def test_training_measures_learns_and_calibrates(face: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """On heads that sway by known sines the drawn motion is as large as theirs."""
     torch.manual_seed(0)
     net = HeadMotionNet(width=16, steps=2)
@@ -213,6 +234,8 @@ def test_training_measures_learns_and_calibrates(face: Tensor) -> None:
         face.expand(6, 68, 2),
     )
     module.log_loss = lambda *_, **__: None  # type: ignore[method-assign]
+    prosodies = hear(batch, 75)  # the same in every step: heard once
+    monkeypatch.setattr("talkhead.modules.head_motion.hear", lambda *_: prosodies)
     losses = []
     for step in range(30):
         loss = module.training_step(batch, step)
@@ -225,7 +248,11 @@ def test_training_measures_learns_and_calibrates(face: Tensor) -> None:
     heard = prosody(clips[0][1], speech_level(clips[0][1]), 75)
     drawn = torch.stack([net.draw(heard, NEUTRAL, seed, 0, 75)[0].std(0, correction=0) for seed in range(8)])
     true = torch.stack([read_head(t, face).std(0, correction=0) for t, _ in clips])
-    assert torch.allclose(drawn.square().mean(0).sqrt(), true.square().mean(0).sqrt(), rtol=0.35)
+    size = drawn.square().mean(0).sqrt() / true.square().mean(0).sqrt()
+    assert torch.allclose(size[:6], torch.ones(6), atol=0.35)  # the head moves as far
+    moving = [_moved(net, face.expand(75, 68, 2), face, heard, NEUTRAL, seed) for seed in range(8)]
+    speed = sum(metrics.brow_dynamics(track).item() for track in moving) / 8
+    assert speed == pytest.approx(sum(metrics.brow_dynamics(t).item() for t, _ in clips) / 6, rel=0.2)  # brows as fast
 
 
 def test_other_frame_rates_and_sound_alone_are_refused(face: Tensor) -> None:

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
-from talkhead.metrics import BlinkRate, BrowDynamics, HeadMotion, eye_opening
+from talkhead.metrics import BlinkRate, BrowDynamics, HeadMotion, brow_dynamics, eye_opening
 from talkhead.metrics.blinks import blink_moments
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.head_motion import (
@@ -34,8 +34,8 @@ class HeadMotionGenerator(TrainingModule):
 
     Before the first epoch it measures on the training clips what is no weight: the motion's spectrum, its size, the
     course of a blink. After the last epoch it draws motion for the training clips and scales each part of the state,
-    and the rate of the blinks, so that it moves within clips as much as they do. In all of this each speaker counts
-    equally, however many clips there are of him: one man's habits are not everybody's.
+    and the rate of the blinks, so that it moves within clips as much as they do, brows as fast. In all of this each
+    speaker counts equally, however many clips there are of him: one man's habits are not everybody's.
 
     Args:
         net: the net to train; None builds one with its own defaults.
@@ -174,32 +174,32 @@ class HeadMotionGenerator(TrainingModule):
 
     @torch.no_grad()
     def _calibrate(self, seeds: int = 3, most: int = 48) -> None:
-        """Set the gains and the blinks' rate from what the net draws for the training clips."""
+        """Set the gains and the blinks' rate from what the net draws for the training clips.
+
+        The head moves within clips as far as theirs, brows as fast, and as many blinks are found: the brows' and
+        blinks' measures are taken of the whole drawn face, as they are of the true one.
+        """
         self.net.gain.fill_(1)
         self.net.blink_rate.fill_(0.01)
         true, drawn = torch.zeros(len(STATE), device=self.device), torch.zeros(len(STATE), device=self.device)
-        blinks, sounds = 0.0, []
+        brows, blinks, faces = 0.0, 0.0, []
         for number, (clip, weight) in enumerate(self._training_clips(most)):
-            clip = clip.to(self.device)
+            clip, feeling = clip.to(self.device), emotion_probabilities(clip.emotion)
             state = read_head(clip.landmarks, clip.reference_landmarks)
             heard = prosody(clip.audio, speech_level(clip.audio), len(state))
             true += weight * _within(state)
+            brows += weight * brow_dynamics(clip.landmarks).item()
             blinks += weight * len(blink_moments(clip.landmarks, RATE))
-            sounds.append((heard, weight))
-            for seed in range(seeds):
-                feeling = emotion_probabilities(clip.emotion)
-                drawn += weight / seeds * _within(self.net.draw(heard, feeling, 1000 * number + seed, 0, len(state))[0])
+            still = clip.reference_landmarks.expand_as(clip.landmarks)
+            for seed in range(1000 * number, 1000 * number + seeds):
+                drawn += weight / seeds * _within(self.net.draw(heard, feeling, seed, 0, len(state))[0])
+                faces.append((weight / seeds, (still, clip.reference_landmarks, heard, feeling, seed)))
         self.net.gain.copy_((true / drawn.clamp_min(1e-12)).sqrt())
-        for _ in range(4):  # neighbouring blinks drop out, so the rate must be found by trying
-            self.net.blink_rate.mul_(blinks / max(self._drawn_blinks(sounds), 1e-3))
-
-    def _drawn_blinks(self, sounds: list[tuple[Tensor, float]], seeds: int = 20) -> float:
-        """Return the weighted number of blinks that the net draws per clip, over some seeds."""
-        return sum(
-            weight / seeds * int(self.net.blink_moments(heard, 1000 * number + seed, 0, heard.shape[1]).sum())
-            for number, (heard, weight) in enumerate(sounds)
-            for seed in range(seeds)
-        )
+        for _ in range(3):  # blinks move the brows' height, and close ones are one to the eye: found by trying
+            tracks = [(weight, _moved(self.net, *face)) for weight, face in faces]
+            found = sum(weight * len(blink_moments(track, RATE)) for weight, track in tracks)
+            self.net.blink_rate.mul_(min(blinks / max(found, 1e-3), 4.0))
+            self.net.gain[6:].mul_(brows / max(sum(w * brow_dynamics(track).item() for w, track in tracks), 1e-9))
 
     def _training_clips(self, most: int | None = None) -> list[tuple[Any, float]]:
         """Return training clips whole, at most so many of each speaker, each with one over their number."""

@@ -10,8 +10,8 @@ So the slow part comes from the source and v, a convolution of half a second to 
 said. Everything is a convolution of numbers that are functions of (seed, frame): a frame's motion is the same whatever
 window it is computed in, it needs constant memory, is stationary (no drift) and does not repeat (no loop).
 
-Lids close with an intensity exp(w . speech) per frame, thinned so that no two blinks are closer than a third of a
-second (Matern's hard-core process), each with the training clips' mean course.
+Lids close with an intensity exp(w . speech), one blink in each unit of its integral (``ops/blink_clock.py``), with the
+training clips' mean course.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from talkhead.data.clip import EMOTIONS
 from talkhead.face.head_state import STATE
+from talkhead.ops.blink_clock import BlinkClock
 from talkhead.ops.philox import philox4x32, split_seed, uniform
 from talkhead.speech.prosody import PROSODY
 
@@ -38,12 +39,6 @@ SOURCE_REACH = 72
 """Frames of white noise to each side that the slowest of them needs."""
 BLINK_BEFORE, BLINK_AFTER = 6, 15
 """Frames of a blink's course before and after the lids are closest."""
-REFRACTORY = 8
-"""Frames to each side in which only one of several blinks is kept."""
-
-
-BLINK_CHANNEL = 1 << 20
-"""The random numbers' channel of the blinks, far from those of the source."""
 
 
 class HeadMotionNet(ModelMixin, ConfigMixin):
@@ -127,7 +122,14 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def draw(
-        self, heard: Tensor, emotion: Tensor, seed: int, first: int, count: int, heard_from: int = 0
+        self,
+        heard: Tensor,
+        emotion: Tensor,
+        seed: int,
+        first: int,
+        count: int,
+        clock: BlinkClock | None = None,
+        heard_from: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Draw the motion of some frames of a recording.
 
@@ -137,6 +139,7 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
             seed: chooses the draw.
             first: first frame, at ``RATE``; may lie beyond the recording.
             count: how many.
+            clock: of the seed: counts the blinks on from earlier calls; None: from the recording's start.
             heard_from: number of the first frame of ``heard``.
 
         Returns:
@@ -150,7 +153,7 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         for step in range(steps):
             x = self._midpoint(x, step / steps, 1 / steps, around, emotion.unsqueeze(0))
         state = x[0].mT * self.spread * self.gain
-        return state, self._closing(heard, seed, first, count, heard_from)
+        return state, self._closing(heard, first, count, clock or BlinkClock(seed), heard_from)
 
     def _midpoint(self, x: Tensor, s: float, h: float, heard: Tensor, emotion: Tensor) -> Tensor:
         """Take one midpoint step; the result has ``2 * reach`` frames less at both ends."""
@@ -166,20 +169,15 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         return self.hazard(heard).squeeze(-2)
 
     @torch.no_grad()
-    def blink_moments(self, heard: Tensor, seed: int, first: int, count: int, heard_from: int = 0) -> Tensor:
+    def blink_moments(self, heard: Tensor, first: int, count: int, clock: BlinkClock, heard_from: int = 0) -> Tensor:
         """Return the (count,) bool frames at which lids are closest; none at the start, which is the portrait."""
-        index = torch.arange(first - REFRACTORY, first + count + REFRACTORY, device=heard.device)
-        rate = (self.intensity(heard).exp() * self.blink_rate)[(index - heard_from).clamp(0, heard.shape[1] - 1)]
-        draws = uniform(_words(seed, index, torch.tensor(BLINK_CHANNEL))[0]).to(heard.device)
-        wanted = (draws < rate) & (index > BLINK_BEFORE)
-        # Of candidates close to each other the one with the smallest draw stays: that looks at neighbours only.
-        mark = torch.where(wanted, draws, 2.0)
-        least = -F.max_pool1d(-mark[None, None], 2 * REFRACTORY + 1, 1, REFRACTORY)[0, 0]
-        return (wanted & (mark == least))[REFRACTORY : REFRACTORY + count]
+        rate = self.intensity(heard).double().exp() * self.blink_rate
+        early = torch.arange(first, first + count) <= BLINK_BEFORE
+        return clock.moments(rate, first, count, heard_from).masked_fill(early, False).to(heard.device)
 
-    def _closing(self, heard: Tensor, seed: int, first: int, count: int, heard_from: int = 0) -> Tensor:
+    def _closing(self, heard: Tensor, first: int, count: int, clock: BlinkClock, heard_from: int) -> Tensor:
         """Return the (count,) closing of the lids: the blinks' courses around their moments."""
-        moments = self.blink_moments(heard, seed, first - BLINK_AFTER, count + BLINK_BEFORE + BLINK_AFTER, heard_from)
+        moments = self.blink_moments(heard, first - BLINK_AFTER, count + BLINK_BEFORE + BLINK_AFTER, clock, heard_from)
         return F.conv1d(moments.to(self.blink)[None, None], self.blink.flip(0)[None, None])[0, 0].clamp(0, 1)
 
 

@@ -12,18 +12,17 @@ from talkhead.data.clip import SAMPLE_RATE
 from talkhead.face.head_state import close_lids, move_head, still_head
 from talkhead.face.points import EYES
 from talkhead.media.recording import Recording
-from talkhead.nets.head_motion import RATE, HeadMotionNet
+from talkhead.nets.head_motion import RATE, HeadMotionNet, structure_function
+from talkhead.ops.blink_clock import BlinkClock
 from talkhead.speech.level import sample_at, speech_level
 from talkhead.speech.prosody import prosody
-
-HOME_SECONDS = 10.0
-"""How fast the head leaves the portrait's pose for a habitual one of its own: the draw's first pose fades out so."""
 
 
 class DrawnHead:
     """Give a speaking face a head, brows and lids that live, in place of the landmark generator's mean.
 
-    The first frame has the portrait's pose. A frame's motion does not depend on the pieces that the track comes in.
+    The first frame has the portrait's pose, and the head returns to it: what the draw's first frame tells of the later
+    ones, by the process' own correlation, is taken away. The pieces that the track comes in do not matter.
 
     Args:
         net: draws the motion.
@@ -47,10 +46,11 @@ class DrawnHead:
         gains = {"pose": 1.0, "brow": 1.0, "blink": 1.0, **(gains or {})}
         self._gain, self._blink = torch.tensor([gains["pose"]] * 6 + [gains["brow"]] * 2), gains["blink"]
         self._net, self._face, self._emotion, self._fps, self._seed = net, face, emotion.to(net.device), fps, seed
+        self._clock = BlinkClock(seed)
         self._start: Tensor | None = None
 
     def __call__(self, moved: Tensor, first: int, heard: Tensor, heard_from: int = 0) -> Tensor:
-        """Lay the drawn motion over some frames of a track, the first call over its first.
+        """Lay the drawn motion over a track's next frames.
 
         Args:
             moved: (t, 68, 2) px.
@@ -65,8 +65,9 @@ class DrawnHead:
         if self._start is None:
             self._start = self._drawn(heard, heard_from, 0, 1)[0]
         state, closing = self._drawn(heard, heard_from, first, len(moved))
-        seconds = torch.arange(first, first + len(moved)) / self._fps
-        state = self._gain * (state - self._start * torch.exp(-seconds / HOME_SECONDS).unsqueeze(-1))
+        lags = torch.arange(first, first + len(moved)) / self._fps * RATE
+        memory = 1 - 0.5 * structure_function(lags).to(state) @ self._net.spectrum.cpu().mT
+        state = self._gain * (state - self._start * memory)
         still = still_head(moved, self._face)
         still[:, EYES] = self._face[EYES]
         shut = (self._blink * closing).clamp(0, 1)
@@ -77,7 +78,7 @@ class DrawnHead:
         places = (torch.arange(first, first + count) + 0.5) / self._fps * RATE - 0.5
         low = math.floor(places[0].item())
         count = math.ceil(places[-1].item()) - low + 1
-        state, closing = self._net.draw(heard, self._emotion, self._seed, low, count, heard_from)
+        state, closing = self._net.draw(heard, self._emotion, self._seed, low, count, self._clock, heard_from)
         both = torch.cat([state, closing.unsqueeze(-1)], dim=-1).cpu()
         read = sample_at(both.mT.unsqueeze(0), places - low)[0].mT
         return read[:, :-1], read[:, -1]
