@@ -148,9 +148,13 @@ def add_app(verbs: Any) -> None:
         run_app,
         "the pipeline as a page in a browser",
         "  talkhead app                                   then open the address that it prints\n"
-        "  talkhead app --speaker speakers/anna --port 8080",
+        "  talkhead app --speaker speakers/anna --port 8080\n"
+        "  talkhead app --speakers speakers/anna speakers/ben     the page lets you choose",
     )
     add_speaker(verb)
+    verb.add_argument(
+        "--speakers", nargs="+", default=[], metavar="SPEAKER", help="further ones, to be chosen from in the page"
+    )
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: any (%(default)s)")
     verb.add_argument("--port", type=port, help="(7860, or the next free one)")
     verb.add_argument("--share", action="store_true", help="ask gradio for a public address: anybody can use it")
@@ -162,9 +166,13 @@ def add_app(verbs: Any) -> None:
 def run_app(args: argparse.Namespace) -> int:
     """Serve the page until interrupted."""
     from talkhead.app.page import make_page, run_page
+    from talkhead.pipeline import TalkingHeadPipeline
 
     options = arguments_of(args)
-    page = make_page(loaded(options), longest=options.pop("longest"), detector=options.pop("detector"))
+    device = options.pop("device")
+    names = dict.fromkeys([options.pop("speaker"), *options.pop("speakers")])  # each once, in order
+    speakers = {name: TalkingHeadPipeline.from_pretrained(name, device=device) for name in names}
+    page = make_page(speakers, longest=options.pop("longest"), detector=options.pop("detector"))
     run_page(page, **options)
     return 0
 

@@ -1,17 +1,19 @@
 """The page in a real browser: upload to playing video, wrong file, two users, keyboard alone; and its rules."""
 
-import shutil
 import urllib.error
 import urllib.request
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+from browsing import chromium
+from test_pipeline import POINTS, shaken, speech, tiny_pipeline, tiny_portrait
 
-from talkhead.media.read import probe, write_audio, write_image
+from talkhead.media.read import iter_frames, probe, write_audio, write_image
 from talkhead.media.write import VideoWriter
+from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.tracking.track import Detection
 
 pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
@@ -23,12 +25,6 @@ pytestmark = [
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from talkhead.app.page import make_page, run_page, with_dots
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
-]  # fmt: skip
 
 
 class OneFace:
@@ -62,13 +58,8 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'talkhead[browser]'")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def fill(page, address, image, audio):
@@ -82,10 +73,12 @@ def fill(page, address, image, audio):
     page.wait_for_timeout(1500)  # the uploads' own requests
 
 
-def made(page):
+def made(page, video=None):
     """Return the seconds of the video that plays."""
-    page.wait_for_function("() => { const v = document.querySelector('.made video'); return v && v.duration > 0; }")
-    return page.evaluate("document.querySelector('.made video').duration")
+    video = video or page.locator(".made video").first
+    video.wait_for()
+    page.wait_for_function("v => v.duration > 0", arg=video.element_handle())
+    return video.evaluate("v => v.duration")
 
 
 @pytest.mark.browser
@@ -136,6 +129,22 @@ def test_the_keyboard_alone_is_enough(browser, address, inputs):
     assert made(page) == pytest.approx(0.6, abs=0.1)
 
 
+@pytest.mark.browser
+def test_the_second_tab_paints_an_edited_motion(browser, address, inputs, tmp_path):
+    motion = POINTS.repeat(12, 1, 1) + torch.linspace(0, 2, 12).view(-1, 1, 1)
+    LandmarkSequence(motion, Fraction(25), (61, 72)).save(tmp_path / "motion.npz")
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(address)
+    page.get_by_role("tab", name="Edit the motion").click()
+    tab = page.get_by_role("tabpanel").filter(has_text="Smoothing in frames")
+    tab.locator("input[type=file][accept*=image]").first.set_input_files(inputs / "portrait.png")
+    tab.locator("input[type=file][accept*=npz]").first.set_input_files(tmp_path / "motion.npz")
+    page.wait_for_timeout(1500)
+    tab.get_by_role("button", name="Paint again").click()
+    assert made(page, tab.locator(".made video")) == pytest.approx(0.48, abs=0.1)
+
+
 def test_files_outside_the_folder_are_not_served(address):
     for path in ("/etc/hostname", str(Path(__file__).resolve())):
         with pytest.raises(urllib.error.HTTPError) as error:
@@ -148,20 +157,25 @@ def test_what_the_buttons_do(inputs, tmp_path):
     """Speak, edit the motion, paint again, without a browser."""
     from talkhead.app.page import _Maker
 
-    maker = _Maker(tiny_pipeline(), 5.0, OneFace(), tmp_path)
+    other = tiny_pipeline()
+    shaken(other.renderer, 0.3)
+    maker = _Maker({"one": tiny_pipeline(), "other": other}, 5.0, OneFace(), tmp_path)
     told = []
     image, audio = str(inputs / "portrait.png"), str(inputs / "short.wav")
     video, marked, motion, plot = maker.speak(
-        image, audio, "happy", 1, 1, 1, 1, 1, "full", 0, 0, 1, lambda share, desc: told.append(share)
+        "one", image, audio, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, lambda share, desc: told.append(share)
     )
     assert probe(video).num_frames == probe(marked).num_frames == 15 and Path(plot).stat().st_size > 1000
     assert told[-1] == 1.0
-    again = maker.repaint(image, motion, audio, 0.5, 1, 1, 7, lambda *_, **__: None)
+    args = (image, audio, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, lambda *_, **__: None)
+    chosen = [torch.stack(list(iter_frames(maker.speak(name, *args)[0]))) for name in ("one", "other")]
+    assert not torch.equal(*chosen)  # the speaker that was chosen paints
+    again = maker.repaint("one", image, motion, audio, 0.5, 1, 1, 1, 7, lambda *_, **__: None)
     assert probe(again[0]).num_frames == 15
     assert all(Path(p).is_relative_to(tmp_path) for p in (video, marked, motion, plot, *again))
     for wrong in [(None, audio), (image, None)]:
         with pytest.raises(ValueError, match="a portrait and a recording"):
-            maker.speak(*wrong, "happy", 1, 1, 1, 1, 1, "full", 0, 0, 1, None)
+            maker.speak("one", *wrong, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, None)
 
 
 def test_score_says_what_is_in_a_video(tmp_path, inputs):

@@ -6,7 +6,8 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -32,12 +33,16 @@ SWEEP = (600, 3600)
 
 
 def make_page(
-    pipeline: TalkingHeadPipeline, *, longest: float = 120.0, detector: Any = "auto", folder: str | Path | None = None
+    pipeline: TalkingHeadPipeline | Mapping[str, TalkingHeadPipeline],
+    *,
+    longest: float = 120.0,
+    detector: Any = "auto",
+    folder: str | Path | None = None,
 ) -> Any:
     """Return the page as a ``gradio.Blocks``.
 
     Args:
-        pipeline: whose networks are used.
+        pipeline: whose networks are used; several by name, to be chosen from in the page, the first at first.
         longest: seconds of sound or video that are taken.
         detector: what finds faces.
         folder: for uploads and results, swept every ten minutes; None: a temporary one that goes with the process.
@@ -54,7 +59,8 @@ def make_page(
         import gradio as gr
     except ImportError:
         raise ImportError("`talkhead app` needs gradio; run: pip install 'talkhead[ui]'") from None
-    maker = _Maker(pipeline, longest, detector, Path(folder))
+    speakers = dict(pipeline) if isinstance(pipeline, Mapping) else {"bundled": pipeline}
+    maker = _Maker(speakers, longest, detector, Path(folder))
     with gr.Blocks(title="talkhead", analytics_enabled=False, delete_cache=SWEEP) as page:
         gr.Markdown(
             "# talkhead\nOne portrait and one recording in, a talking-head video out. "
@@ -102,32 +108,34 @@ def run_page(
 class _Maker:
     """What the page's buttons do."""
 
-    def __init__(self, pipeline: TalkingHeadPipeline, longest: float, detector: str, folder: Path) -> None:
-        self.pipeline, self.longest, self.detector, self.folder = pipeline, longest, detector, folder
-        try:
-            self.portrait: Path | None = own_portrait(pipeline.folder, pipeline.info)[0]
-        except ValueError:
-            self.portrait = None
+    def __init__(
+        self, speakers: Mapping[str, TalkingHeadPipeline], longest: float, detector: str, folder: Path
+    ) -> None:
+        self.speakers, self.longest, self.detector, self.folder = speakers, longest, detector, folder
+        self.portraits: dict[Path, Tensor] = {}
+        for pipeline in speakers.values():
+            with suppress(ValueError):  # a speaker without a picture of its own
+                self.portraits |= dict([own_portrait(pipeline.folder, pipeline.info)])
 
     def speak(
-        self, image: str | None, audio: str | None, emotion: str, strength: float, mouth: float, pose: float,
-        blink: float, idle: float, frame: Literal["crop", "full"], size: float, seed: float, steps: float,
-        progress: Any,
+        self, speaker: str, image: str | None, audio: str | None, emotion: str, strength: float, mouth: float,
+        pose: float, brow: float, blink: float, idle: float, frame: Literal["crop", "full"], size: float, seed: float,
+        steps: float, progress: Any,
     ) -> tuple[str, str, str, str]:  # fmt: skip
         """Return the video, the video with its landmarks, the motion and the plot of the emotion."""
         if not image or not audio:
             raise ValueError("give a portrait and a recording")
         self._check_length(audio, "the recording")
-        pieces = self.pipeline.stream(
+        pieces = self.speakers[speaker].stream(
             image, audio, emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
-            pose=pose, blink=blink, idle=idle, frame=frame, size=int(size) if size and frame == "crop" else None,
-            seed=int(seed), num_inference_steps=int(steps), detector=self.detector, **self._known(image),
+            pose=pose, brow=brow, blink=blink, idle=idle, frame=frame, seed=int(seed), num_inference_steps=int(steps),
+            size=int(size) if size and frame == "crop" else None, detector=self.detector, **self._known(image),
         )  # fmt: skip
         return self._written(pieces, progress)
 
     def repaint(
-        self, image: str | None, motion: str | None, audio: str | None, mouth: float, pose: float, blink: float,
-        smoothing: float, progress: Any,
+        self, speaker: str, image: str | None, motion: str | None, audio: str | None, mouth: float, pose: float,
+        brow: float, blink: float, smoothing: float, progress: Any,
     ) -> tuple[str, str, str, str]:  # fmt: skip
         """Paint an edited motion again."""
         if not image or not motion:
@@ -135,9 +143,9 @@ class _Maker:
         sequence = LandmarkSequence.load(motion)
         if sequence.duration > self.longest:
             raise ValueError(f"the motion lasts {sequence.duration:.0f} s; at most {self.longest:g} s are taken here")
-        edited = sequence.gain(mouth=mouth, pose=pose, blink=blink)
+        edited = sequence.gain(mouth=mouth, pose=pose, brow=brow, blink=blink)
         edited = edited.smooth(int(smoothing)) if smoothing > 5 else edited
-        pieces = self.pipeline.stream(
+        pieces = self.speakers[speaker].stream(
             image, audio or None, landmarks=edited, emotion="neutral", detector=self.detector, **self._known(image)
         )
         return self._written(pieces, progress)
@@ -148,13 +156,14 @@ class _Maker:
             raise ValueError("give a video with a face and sound")
         self._check_length(video, "the video")
         progress(0.1, desc="following the face")
-        return [[name, value] for name, value in score(video, self.pipeline._detector(self.detector)).items()]
+        detector = next(iter(self.speakers.values()))._detector(self.detector)
+        return [[name, value] for name, value in score(video, detector).items()]
 
     def _known(self, image: str) -> dict[str, Any]:
-        """Return the landmarks of the speaker's own portrait: it needs no detector."""
-        if self.portrait is not None and Path(image).read_bytes() == self.portrait.read_bytes():
-            return {"reference_landmarks": torch.tensor(self.pipeline.info["reference_landmarks"])}
-        return {}
+        """Return the landmarks of a speaker's own portrait: it needs no detector."""
+        given = Path(image).read_bytes()
+        known = [points for path, points in self.portraits.items() if path.read_bytes() == given]
+        return {"reference_landmarks": known[0]} if known else {}
 
     def _check_length(self, path: str, what: str) -> None:
         seconds = probe(path).duration
@@ -211,38 +220,39 @@ def _in_one_sentence(gr: Any, work: Callable[..., Any]) -> Callable[..., Any]:
 def _speak_tab(gr: Any, maker: _Maker) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
+            speaker = _speaker(gr, maker)
             image = gr.Image(type="filepath", sources=["upload", "webcam"], label="Portrait", height=260)
             audio = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech")
             emotion = gr.Dropdown([HEARD, *EMOTIONS], value=HEARD, label="Emotion")
             strength = gr.Slider(0, 2, 1, label="Strength of the expression")
             with gr.Accordion("Motion and picture", open=False):
-                gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Blinks", "Idle motion")]
+                gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Brows", "Blinks", "Idle motion")]
                 frame = gr.Radio(["crop", "full"], value="crop", label="Frame")
                 size = gr.Number(0, precision=0, minimum=0, maximum=1024, label="Side of the crop, px")
                 seed = gr.Number(0, precision=0, label="Seed")
                 steps = gr.Slider(1, 20, 1, step=1, label="Network calls per frame")
             button = gr.Button("Make the video", variant="primary", elem_id="speak")
-            if maker.portrait is not None:
-                speech = maker.portrait.with_name("speech.flac")
-                if speech.is_file():
-                    gr.Examples([[str(maker.portrait), str(speech)]], [image, audio], label="The bundled speaker")
+            pairs = [(portrait, portrait.with_name("speech.flac")) for portrait in maker.portraits]
+            if own := [[str(part) for part in pair] for pair in pairs if pair[1].is_file()]:
+                gr.Examples(own, [image, audio], label="The speakers' own")
         with gr.Column(min_width=280):
             outputs = _outputs(gr)
 
     def speak(*inputs: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008  # gradio finds it there
         return maker.speak(*(*inputs, progress))
 
-    inputs = [image, audio, emotion, strength, *gains, frame, size, seed, steps]
+    inputs = [speaker, image, audio, emotion, strength, *gains, frame, size, seed, steps]
     button.click(_in_one_sentence(gr, speak), inputs, outputs, api_name="speak")
 
 
 def _edit_tab(gr: Any, maker: _Maker) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
+            speaker = _speaker(gr, maker)
             image = gr.Image(type="filepath", sources=["upload"], label="Portrait", height=260)
             motion = gr.File(label="Motion (.npz)", file_types=[".npz"])
             audio = gr.Audio(type="filepath", sources=["upload"], label="Speech, where the video is to have sound")
-            gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Blinks")]
+            gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Brows", "Blinks")]
             smoothing = gr.Slider(1, 21, 1, step=2, label="Smoothing in frames (7 and more)")
             button = gr.Button("Paint again", variant="primary")
         with gr.Column(min_width=280):
@@ -251,7 +261,7 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
     def repaint(*inputs: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         return maker.repaint(*(*inputs, progress))
 
-    inputs = [image, motion, audio, *gains, smoothing]
+    inputs = [speaker, image, motion, audio, *gains, smoothing]
     button.click(_in_one_sentence(gr, repaint), inputs, outputs, api_name="repaint")
 
 
@@ -264,6 +274,11 @@ def _score_tab(gr: Any, maker: _Maker) -> None:
         return maker.score(file, progress)
 
     button.click(_in_one_sentence(gr, judge), [video], [table], api_name="score")
+
+
+def _speaker(gr: Any, maker: _Maker) -> Any:
+    names = list(maker.speakers)
+    return gr.Dropdown(names, value=names[0], label="Speaker: whose networks", visible=len(names) > 1)
 
 
 def _outputs(gr: Any) -> list[Any]:
