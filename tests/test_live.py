@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
+from talkhead.face.head_state import read_head
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.speaker.folder import BUNDLED
@@ -75,6 +76,18 @@ def test_a_drawn_head_that_was_heard_whole_is_the_offline_one(lively):
     live = begin(lively, look_ahead=2.0, hop=4, **gains)
     live.push(sound)
     assert torch.allclose(live.flush().landmarks, offline(lively, sound, **gains).landmarks, atol=2e-3)
+
+
+def test_half_a_second_ahead_draws_the_offline_head_and_less_ahead_does_not_jump(lively):
+    """The net may look further, but what lies there hardly moves it: what is left is the level not yet heard."""
+    sound = torch.cat([speech(1.2), torch.zeros(4800), speech(0.9)])
+    whole = offline(lively, sound, mouth=0.0).landmarks
+    tracks = [run(begin(lively, look_ahead=ahead, mouth=0.0), sound, 3200)[1] for ahead in (0.5, 0.16)]
+    live, true = (read_head(track.double(), whole[0].double()) for track in (tracks[0], whole))
+    error, own = (x.square().mean(0).sqrt() for x in (live - true, true - true.mean(0)))
+    assert (error < 0.25 * own).all()
+    steps = [track[:, 27:36].diff(dim=0).norm(dim=-1).amax() for track in (tracks[1], whole)]
+    assert steps[0] < 1.2 * steps[1]
 
 
 @pytest.mark.parametrize(("ahead", "hop"), [(0.0, 1), (0.16, 3), (0.5, 2)])

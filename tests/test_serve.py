@@ -2,6 +2,8 @@
 
 import io
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from starlette.websockets import WebSocketDisconnect  # noqa: E402
 
 from talkhead.app import serve as served  # noqa: E402
 from talkhead.app.serve import make_server  # noqa: E402
+from talkhead.pipeline.live import Live  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,35 @@ def test_a_slow_machine_says_so_and_skips(client, monkeypatch):
     # Every frame was shown or said to be skipped, in order, and the last one is on time.
     assert len(frames) + sum(m["skipped"] for m in slow) == 105 == max(frames) + 1
     assert list(frames) == sorted(frames)
+
+
+def test_a_renderer_too_slow_leaves_sound_and_picture_together(client, monkeypatch):
+    """All 75 frames of three seconds would end 4.5 s late; with hops skipped none is half as late."""
+    monkeypatch.setattr(served, "PATIENCE", 0.2)
+    paint = Live._paint
+
+    def slowly(self, landmarks, start):
+        time.sleep(0.1 * len(landmarks))
+        return paint(self, landmarks, start)
+
+    monkeypatch.setattr(Live, "_paint", slowly)
+    with client.websocket_connect("/live") as socket:
+        begun = time.perf_counter()
+
+        def speak():
+            for number, piece in enumerate(speech(3.0).split(1600), 1):
+                time.sleep(max(0, begun + 0.1 * number - time.perf_counter()))
+                socket.send_bytes(pcm(piece))
+            socket.send_text('{"end": true}')
+
+        speaking = threading.Thread(target=speak)
+        speaking.start()
+        arrived = [(time.perf_counter() - begun, message) for message in answers(socket)]
+        speaking.join()
+    skipped = sum(m["skipped"] for _, m in arrived if isinstance(m, dict) and m["type"] == "slow")
+    numbers = {int.from_bytes(m[:4], "little"): at for at, m in arrived if isinstance(m, bytes)}
+    assert skipped > 10 and len(numbers) + skipped == 75 and list(numbers) == sorted(numbers)
+    assert max(at - number / 25 for number, at in numbers.items()) < 2.25
 
 
 def test_the_page_is_served(client):
