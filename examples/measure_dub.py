@@ -5,6 +5,8 @@
 With its own sound the clip itself is the truth; the row of the untouched video is perfect there, and shows what the
 other sound costs. With the next clip's sound the truth is how that clip's mouth opens. The seam is the mean step from
 each pixel of the region's edge to its neighbour outside, over the same step in the untouched video: 1 shows nothing.
+With --sync (a checkpoint of `talkhead fit --config sync`) a judge that saw real speech says how well lips and new sound
+belong together; beside it stand the untouched video under the new sound, and under its own.
 """
 
 import argparse
@@ -16,7 +18,8 @@ import torch
 import talkhead
 from talkhead.dubbing.dub import Dubbing, dubbed_frames, plan_dubbing
 from talkhead.dubbing.face_track import track_face
-from talkhead.media.read import read_video
+from talkhead.evaluate.videos import load_sync
+from talkhead.media.read import read_audio, read_video
 from talkhead.metrics.landmarks import landmark_distance, opening_correlation, opening_variance_ratio
 from talkhead.metrics.pictures import mouth_box, psnr
 from talkhead.pipeline import TalkingHeadPipeline
@@ -32,7 +35,9 @@ def main() -> None:
     parser.add_argument("--speaker", default="bundled")
     parser.add_argument("--detector", default="dlib")
     parser.add_argument("--steps", type=int, default=1, help="network calls per frame")
+    parser.add_argument("--sync", help="judge of synchrony; left out: none")
     args = parser.parse_args()
+    expert = load_sync(args.sync)
     pipe, detector = TalkingHeadPipeline.from_pretrained(args.speaker), load_detector(args.detector)
     files = [next(args.clips.glob(f"{name}.*")) for name in args.names]
     rows = []
@@ -41,9 +46,16 @@ def main() -> None:
         for sound in (video, other):
             plan = plan_dubbing(pipe, video, sound, emotion="neutral", detector=detector)
             frames = torch.stack(list(dubbed_frames(pipe, plan, num_inference_steps=args.steps))).permute(0, 3, 1, 2)
-            row = {"video": video.stem, "sound": sound.stem} | measure(plan, frames, detector)
+            again = track_face(iter(frames), detector).landmarks
+            row = {"video": video.stem, "sound": sound.stem} | measure(plan, frames, again)
             if sound is other:
-                row |= against_the_other(plan.old, track_face(iter(frames), detector).landmarks, truth)
+                row |= against_the_other(plan.old, again, truth)
+            if expert is not None:
+                own = torch.as_tensor(read_audio(video))
+                told = {"": (again, plan.audio), "untouched: ": (plan.old, plan.audio), "truth: ": (plan.old, own)}
+                for whose, (points, heard) in told.items():
+                    judged = expert.judge(points, heard, plan.fps)
+                    row |= {f"{whose}sync match": judged.match, f"{whose}sync confidence": judged.confidence}
             rows.append(row)
             print(row, flush=True)
     summary = {which: average([r for r in rows if (r["sound"] == r["video"]) == own]) for which, own in KINDS.items()}
@@ -56,12 +68,11 @@ def main() -> None:
 KINDS = {"own sound": True, "another clip's sound": False}
 
 
-def measure(plan: Dubbing, frames: torch.Tensor, detector) -> dict[str, float]:
+def measure(plan: Dubbing, frames: torch.Tensor, again: torch.Tensor) -> dict[str, float]:
     """Return what dubbing changed in one clip, and how near its mouth is to the untouched one."""
     source, _ = read_video(plan.video)
     old = plan.old
     side = 1.5 * (old[0].amax(0) - old[0].amin(0)).max().item()
-    again = track_face(iter(frames), detector).landmarks
     box = mouth_box(old, (frames.shape[2], frames.shape[3]))
     touched = (frames != source).any(1)
     return {
