@@ -40,6 +40,7 @@ def spoken(tmp_path_factory):
 PICTURE = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 64, 64).data]"
 
 
+@pytest.mark.storm  # a microphone does not wait for a machine that does something else beside
 def test_a_microphones_face_moves_and_stops_by_keyboard_alone(address, spoken):
     with chromium(spoken) as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})  # a phone
