@@ -157,7 +157,9 @@ def add_generate(verbs: Any) -> None:
         "  talkhead generate --jobs jobs.jsonl --output videos\n"
         "with lines such as these; files are named as seen from jobs.jsonl, other options here hold for all lines:\n"
         '  {"image": "anna.png", "audio": "hello.wav", "output": "hello.mp4", "emotion": "happy"}\n'
-        '  {"image": "ben.jpg", "audio": "talk.mp3", "seed": 7, "frame": "full"}',
+        '  {"image": "ben.jpg", "audio": "talk.mp3", "seed": 7, "frame": "full"}\n'
+        "the same on a cluster, whose nodes see the files under the same names:\n"
+        "  talkhead generate --jobs jobs.jsonl --output videos --engine ray --address auto --gpus-per-worker 0.25",
     )
     verb.add_argument("--image", help="the portrait: any picture with a face in it")
     verb.add_argument("--audio", help="the speech: any sound or video file; may be left out with --landmarks")
@@ -167,7 +169,7 @@ def add_generate(verbs: Any) -> None:
         help="the video: .mp4, .mov, .webm or .gif, or pictures: frames/%%05d.png; with --jobs the videos' folder",
     )
     verb.add_argument("--jobs", metavar="FILE", help="one video for each line, a JSON object of these options")
-    verb.add_argument("--workers", type=int, help="with --jobs: processes (1); each loads the networks")
+    add_engine(verb, "with --jobs: ")
     verb.add_argument("--landmarks", help="an .npz of landmarks to paint instead of those heard in the speech")
     verb.add_argument(
         "--fps", type=frame_rate, help="frames per second, such as 25, 29.97 or 30000/1001 (the speaker's)"
@@ -197,6 +199,29 @@ def add_generate(verbs: Any) -> None:
             f"--{part}", type=float, default=1.0, metavar="GAIN", help="gain of this motion (%(default)s)"
         )
     add_rendering(verb)
+
+
+def add_engine(verb: argparse.ArgumentParser, when: str = "") -> None:
+    """Add where work is spread: over this machine's processes, or over a Ray cluster."""
+    verb.add_argument("--workers", type=int, help=f"{when}processes (1; with ray: as many as there are cores)")
+    verb.add_argument("--engine", choices=["ray"], help=f"{when}spread the work over a Ray cluster (extra `ray`)")
+    verb.add_argument("--address", help="of the cluster: auto, or 10.0.0.1:6379; left out: this machine alone")
+    verb.add_argument("--gpus-per-worker", type=float, metavar="SHARE", help="of a card, such as 0.25 (0: none)")
+
+
+ENGINE = ("workers", "engine", "address", "gpus_per_worker")
+
+
+def engine_of(options: dict[str, Any], things: str) -> dict[str, Any]:
+    """Take what `add_engine` added out of a verb's options; return what is given of ``workers`` and ``engine``."""
+    workers, engine, address, share = (options.pop(name) for name in ENGINE)
+    if engine is None:
+        if unused := [f"--{n}" for n, v in (("address", address), ("gpus-per-worker", share)) if v is not None]:
+            raise ValueError(f"{' and '.join(unused)}: only a cluster has that; add --engine ray, or leave it out")
+        return {} if workers is None else {"workers": workers}
+    from talkhead.scale.ray_engine import RayEngine
+
+    return {"engine": RayEngine(address, workers, share or 0.0, things)}
 
 
 def add_rendering(verb: argparse.ArgumentParser) -> None:
@@ -239,15 +264,15 @@ def add_device(verb: argparse.ArgumentParser) -> None:
 def run_generate(args: argparse.Namespace) -> int:
     """Write the video as it is made; with ``--jobs`` many, and fail when nothing succeeded."""
     options = arguments_of(args)
-    of_jobs = {name: options.pop(name) for name in ("jobs", "workers")}
-    if of_jobs["jobs"] is not None:
+    jobs = options.pop("jobs")
+    if jobs is not None:
         from talkhead.scale.videos import generate_jobs
 
-        given = {name: value for name, value in of_jobs.items() if value is not None}
-        return 0 if generate_jobs(**given, **options, isolate=True).ok else 1
+        spread = engine_of(options, "videos")
+        return 0 if generate_jobs(jobs, **options, **spread, isolate=True).ok else 1
     if options["image"] is None:
         raise ValueError("generate needs --image, or --jobs; see talkhead generate --help")
-    if unused := [f"--{name}" for name, value in of_jobs.items() if value is not None]:
+    if unused := [f"--{name.replace('_', '-')}" for name in ENGINE if options.pop(name) is not None]:
         raise ValueError(f"{' and '.join(unused)} can only be given together with --jobs; leave it out")
     from talkhead.pipeline import TalkingHeadPipeline
 

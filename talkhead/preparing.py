@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from talkhead.cli import DETECTORS, add_device, add_verb, arguments_of, face, frame_rate
+from talkhead.cli import DETECTORS, add_device, add_engine, add_verb, arguments_of, engine_of, face, frame_rate
 
 
 def add_preprocess(verbs: Any) -> None:
@@ -21,6 +21,7 @@ def add_preprocess(verbs: Any) -> None:
         "  talkhead preprocess --layout emodb --input emodb --output cache_speech\n"
         "  talkhead preprocess --verify --output cache\n"
         "  talkhead preprocess --layout folder --input clips --output cache_3 --shard 3/8\n"
+        "  talkhead preprocess --layout folder --input clips --output cache --engine ray --address auto\n"
         "Killed and started again with the same arguments, it goes on where it stopped.",
     )
     verb.add_argument(
@@ -39,7 +40,7 @@ def add_preprocess(verbs: Any) -> None:
     verb.add_argument("--quality", type=int, default=95, help="of jpeg, 1 to 95 (%(default)s)")
     verb.add_argument("--scale", type=float, default=1.5, help="side of the crop relative to the face (%(default)s)")
     verb.add_argument("--detector", default="auto", choices=DETECTORS, help="(%(default)s)")
-    verb.add_argument("--workers", type=int, default=1, help="number of processes (%(default)s)")
+    add_engine(verb)
     verb.add_argument("--identity", help="take only this person; in a `folder`: the name of the person in it")
     verb.add_argument("--emotion", help="take only this emotion; in a `folder`: the emotion of what is in it")
     verb.add_argument("--view", default="front", help="camera of the mead layout, or all (%(default)s)")
@@ -83,7 +84,8 @@ def run_preprocess(args: argparse.Namespace) -> int:
         return 1 if damaged else 0
     if missing := [f"--{name}" for name in ("layout", "input") if options[name] is None]:
         raise ValueError(f"preprocess needs {' and '.join(missing)}; see talkhead preprocess --help")
-    summary = preprocess(**options, isolate=True)
+    spread = engine_of(options, "clips")
+    summary = preprocess(**options, **spread, isolate=True)
     # A shard may have got no recording at all.
     return 0 if summary.ok or (options["shard"] is not None and not summary.failed) else 1
 
