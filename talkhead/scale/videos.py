@@ -108,8 +108,9 @@ def generate_jobs(
     asked = read_jobs(path, {"speaker": speaker, **_from_here(options)})
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder / RESULTS)
-    ours = engine is map_sources and (isolate or workers > 1)  # a process of ours takes one thread where not told
-    threads = max(torch.get_num_threads() // workers, 1) if ours else None
+    threads = max(torch.get_num_threads() // workers, 1) if isolate or workers > 1 else None
+    if engine is not map_sources:
+        threads = 1  # its tasks take a core each, whatever a node's environment says
     run = _Run(folder, path.parent.absolute(), device, compile, threads)
     keys = {job.line: _key_of(job, speaker) for job in asked if not job.fault}
     asked = [_unread(job, asked, folder) for job in asked]
