@@ -184,6 +184,7 @@ def as_two_nodes(*given: str) -> None:
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)[-3000:]
 
 
+@pytest.mark.storm
 def test_two_nodes_train_as_one_process(tiny_cache: Path, tmp_path: Path) -> None:
     """Loss, validation and the rest of the log; log and checkpoints are there once."""
     two, one = tmp_path / "two", tmp_path / "one"
@@ -202,6 +203,7 @@ def test_two_nodes_train_as_one_process(tiny_cache: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(weights[name], value, rtol=5e-3, atol=1e-4)
 
 
+@pytest.mark.storm
 def test_a_run_goes_on_after_one_of_two_nodes_died(tiny_cache: Path, tmp_path: Path) -> None:
     """The other node ends with an error and does not wait; both, started again, go on from the last checkpoint."""
     last, port = tmp_path / "checkpoints" / "last.ckpt", free_port()

@@ -170,7 +170,9 @@ def test_a_run_without_speaker_or_jobs_is_refused(home: Path, tmp_path: Path) ->
         generate_jobs(write_jobs(jobs, "", ""), tmp_path / "out", speaker=str(home / "speaker"))
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.storm)]
+)
 def test_stopped_and_started_again_it_is_the_same(home: Path, tmp_path: Path, sent: int, code: int) -> None:
     lines = [job(seed=n, steps=2, size=64) if n % 4 else job(seed=n, audio="missing.wav") for n in range(9)]
     jobs = write_jobs(home / "killed.jsonl", *lines)
