@@ -10,4 +10,4 @@ RUN pip install --no-cache-dir ${PIP_OPTIONS} -c constraints.txt ".[dlib,ui,live
  && talkhead doctor --fix
 EXPOSE 7860 8000
 ENTRYPOINT ["talkhead"]
-CMD ["demo", "--output", "/tmp/demo.mp4"]
+CMD ["--help"]

@@ -1,1 +1,1 @@
-"""The equations: pure tensor functions without parameters."""
+"""The equations: tensor functions without parameters, and the clock that blinks are drawn by."""

@@ -16,7 +16,7 @@ from talkhead.schedulers import Scheduler
 def paint_at_once(
     renderer: Renderer, scheduler: Scheduler, condition: Condition, emotion: Tensor, steps: int
 ) -> Painted:
-    """Return frames (B, T, 3, s, s) and their displacements (B, T, s, s, 2) on the CPU.
+    """Return frames (B, T, 3, s, s) on the CPU, and their displacements (B, T, s, s, 2) on the renderer's device.
 
     Args:
         renderer: the network.
@@ -32,4 +32,4 @@ def paint_at_once(
     for timestep in scheduler.timesteps.tolist():
         predicted, moved = renderer.predict_displaced(x, timestep, condition, told)
         x = scheduler.step(predicted, timestep, x).prev_sample
-    return Painted(renderer.decode(x).cpu(), None if moved is None else moved.cpu())
+    return Painted(renderer.decode(x).cpu(), moved)

@@ -131,7 +131,7 @@ class Live:
         self._head = self._drawn_head(pipeline.head_net)
         self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
-        self._placer = FramePlacer(portrait, frame, size)
+        self._placer = FramePlacer(portrait, frame, size, device=self._renderer.device)
         self.size = self._placer.size
         self._sound, self._first = torch.empty(0), 0  # the sound that is kept, and the number of its first sample
         self._arrived = self.num_frames = 0
