@@ -193,6 +193,9 @@ def test_clips_without_a_face_or_too_short_are_refused(base: Path, tmp_path: Pat
         make(tmp_path / "short", tmp_path / "a", base)
     with pytest.raises(ValueError, match=r"was begun with seed=0, not 1; go on with the same arguments"):
         make(tmp_path / "short", tmp_path / "a", base, seed=1)
+    talk(tmp_path / "short" / "take3.mp4", 20, 3)
+    with pytest.raises(ValueError, match=r"was begun with videos='3 videos, 2\.40 s', not '4 videos, 3\.20 s'"):
+        make(tmp_path / "short", tmp_path / "a", base)
 
     class Blind(Finder):
         def __call__(self, image: Tensor, face: str | int = "largest") -> Detection | None:

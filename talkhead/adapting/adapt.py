@@ -99,7 +99,8 @@ def adapt(
     place = chosen_device(device)
     start = _base(find_folder(base), place)
     lengths = video_seconds(Path(clips))
-    told = {"seed": seed, "minutes": minutes, "steps": steps, "face": face}
+    videos = f"{len(lengths)} videos, {sum(lengths.values()):.2f} s"
+    told = {"videos": videos, "seed": seed, "minutes": minutes, "steps": steps, "face": face}
     named = detector if isinstance(detector, str) or detector is None else detector.name
     finder = detector or start.info.get("detector", "auto")
     settings = {"clips": str(Path(clips).resolve()), "base": start.key, **told, "detector": named}
