@@ -182,6 +182,8 @@ def test_what_cannot_be_is_refused_in_one_sentence(clips: Path, base: Path, adap
         make(clips, tmp_path / "a", base, minutes=0.0, steps=None)
     with pytest.raises(ValueError, match="give minutes or steps"):
         make(clips, tmp_path / "a", base, minutes=1.0)
+    with pytest.raises(FileNotFoundError, match="sync: no checkpoint or folder"):
+        make(clips, tmp_path / "a", base, sync=tmp_path / "nothing.ckpt")
     assert not (tmp_path / "a").exists() and not (tmp_path / "a.work").exists()
 
 

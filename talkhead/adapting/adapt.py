@@ -107,12 +107,13 @@ def adapt(
     work = _Work(Path(output), settings)
     if work.is_done():
         return _said(work.output, verbose)
+    expert = load_sync(sync)
     work.begin()
     entries, lost = _preprocessed(Path(clips), work, start, finder, lengths, face, workers, device, isolate, verbose)
     held = hold_out(entries, seed)
     trained = _trained(work, start, held, place, minutes, steps, seed, verbose)
     judge = load_detector(finder, device) if isinstance(finder, str) else finder
-    adaptation, bank, after = _judged(work, start, entries, lost, held, trained, judge, load_sync(sync), place, verbose)
+    adaptation, bank, after = _judged(work, start, entries, lost, held, trained, judge, expert, place, verbose)
     _export(Path(clips), work, start, entries, held, trained, adaptation, bank)
     return _said(work.output, verbose)
 
