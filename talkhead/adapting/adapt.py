@@ -19,7 +19,7 @@ from talkhead.adapting.comparison import SCORED, Comparison, Networks, on_device
 from talkhead.adapting.footage import measure_footage, remarks
 from talkhead.adapting.held_out import clip_seconds, hold_out, seconds_of, video_seconds
 from talkhead.adapting.networks import tune_landmark_net, tune_renderer
-from talkhead.adapting.person import choose_mouths, choose_portrait, read_frame, read_shots
+from talkhead.adapting.person import Shots, choose_mouths, choose_portrait, read_frame, read_shots
 from talkhead.data.dataset import ClipDataset
 from talkhead.data.manifest import Entry, read_manifest
 from talkhead.data.preprocess import preprocess
@@ -113,8 +113,11 @@ def adapt(
     held = hold_out(entries, seed)
     trained = _trained(work, start, held, place, minutes, steps, seed, verbose)
     judge = load_detector(finder, device) if isinstance(finder, str) else finder
-    adaptation, bank, after = _judged(work, start, entries, lost, held, trained, judge, expert, place, verbose)
-    _export(Path(clips), work, start, entries, held, trained, adaptation, bank)
+    teaching = [entry for entry in entries if entry["name"] not in held]
+    shots = read_shots(work.folder / "cache", teaching)
+    adaptation, bank = _judged(work, start, entries, lost, held, shots, trained, judge, expert, place, verbose)
+    portrait = _portrait(Path(clips), work, start.fps, teaching, shots)
+    _export(work, start, held, trained, adaptation, portrait, bank)
     return _said(work.output, verbose)
 
 
@@ -225,8 +228,7 @@ def _trained(
     minutes: float | None, steps: int | None, seed: int, verbose: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Fine-tune both networks on copies of the base's weights; return what is told of each."""
-    _, _, renderer, scheduler, _ = load_parts(start.folder)
-    net = load_landmark(start.folder / "landmark").parts["net"]
+    net, _, renderer, scheduler, _ = load_parts(start.folder)
     shared: dict[str, Any] = {"seed": seed, "device": device, "verbose": verbose}
     cache = work.folder / "cache"
     told = tune_landmark_net(
@@ -242,16 +244,15 @@ def _trained(
 
 
 def _judged(
-    work: _Work, start: _Base, entries: list[Entry], lost: list[tuple[str, str]], held: list[str],
+    work: _Work, start: _Base, entries: list[Entry], lost: list[tuple[str, str]], held: list[str], shots: Shots,
     trained: Mapping[str, Any], detector: LandmarkDetector, expert: Any, device: torch.device, verbose: bool,
-) -> tuple[Adaptation, Bank | None, Networks]:  # fmt: skip
+) -> tuple[Adaptation, Bank | None]:  # fmt: skip
     """Compare before and after on the held-out clips, and say everything."""
     cache = work.folder / "cache"
     video = load_video(trained["video"]["checkpoint"]).parts
     net = load_landmark(trained["landmark"]["checkpoint"]).parts["net"]
     after = on_device(Networks(video["renderer"], start.networks.scheduler, net, start.networks.emotion_net), device)
-    teaching = [entry for entry in entries if entry["name"] not in held]
-    bank = choose_mouths(read_shots(cache, teaching)) if after.renderer.config.bank else None
+    bank = choose_mouths(shots) if after.renderer.config.bank else None
     options = {name: start.info[name] for name in ("num_inference_steps", "window", "overlap")} | {"seed": 0}
     comparison = Comparison(start.networks, after, bank, detector, options)
     tables = comparison(cache, held, work.folder, verbose)
@@ -265,7 +266,7 @@ def _judged(
         tables=tables,
         protocol={"process": ", ".join(f"{k} {v}" for k, v in options.items()), **DEFINITIONS, **environment(device)},
     )
-    return adaptation, bank, after
+    return adaptation, bank
 
 
 def _lasted(told: Mapping[str, Any]) -> str:
@@ -289,14 +290,12 @@ def _held_out(entries: list[Entry], held: list[str]) -> dict[str, str]:
 
 
 def _export(
-    clips: Path, work: _Work, start: _Base, entries: list[Entry], held: list[str],
-    trained: Mapping[str, Any], adaptation: Adaptation, bank: Bank | None,
+    work: _Work, start: _Base, held: list[str], trained: Mapping[str, Any], adaptation: Adaptation,
+    portrait: tuple[Path, torch.Tensor], bank: Bank | None,
 ) -> None:  # fmt: skip
     """Put the speaker together in the work folder, and move it to its place when it is whole."""
     made = work.folder / "speaker"
     shutil.rmtree(made, ignore_errors=True)
-    teaching = [entry for entry in entries if entry["name"] not in held]
-    portrait, landmarks = _portrait(clips, work, start.fps, teaching)
     speech = work.folder / "speech.flac"
     write_audio(speech, ClipDataset(work.folder / "cache", held[:1], reference="first")[0].audio)
     parts = {name: start.folder / name for name in ("emotion", "head") if (start.folder / name).is_dir()}
@@ -307,8 +306,8 @@ def _export(
         emotion=parts.get("emotion"),
         head=parts.get("head"),
         video=trained["video"]["checkpoint"],
-        portrait=portrait,
-        reference_landmarks=landmarks,
+        portrait=portrait[0],
+        reference_landmarks=portrait[1],
         speech=speech,
         bank=bank if adaptation.keeps_bank() else None,
         crop_scale=info.get("crop_scale", 1.5),
@@ -326,9 +325,10 @@ def _export(
     os.replace(made, work.output)
 
 
-def _portrait(clips: Path, work: _Work, fps: Fraction, teaching: list[Entry]) -> tuple[Path, torch.Tensor]:
+def _portrait(
+    clips: Path, work: _Work, fps: Fraction, teaching: list[Entry], shots: Shots
+) -> tuple[Path, torch.Tensor]:
     """Write the best frame of the clips that teach as a portrait; return it and its landmarks, px."""
-    shots = read_shots(work.folder / "cache", teaching)
     index = choose_portrait(shots)
     place, moment = shots.places[index]
     entry = teaching[place]
