@@ -21,7 +21,7 @@ from talkhead.evaluate.rows import (
     WARPED,
     Painting,
     Truth,
-    detect,
+    detect_row,
     make_truth,
     paint_model,
     paint_repeated,
@@ -58,7 +58,7 @@ class Networks:
 
     renderer: Renderer
     scheduler: Scheduler
-    landmark_net: LandmarkNet | None
+    landmark_net: LandmarkNet
     emotion_net: ConformerClassifier | None
 
 
@@ -106,7 +106,7 @@ class Comparison:
         if not strip.is_file():  # of the first clip
             shown = {"truth": truth.frames, **{row: painting.frames for row, painting in paintings.items()}}
             write_strip(strip, [shown[row] for row in STRIP if row in shown])
-        pictures = {row: self._judged(painting, truth) for row, painting in paintings.items()}
+        pictures = {row: self._judged(row, painting, truth) for row, painting in paintings.items()}
         return {"pictures": pictures, "landmarks": self._moved(truth)}
 
     def _paint(self, truth: Truth) -> dict[str, Painting]:
@@ -121,15 +121,14 @@ class Comparison:
             rows[AFTER] = paint(self.after, bank=self.bank)
         return rows
 
-    def _judged(self, painting: Painting, truth: Truth) -> dict[str, float]:
-        found = None if self.detector is None else detect(painting.frames, self.detector)
+    def _judged(self, row: str, painting: Painting, truth: Truth) -> dict[str, float]:
+        found = detect_row(row, painting, truth, self.detector)
         return score_pictures(painting.frames, truth, found, painting.calls, painting.seconds)
 
     def _moved(self, truth: Truth) -> Scores:
         rows = {NO_MOTION: score_landmarks(truth.reference_landmarks.expand_as(truth.landmarks), truth)}
         for row, networks in ((NET_BEFORE, self.before), (NET_AFTER, self.after)):
-            if networks.landmark_net is not None:
-                rows[row] = score_landmarks(move_landmarks(networks, truth)[0], truth)
+            rows[row] = score_landmarks(move_landmarks(networks, truth)[0], truth)
         return rows
 
 

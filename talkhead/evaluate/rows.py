@@ -203,6 +203,13 @@ class Painting:
     seconds: float = math.nan
 
 
+def detect_row(row: str, painting: Painting, truth: Truth, detector: LandmarkDetector | None) -> Tensor | None:
+    """Return (T, 68, 2) px, the landmarks found on a row's frames; None without a detector."""
+    if row == REPEATED and truth.detected is not None:  # one picture needs one detection
+        return truth.detected[:1].expand(len(truth.frames), -1, -1)
+    return None if detector is None else detect(painting.frames, detector)
+
+
 def paint_repeated(truth: Truth) -> Painting:
     """Return the reference frame, over and over."""
     return Painting(truth.reference.expand_as(truth.frames))
@@ -322,11 +329,7 @@ class ClipScorer:
         rows: Scores = {}
         borders = window_borders(len(truth.frames), self.options["window"], self.options["overlap"])
         for row, painting in paintings.items():
-            detected = None
-            if row == REPEATED and truth.detected is not None:  # one picture needs one detection
-                detected = truth.detected[:1].expand(len(truth.frames), -1, -1)
-            elif self.detector is not None:
-                detected = detect(painting.frames, self.detector)
+            detected = detect_row(row, painting, truth, self.detector)
             rows[row] = score_pictures(painting.frames, truth, detected, painting.calls, painting.seconds)
             if borders and row in (TRUE_LANDMARKS, PREDICTED_LANDMARKS):
                 rows[row]["seam"] = metrics.seam_ratio(painting.frames, borders)
