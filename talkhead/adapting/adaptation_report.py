@@ -12,7 +12,7 @@ from typing import Any
 
 from talkhead.adapting.comparison import AFTER, AFTER_ONE, BEFORE, NET_AFTER, NET_BEFORE, STRIP
 from talkhead.evaluate.html_page import html_facts, html_picture, html_table, section, write_html
-from talkhead.evaluate.report import Report, Scores, Table
+from talkhead.evaluate.report import Scores, Table, plain
 from talkhead.evaluate.rows import LANDMARK_COLUMNS, NO_MOTION, PICTURE_COLUMNS, REPEATED, WARPED
 from talkhead.media.files import write_whole
 from talkhead.media.read import read_image
@@ -85,8 +85,8 @@ class Adaptation:
         Raises:
             OSError: if the folder refuses files.
         """
-        plain = Report({}, {}, {**vars(self), "gain": self.gain(), "verdict": self.verdict()}).as_json()["clips"]
-        write_whole(folder / "report.json", (json.dumps(plain, indent=1, ensure_ascii=False) + "\n").encode())
+        told = plain({**vars(self), "gain": self.gain(), "verdict": self.verdict()})
+        write_whole(folder / "report.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
         write_html(folder / "report.html", f"{self.name}, adapted", f"{self.name}, adapted", self._parts(strip))
 
     def markdown(self) -> str:

@@ -82,7 +82,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values; NaN and infinity become null."""
         tables = {name: table.rows for name, table in self.tables.items()}
-        return _plain({"tables": tables, "protocol": self.protocol, "clips": self.clips})
+        return plain({"tables": tables, "protocol": self.protocol, "clips": self.clips})
 
     def save(self, folder: Path, stem: str) -> None:
         """Write ``<stem>.json`` and ``<stem>.md`` into ``folder``, each whole or not at all.
@@ -208,8 +208,8 @@ def _cell(value: float | None, decimals: int) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
 
 
-def _plain(value: Any) -> Any:
-    """Replace what JSON cannot hold."""
+def plain(value: Any) -> Any:
+    """Replace what JSON cannot hold: mappings become dicts, NaN and infinity in them null."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
