@@ -55,7 +55,6 @@ def measure_footage(
         poses.append(torch.stack([pose.yaw, pose.pitch], -1))
         open_mouth, teeth = _teeth(clip.frames[found], clip.landmarks[found])
         fps = float(Fraction(entry["fps"]))
-        offset, _ = sync_offset(clip.landmarks, clip.audio, fps, expert)
         values = {
             "faces_lost": _unseen(root, entry),
             "face_pixels": _face_width(clip.landmarks[found]) * entry["crop"][2] / entry["size"],
@@ -63,7 +62,7 @@ def measure_footage(
             "open_mouth": open_mouth,
             "teeth": teeth,
             "loudness": 20 * math.log10(max(clip.audio.square().mean().sqrt().item(), 1e-6)),
-            "sync_offset": offset,
+            "sync_offset": sync_offset(clip.landmarks, clip.audio, fps, expert),
         }
         for name, value in values.items():
             every.setdefault(name, []).append(value)
@@ -101,13 +100,13 @@ def pixel_noise(frames: Tensor) -> float:
     return (change.quantile(0.25) / (0.6745 * math.sqrt(2))).item()
 
 
-def sync_offset(landmarks: Tensor, audio: Tensor, fps: float, expert: SyncNet | None) -> tuple[float, float]:
-    """Return by how many frames the mouth is late, and how sure that is; NaN where it cannot be told."""
+def sync_offset(landmarks: Tensor, audio: Tensor, fps: float, expert: SyncNet | None) -> float:
+    """Return by how many frames the mouth is late; NaN where it cannot be told."""
     if expert is not None and abs(fps - 25) < 0.01 and len(landmarks) >= WINDOW and landmarks.isfinite().all():
         judged = expert.judge(landmarks, audio, fps)
-        return float(judged.offset) if judged.confidence > 0 else math.nan, judged.confidence
+        return float(judged.offset) if judged.confidence > 0 else math.nan
     found = audio_mouth_sync(landmarks, audio)
-    return (math.nan, found.value) if math.isnan(found.value) else (float(found.lag), found.value)
+    return math.nan if math.isnan(found.value) else float(found.lag)
 
 
 def remarks(facts: Mapping[str, Any], fps: float) -> list[str]:

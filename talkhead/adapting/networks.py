@@ -15,14 +15,17 @@ from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.schedulers import MaskNoiseBridgeScheduler, Scheduler
+from talkhead.schedulers import Scheduler
 
 WINDOW = 8
 """Frames of a training sample of the renderer."""
 _BATCH = 4
 EPOCH = 25
 """Steps between two checkpoints: what a kill costs."""
+_DECAY = 0.98
+"""Of the average of the weights."""
 _HEARD = 30
+"""How often the landmark net hears each second, where the minutes allow it."""
 _LANDMARK_SECONDS = 3.0
 """Of a training sample of the landmark net; less where the clips are shorter."""
 
@@ -46,9 +49,6 @@ def tune_renderer(
     folder: Path,
     *,
     device: torch.device,
-    model: dict[str, Any] | None = None,
-    batch: int = _BATCH,
-    decay: float = 0.98,
     **budget: Any,
 ) -> dict[str, Any]:
     """Fine-tune a renderer on a cache's clips but those held out; see `fit_speaker_part` for the budget.
@@ -60,9 +60,6 @@ def tune_renderer(
         held_out: names of clips.
         folder: of the run.
         device: where to train.
-        model: other arguments of ``VideoDiffusion`` than `VIDEO`'s.
-        batch: windows a step.
-        decay: of the average of the weights.
         **budget: minutes or steps, seed, verbose.
 
     Returns:
@@ -70,21 +67,18 @@ def tune_renderer(
     """
     data = MEADDataModule(
         str(root),
-        batch_size=batch,
+        batch_size=_BATCH,
         num_frames=WINDOW,
         held_out=held_out,
         bank=4 if renderer.config.bank else 0,
     )
     clips = sum(room(data.entries[name]) >= WINDOW for name in data.names("train"))
-    data.samples_per_clip = math.ceil(EPOCH * batch / max(clips, 1))
-    options = {**VIDEO, **(model or {})}
-    if not isinstance(scheduler, MaskNoiseBridgeScheduler):
-        options["own_share"] = 0.0
-    module = VideoDiffusion(renderer, scheduler, **options)  # type: ignore[arg-type]
-    precision = "bf16-mixed"
+    data.samples_per_clip = math.ceil(EPOCH * _BATCH / max(clips, 1))
+    module = VideoDiffusion(renderer, scheduler, **VIDEO)  # type: ignore[arg-type]
     return fit_speaker_part(
-        module, data, folder, title="renderer ", decay=decay, epoch=EPOCH, device=device, precision=precision, **budget
-    )
+        module, data, folder, title="renderer ", decay=_DECAY, epoch=EPOCH, device=device, precision="bf16-mixed",
+        **budget,
+    )  # fmt: skip
 
 
 def tune_landmark_net(
@@ -96,8 +90,6 @@ def tune_landmark_net(
     fps: float,
     size: int,
     device: torch.device,
-    model: dict[str, Any] | None = None,
-    heard: int = _HEARD,
     **options: Any,
 ) -> dict[str, Any]:
     """Fine-tune a landmark net on a cache's clips but those held out: seconds to a few minutes.
@@ -110,8 +102,6 @@ def tune_landmark_net(
         fps: of the clips.
         size: px of their frames.
         device: where to train.
-        model: other arguments of ``LandmarkGenerator`` than `LANDMARK`'s.
-        heard: how often each second is heard, where the minutes allow it.
         **options: minutes (at most), seed, verbose.
 
     Returns:
@@ -124,8 +114,8 @@ def tune_landmark_net(
     data.num_frames = window
     usable = sum(length >= window for length in lengths)
     data.samples_per_clip = math.ceil(EPOCH * _BATCH / usable)
-    module = LandmarkGenerator(net, size=size, portrait=0.7 if looks else 0.0, **{**LANDMARK, **(model or {})})
-    steps = math.ceil(heard * sum(lengths) / window / _BATCH)
+    module = LandmarkGenerator(net, size=size, portrait=0.7 if looks else 0.0, **LANDMARK)
+    steps = math.ceil(_HEARD * sum(lengths) / window / _BATCH)
     return fit_speaker_part(
-        module, data, folder, title="landmarks", decay=0.98, epoch=EPOCH, device=device, steps=steps, **options
+        module, data, folder, title="landmarks", decay=_DECAY, epoch=EPOCH, device=device, steps=steps, **options
     )
