@@ -100,27 +100,9 @@ def fit_speaker_part(
     seed_everything(seed, verbose=False)
     module.train()  # networks are loaded to be used, not to be trained
     budget = _Budget(folder, minutes, steps)
-    # None at Ctrl-C: in the middle of an epoch the order of what follows would be another.
-    saved = RunCheckpoint(save_last=True, save_on_train_epoch_end=True, save_on_exception=False)
-    callbacks = [EMAWeightAveraging(decay=decay), saved, budget, RunGuard(), *([_Bar(title)] if verbose else [])]
-    device = torch.device("cpu") if device is None else device
+    callbacks = [EMAWeightAveraging(decay=decay), budget, RunGuard(), *([_Bar(title)] if verbose else [])]
     with _quiet():
-        given = {"callbacks": callbacks, "default_root_dir": str(folder)}
-        trainer = Trainer(
-            **{**given, **outputs_of(given)},
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            max_steps=planned or _UNPLANNED,
-            max_epochs=-1,
-            limit_train_batches=epoch,
-            precision=precision,
-            gradient_clip_val=1.0,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = _trainer(folder, callbacks, planned or _UNPLANNED, epoch, device or torch.device("cpu"), precision)
         begun = "last" if checkpoints_in(folder / FOLDER, "last*.ckpt") and planned else None
         if begun is None:
             _forget(folder / FOLDER)
@@ -130,6 +112,30 @@ def fit_speaker_part(
     told["seconds_per_step"] = round(budget.seconds / max(trainer.global_step, 1), 4)
     write_whole(ended, (json.dumps(told) + "\n").encode())
     return told | {"checkpoint": str(folder / FOLDER / "last.ckpt")}
+
+
+def _trainer(
+    folder: Path, callbacks: list[Callback], steps: int, epoch: int, device: torch.device, precision: Any
+) -> Trainer:
+    """Return what makes so many steps, with a checkpoint after each epoch and no validation."""
+    # None at Ctrl-C: in the middle of an epoch the order of what follows would be another.
+    saved = RunCheckpoint(save_last=True, save_on_train_epoch_end=True, save_on_exception=False)
+    given = {"callbacks": [*callbacks, saved], "default_root_dir": str(folder)}
+    return Trainer(
+        **{**given, **outputs_of(given)},
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        max_steps=steps,
+        max_epochs=-1,
+        limit_train_batches=epoch,
+        precision=precision,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def _run(trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: str | None) -> None:
