@@ -45,6 +45,16 @@ def test_change_is_punished_only_where_it_is_looked_for():
     assert change_loss(target + 0.5, target, where) == 0  # wrong, but it does not flicker
 
 
+def test_a_sample_with_a_small_mouth_counts_as_much_as_one_with_a_large_mouth():
+    """Means of 0.25 over 4 pixels and of 0 over 36: half of 0.25, whatever the sizes."""
+    target = torch.zeros(2, 3, 4, 8, 8)
+    flicker = target.clone()
+    flicker[0, :, 1::2] = 0.5
+    where = torch.zeros(2, 1, 4, 8, 8)
+    where[0, ..., 2:4, 2:4] = where[1, ..., :6, :6] = 1
+    assert change_loss(flicker, target, where).item() == pytest.approx(0.125)
+
+
 def test_untaught_judges_give_the_hinge_loss_of_nothing_known() -> None:
     critics = Critics(mouth_size=16)
     for module in critics.modules():
