@@ -26,13 +26,6 @@ class Board:
         self.shown[tag] = picture, step
 
 
-class BoardLogger(DummyLogger):
-    experiment: Any = None  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        self.experiment = Board()
-
-
 class BiasesLogger:
     """Weights & Biases' way, as Lightning's `WandbLogger.log_image` has it."""
 
