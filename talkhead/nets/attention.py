@@ -28,9 +28,7 @@ def relative_attention(projected: Tensor, bias: Tensor) -> Tensor:
     parts = rearrange(projected, "b t (three h d) -> three b h t d", three=3, h=heads).split(_MOST, 1)
     mixed = [F.scaled_dot_product_attention(q, k, v, attn_mask=scores[None]) for q, k, v in parts]
     joined = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-    if (
-        torch.compiler.is_exporting()
-    ):  # the ONNX exporter puts an attention of another memory layout in the fused one's place
+    if torch.compiler.is_exporting():  # ONNX's attention, put in the fused one's place, has another memory layout
         joined = joined.contiguous()
     return rearrange(joined, "b h t d -> b t (h d)")
 
