@@ -290,12 +290,12 @@ def test_what_is_wrong_with_the_video_is_said(facts: dict[str, Any], said: str) 
     assert re.search(said, remark)
 
 
-def told(after: float, bank: float, net: float = 2.0) -> Adaptation:
+def told(after: float, bank: float, net: float = 2.0, psnr: float = 31.0) -> Adaptation:
     """Return an adaptation whose mouths were at 30 dB before."""
     pictures = {
         REPEATED: {"psnr": 25.0, "mouth_psnr": 24.0}, WARPED: {"psnr": 29.0, "mouth_psnr": 31.0},
         BEFORE: {"psnr": 30.0, "mouth_psnr": 30.0}, AFTER_ONE: {"psnr": 30.5, "mouth_psnr": after},
-        AFTER: {"psnr": 31.0, "mouth_psnr": bank},
+        AFTER: {"psnr": psnr, "mouth_psnr": bank},
     }  # fmt: skip
     landmarks = {NET_BEFORE: {"m_ld_centred": 2.5}, NET_AFTER: {"m_ld_centred": net}}
     return Adaptation("anna", GOOD, [], {}, {}, {"pictures": pictures, "landmarks": landmarks}, {})
@@ -307,7 +307,10 @@ def test_the_verdict_follows_from_the_held_out_clips() -> None:
     assert helped.keeps_bank() and helped.keeps_net() and "The adaptation helped" in helped.verdict()[0]
     harmed = told(29.0, 28.0, net=3.0)
     assert not harmed.keeps_bank() and not harmed.keeps_net() and harmed.gain()["psnr"] == 0.5
+    assert "did harm in another" in harmed.verdict()[0]
     assert "mouth 1.00 dB further from the truth" in harmed.verdict()[0]
+    assert "The adaptation changed little" in told(30.2, 30.2, psnr=30.1).verdict()[0]
+    assert "The adaptation did harm" in told(29.0, 29.0, psnr=30.1).verdict()[0]
     assert [word in " ".join(harmed.verdict()) for word in ("were left out", "which was kept", "good enough")] == [
         True
     ] * 3

@@ -136,20 +136,15 @@ def told(footage: Mapping[str, Any]) -> dict[str, str]:
 
 def _helped(gain: Mapping[str, float]) -> str:
     psnr, mouth = gain["psnr"], gain["mouth_psnr"]
-    if psnr >= _WORTH or mouth >= _WORTH:
-        return (
-            f"The adaptation helped: clips that it has not seen are painted {_db(psnr)} than before, and at the mouth "
-            f"{_db(mouth)}."
-        )
-    if psnr <= -_WORTH or mouth <= -_WORTH:
-        return (
-            f"The adaptation did harm: clips that it has not seen are painted {_db(psnr)} than before, and at the "
-            f"mouth {_db(mouth)}. Use the base speaker, or give more video."
-        )
-    return (
-        f"The adaptation changed little: clips that it has not seen are painted {_db(psnr)} than before, and at the "
-        f"mouth {_db(mouth)}. More minutes or more video may help."
-    )
+    painted = f"clips that it has not seen are painted {_db(psnr)} than before, and at the mouth {_db(mouth)}."
+    better, worse = max(psnr, mouth) >= _WORTH, min(psnr, mouth) <= -_WORTH
+    if better and worse:
+        return f"The adaptation helped in one thing and did harm in another: {painted} Look before you use it."
+    if better:
+        return f"The adaptation helped: {painted}"
+    if worse:
+        return f"The adaptation did harm: {painted} Use the base speaker, or give more video."
+    return f"The adaptation changed little: {painted} More minutes or more video may help."
 
 
 def _db(difference: float) -> str:
