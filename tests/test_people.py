@@ -111,8 +111,8 @@ def test_an_evaluation_tells_seen_from_unseen_people(cache: Path) -> None:
     data = MEADDataModule(str(cache), unseen=["cleo"], test_fraction=0.25, val_fraction=0)
     bench = SimpleNamespace(data=data, names=data.names("test"))
     groups = by_acquaintance(bench)  # type: ignore[arg-type]
-    assert {data.entries[n]["identity"] for n in groups["unseen people"]} == {"cleo"}
-    assert {data.entries[n]["identity"] for n in groups["seen people"]} <= {"anna", "ben"}
+    assert {data.entries[n]["identity"] for n in groups["unseen"]} == {"cleo"}
+    assert {data.entries[n]["identity"] for n in groups["seen"]} <= {"anna", "ben"}
     assert sorted(sum(groups.values(), [])) == data.names("test")
     everybody = MEADDataModule(str(cache), test_fraction=0.25, val_fraction=0)
     bench = SimpleNamespace(data=everybody, names=everybody.names("test"))

@@ -101,13 +101,13 @@ def make_report(bench: Bench, options: dict[str, Any], verbose: bool) -> Report:
         clips[name] = log.get(name, partial(_score, bench, scorer, name))
     tables = {}
     for group, names in {"": list(clips), **by_acquaintance(bench)}.items():
-        said = f", {group} ({len(names)} clips)" if group else ""
+        said = f", {group} people ({len(names)} clips)" if group else ""
         for key, title, columns in (
             ("pictures", "Pictures", PICTURE_COLUMNS),
             ("landmarks", "Landmarks", LANDMARK_COLUMNS),
         ):
             rows = average([clips[name][key] for name in names])
-            tables[f"{key}_{group.split()[0]}" if group else key] = Table(f"{title}{said}", columns, rows)
+            tables[f"{key}_{group}" if group else key] = Table(f"{title}{said}", columns, rows)
     shown = {"strip.png": f"{bench.names[0]}, from top to bottom: {'; '.join(STRIP)}"}
     return Report(tables, bench.protocol(options) | shown, clips)
 
@@ -118,9 +118,9 @@ def by_acquaintance(bench: Bench) -> dict[str, list[str]]:
     Whether the model was trained on that part is not known here: it was, where it was given the same split.
     """
     known = {bench.data.entries[name]["identity"] for name in bench.data.names("train")}
-    groups: dict[str, list[str]] = {"seen people": [], "unseen people": []}
+    groups: dict[str, list[str]] = {"seen": [], "unseen": []}
     for name in bench.names:
-        groups["seen people" if bench.data.entries[name]["identity"] in known else "unseen people"].append(name)
+        groups["seen" if bench.data.entries[name]["identity"] in known else "unseen"].append(name)
     return groups if all(groups.values()) else {}
 
 
