@@ -35,7 +35,7 @@ FALLS = {
     **dict.fromkeys(LOWER_INNER_LIP, 0.77),
 }
 """How far each point of lips and jaw falls as the inner lips part by 1, and rises as they meet: the regression on the
-opening over 204 clips of GRID speaker s1, made symmetric. The jaw does the opening, the upper lip hardly moves."""
+opening over 204 clips of GRID speaker s1, made symmetric. Three quarters are the lower lip's."""
 
 
 def speech_gate(
@@ -86,8 +86,8 @@ def speech_gate(
 def close_mouth(landmarks: Tensor, closed: float = 0.035) -> Tensor:
     """Return the face with its lips brought together.
 
-    Facing points of the inner lips approach each other, nearly all of the way by the lower lip, because the jaw does
-    the opening; outer lips, corners and jaw follow as far as they do in speech (``FALLS``). A closed mouth stays.
+    Facing points of the inner lips approach each other, three quarters of the way by the lower lip, because the jaw
+    does the opening; outer lips, corners and jaw follow as far as they do in speech (``FALLS``). A closed mouth stays.
 
     Args:
         landmarks: (..., 68, 2) px.
