@@ -1,7 +1,7 @@
 """Silence closes the mouth: which frames hold speech, what a closed mouth is, and the way back to it.
 
 The regression that drives the landmarks has no reason to be exact where nobody speaks. The gate g_t in [0, 1] measures
-speech from the sound alone, and the lips and the chin are blended between what was predicted (g = 1) and the same
+speech from the sound alone, and lips, corners and jaw are blended between what was predicted (g = 1) and the same
 face with its lips as close as those of the portrait at rest (g = 0).
 """
 
@@ -129,7 +129,7 @@ def _shares(landmarks: Tensor) -> Tensor:
 def relax_mouth(landmarks: Tensor, rest: Tensor, gate: Tensor) -> Tensor:
     """Bring the lips as close together as those of ``rest`` where nobody speaks; the head keeps moving.
 
-    They meet where the prediction has them, and only the chin follows. Lips and jaw blended into those of ``rest``
+    They meet where the prediction has them; corners and jaw follow. Lips and jaw blended into those of ``rest``
     would be further from what speakers do: a silent mouth mostly is about to speak, or has just spoken.
 
     Args:
