@@ -52,6 +52,13 @@ def test_the_bytes_are_jpeg_that_others_read() -> None:
         decode_jpeg(b"\x89PNG")
 
 
+@pytest.mark.parametrize("quality", [90, 95])
+def test_noise_is_encoded_too(quality: int) -> None:
+    """It takes more room than Pillow provides for, unless told."""
+    noise = torch.randint(0, 2, (3, 300, 300), generator=torch.manual_seed(0), dtype=torch.uint8) * 255
+    assert decode_jpeg(encode_jpeg(noise, quality)).shape == noise.shape
+
+
 def test_raw_is_the_frames_themselves(tmp_path: Path) -> None:
     frames = tiny_frames(torch.stack([tiny_face()] * 4))
     save_file(pack_frames(frames, "raw", 95), tmp_path / "clip.safetensors")

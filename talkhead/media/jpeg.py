@@ -16,8 +16,10 @@ def encode_jpeg(picture: Tensor, quality: int) -> bytes:
         picture: (3, H, W) uint8 RGB.
         quality: 1 to 95, as Pillow counts.
     """
-    from PIL import Image
+    from PIL import Image, ImageFile
 
+    # Optimized, a picture must fit into Pillow's buffer whole; a noisy one outgrows what Pillow provides by itself.
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 4096 + 8 * picture[0].numel())
     file = io.BytesIO()
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     image.save(file, format="JPEG", quality=quality, subsampling=0, optimize=True)
