@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from talkhead.media.files import write_whole
+from talkhead.media.jpeg import encode_jpeg
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}
@@ -38,7 +39,7 @@ def write_html(path: Path, title: str, heading: str, parts: Sequence[str]) -> No
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style><h1>{html.escape(heading)}</h1>{''.join(parts)}</html>\n"
     )
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_whole(path, text.encode())
 
 
 def section(title: str, *parts: str) -> str:
@@ -69,12 +70,8 @@ def html_facts(facts: Mapping[str, str]) -> str:
 
 def html_picture(picture: Tensor, width: int | None = None) -> str:
     """Return a (3, H, W) uint8 picture as JPEG of quality 88, ``width`` px wide where it is given."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, format="JPEG", quality=88)
     size = "" if width is None else f"width='{width}' "
-    return f"<img {size}alt='' src='data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'>"
+    return f"<img {size}alt='' src='data:image/jpeg;base64,{base64.b64encode(encode_jpeg(picture, 88)).decode()}'>"
 
 
 def html_figure(figure: Any) -> str:
