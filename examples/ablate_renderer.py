@@ -27,10 +27,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from rich.progress import track
 from safetensors.torch import load_file, save
 
-from talkhead.data.cache import manifest_lines
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.dataset import read_manifest
+from talkhead.data.manifest import json_lines, read_manifest
 from talkhead.evaluate.bench import read_clip
 from talkhead.evaluate.report import ClipLog, Scores, Table, average, environment
 from talkhead.evaluate.rows import (
@@ -155,7 +154,7 @@ def shrink(cache: Path, output: Path, size: int) -> Path:
             tensors["frames"] = small.round().to(torch.uint8)
             tensors["landmarks"] = (tensors["landmarks"] + 0.5) / factor - 0.5
             write_whole(path, save(tensors))
-    write_whole(output / "manifest.jsonl", manifest_lines(entries))
+    write_whole(output / "manifest.jsonl", json_lines(entries))
     return output
 
 

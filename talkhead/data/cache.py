@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -300,11 +299,6 @@ def _save(job: Job, name: str, tensors: dict[str, Tensor]) -> str:
     content = save({k: v.contiguous() for k, v in tensors.items()})
     write_to_cache(clip_file(job.output, name), content)
     return checksum(content)
-
-
-def manifest_lines(entries: Iterable[Entry]) -> bytes:
-    """Return entries as the manifest holds them, one line each."""
-    return "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries).encode()
 
 
 def write_to_cache(path: Path, content: bytes) -> None:

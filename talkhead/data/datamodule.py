@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from talkhead.data.clip import Clip
-from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_manifest, read_settings, room
+from talkhead.data.dataset import ClipDataset, Modality, Reference, collate, read_settings, room
 from talkhead.data.draws import run_seed
+from talkhead.data.manifest import read_manifest
 from talkhead.data.splits import Part, Split, keep_people, split_names
 
 Balance = Literal["identity", "emotion", "view"]

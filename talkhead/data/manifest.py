@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -37,17 +37,32 @@ def read_manifest(root: str | Path) -> list[Entry]:
     path = Path(root) / "manifest.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"data.root: {str(root)!r} has no manifest.jsonl; run `talkhead preprocess` first")
+    entries = read_json_lines(path, {"name", "status"})
+    for entry in entries:
+        if fault := _fault(entry):
+            raise ValueError(f"data.root: {str(path)!r} has an entry {fault}; make the cache anew")
+    return entries
+
+
+def read_json_lines(path: Path, keys: set[str]) -> list[Entry]:
+    """Read what `json_lines` wrote; lines that are no object with these keys, such as one torn by a kill, are left out.
+
+    A text may hold characters that `str.splitlines` takes for the end of a line.
+    """
     entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             continue
-        if isinstance(entry, dict) and "name" in entry and "status" in entry:
-            if fault := _fault(entry):
-                raise ValueError(f"data.root: {str(path)!r} has an entry {fault}; make the cache anew")
+        if isinstance(entry, dict) and keys <= entry.keys():
             entries.append(entry)
     return entries
+
+
+def json_lines(entries: Iterable[Entry]) -> bytes:
+    """Return entries as a manifest, or any file of results, holds them: one JSON object a line."""
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
 
 
 def _fault(entry: Entry) -> str:

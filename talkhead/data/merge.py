@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from talkhead.data.cache import manifest_lines
 from talkhead.data.contact_sheet import contact_sheet
-from talkhead.data.dataset import read_manifest, read_settings
+from talkhead.data.dataset import read_settings
+from talkhead.data.manifest import clip_file, json_lines, read_manifest
 from talkhead.data.shards import check_all_shards
 from talkhead.media.files import new_folder
 from talkhead.media.read import write_image
@@ -60,9 +60,8 @@ def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
         (made / "clips").mkdir()
         for name, entry in entries.items():
             if entry["status"] == "ok":
-                file = f"{name}.safetensors"
-                _link(homes[name] / "clips" / file, made / "clips" / file)
-        (made / "manifest.jsonl").write_bytes(manifest_lines(lines))
+                _link(clip_file(homes[name], name), clip_file(made, name))
+        (made / "manifest.jsonl").write_bytes(json_lines(lines))
         (made / "preprocess.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if (sheet := contact_sheet(made, lines)) is not None:
             write_image(made / "contact_sheet.png", sheet)

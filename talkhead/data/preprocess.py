@@ -27,7 +27,6 @@ from talkhead import __version__
 from talkhead.data.cache import (
     Job,
     detector_named,
-    manifest_lines,
     new_entry,
     place_of,
     process_source,
@@ -36,7 +35,7 @@ from talkhead.data.cache import (
 from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.frame_store import Store
 from talkhead.data.index import Layout, Source, View, list_sources
-from talkhead.data.manifest import Entry, clip_damage, clip_file, read_manifest
+from talkhead.data.manifest import Entry, clip_damage, clip_file, json_lines, read_manifest
 from talkhead.data.shards import check_shard, in_shard
 from talkhead.data.workers import Mapper, map_sources
 from talkhead.media.files import sweep
@@ -106,7 +105,7 @@ def preprocess(
     cannot be used is reported and leaves the others alone.
 
     Args:
-        layout: ``mead``, ``folder``, ``ravdess`` or ``emodb``; see ``list_sources``.
+        layout: how ``input`` is arranged; see ``list_sources``.
         input: the recordings.
         output: the cache folder; new, empty, or a cache made with the same settings.
         size: side of the cached frames, px.
@@ -199,7 +198,7 @@ def _make_folder(output: Path) -> None:
 def _finish(output: Path, entries: list[Entry]) -> list[Entry]:
     """Write the sorted manifest and the contact sheet."""
     entries = sorted(entries, key=lambda e: e["name"])
-    write_to_cache(output / "manifest.jsonl", manifest_lines(entries))
+    write_to_cache(output / "manifest.jsonl", json_lines(entries))
     if (sheet := contact_sheet(output, entries)) is not None:
         write_image(output / "contact_sheet.png", sheet)
     return entries
@@ -272,7 +271,7 @@ def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]
             kept.append(entry)
         elif clip_file(job.output, entry["name"]).is_file():
             kept.append(entry | {"status": "failed", "reason": f"{fault}, and its recording is gone"})
-    write_to_cache(manifest, manifest_lines(sorted(kept, key=lambda e: e["name"])))
+    write_to_cache(manifest, json_lines(sorted(kept, key=lambda e: e["name"])))
     return kept, todo
 
 
@@ -303,7 +302,7 @@ def _work(job: Job, todo: list[Source], total: int, workers: int, engine: Mapper
             bar.advance(total - len(todo), total - len(todo))
             for source, result in results:
                 new = result if isinstance(result, list) else [new_entry(job, source, status="failed", reason=result)]
-                manifest.write(manifest_lines(new))
+                manifest.write(json_lines(new))
                 manifest.flush()
                 os.fsync(manifest.fileno())
                 entries += new

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
-from talkhead.data.dataset import read_manifest, read_settings
-from talkhead.data.manifest import Entry, clip_file
+from talkhead.data.dataset import read_settings
+from talkhead.data.manifest import Entry, clip_file, read_manifest
 
 Counts = dict[str, dict[str, dict[int, int]]]
 """Identity -> emotion -> level -> number of clips."""

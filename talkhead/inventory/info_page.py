@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 
 from talkhead.data.contact_sheet import contact_sheet
-from talkhead.data.dataset import read_manifest
+from talkhead.data.manifest import read_manifest
 from talkhead.evaluate.html_page import html_facts, html_picture, html_table, section, write_html
 from talkhead.inventory.cache_info import ALL, CacheInfo, facts_of, table_of
 from talkhead.media.read import write_image
