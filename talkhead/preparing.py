@@ -84,7 +84,7 @@ def run_preprocess(args: argparse.Namespace) -> int:
         return 1 if damaged else 0
     if missing := [f"--{name}" for name in ("layout", "input") if options[name] is None]:
         raise ValueError(f"preprocess needs {' and '.join(missing)}; see talkhead preprocess --help")
-    spread = engine_of(options, "clips")
+    spread = engine_of(options, "recordings")
     summary = preprocess(**options, **spread, isolate=True)
     # A shard may have got no recording at all.
     return 0 if summary.ok or (options["shard"] is not None and not summary.failed) else 1

@@ -58,7 +58,7 @@ def test_a_worker_that_dies_takes_one_source_with_it(cluster: Any) -> None:
     engine = RayEngine(cluster.address)
     results = dict(engine(odd, [1, 13, 2, 3], 10, 0))
     assert results == {1: 10, 2: 20, 3: 30, 13: "the worker process died of it, by a crash or for want of memory"}
-    assert engine.note().endswith(" clips/s")
+    assert engine.note().endswith(" recordings/s")
 
 
 def test_what_a_task_raises_ends_the_run(cluster: Any) -> None:

@@ -37,7 +37,7 @@ class RayEngine:
         address: str | None = None,
         workers: int | None = None,
         gpus_per_worker: float = 0.0,
-        things: str = "clips",
+        things: str = "recordings",
     ) -> None:
         if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker)):
             raise ValueError(f"gpus_per_worker must lie in 0..1, or be a whole number; got {gpus_per_worker}")
@@ -125,7 +125,7 @@ class RayEngine:
             )
 
     def note(self) -> str:
-        """Return each node's speed in the last half minute, such as ``a:1f3e 2.1, b:77aa 1.9 clips/s``."""
+        """Return each node's speed in the last half minute, such as ``a:1f3e 2.1, b:77aa 1.9 recordings/s``."""
         now = time.monotonic()
         seconds = min(max(now - self._start, 1e-3), _RECENT)
         counts = {node: sum(now - end < _RECENT for end in ends) for node, ends in self._ends.items()}
