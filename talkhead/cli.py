@@ -264,6 +264,8 @@ def add_device(verb: argparse.ArgumentParser) -> None:
 def run_generate(args: argparse.Namespace) -> int:
     """Write the video as it is made; with ``--jobs`` many, and fail when nothing succeeded."""
     options = arguments_of(args)
+    if options["references"] == ["speaker"]:
+        options["references"] = "speaker"
     jobs = options.pop("jobs")
     if jobs is not None:
         from talkhead.scale.videos import generate_jobs
@@ -278,8 +280,6 @@ def run_generate(args: argparse.Namespace) -> int:
 
     place = {name: options.pop(name) for name in ("device", "compile")}
     pipeline = TalkingHeadPipeline.from_pretrained(options.pop("speaker"), **place)
-    if options["references"] == ["speaker"]:
-        options["references"] = "speaker"
     print(pipeline.generate_file(options.pop("image"), options.pop("audio"), options.pop("output"), **options))
     return 0
 

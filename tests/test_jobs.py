@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import torch
 from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.cli import main
+from talkhead.data.manifest import json_lines
 from talkhead.media.read import probe, write_audio, write_image
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.scale.jobs import KINDS, read_jobs
+from talkhead.scale.jobs import KINDS, RESULTS, read_jobs
+from talkhead.scale.results import read_results
 from talkhead.scale.videos import Tally, generate_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +38,8 @@ BAD = [
     ('{"image": "face.png", "audio": "a.wav", "output": "x.avi"}', "key 'output' must end in one of .mp4"),
     ('{"image": "face.png", "audio": "a.wav", "reference_landmarks": [[1, 2]]}', "must be 68 pairs of numbers"),
     ('["face.png"]', "expected an object"),
+    (r'{"image": "fa\u0000ce.png", "audio": "a.wav"}', "key 'image' has a null character"),
+    (r'{"image": "fa\ud800ce.png", "audio": "a.wav"}', "half a character"),
 ]
 
 
@@ -51,7 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums over several threads round otherwise, and other processes' videos are compared with ours."""
+    """Other processes, which may have one thread, make videos that are compared with ours."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -148,6 +153,54 @@ def test_what_is_unchanged_is_passed_over(home: Path, tmp_path: Path) -> None:
     assert run(jobs, tmp_path, seed=5) == Tally(2, 2, [])
     results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(r["output"], r["line"]) for r in results] == [("3.mp4", 1), ("1.mp4", 2), ("2.mp4", None)]
+
+
+def test_a_speaker_made_anew_in_the_same_process_makes_other_videos(home: Path, tmp_path: Path) -> None:
+    jobs = write_jobs(home / "anew.jsonl", job(output="1.mp4"))
+    pipe, speaker = tiny_pipeline(), tmp_path / "speaker"
+    videos = []
+    for _ in range(2):
+        shutil.rmtree(speaker, ignore_errors=True)
+        pipe.save_pretrained(speaker)
+        assert generate_jobs(jobs, tmp_path / "out", speaker=str(speaker), progress=False) == Tally(1, 0, [])
+        videos.append((tmp_path / "out/1.mp4").read_bytes())
+        with torch.no_grad():
+            for weights in pipe.renderer.parameters():
+                weights.mul_(-1)
+    assert videos[0] != videos[1]
+
+
+def test_the_run_s_own_files_are_named_as_seen_from_here(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further picture that changes is a changed job, however it was named; the command line's `speaker` is a word."""
+    monkeypatch.chdir(home)
+    shutil.copy("face.png", "further.png")
+    points = POINTS.tolist()
+    jobs = write_jobs(tmp_path / "jobs.jsonl", {"output": "1.mp4", "reference_landmarks": points})
+    common = {"image": "face.png", "audio": "a.wav", "speaker": "speaker", "progress": False, "detector": None}
+    with pytest.raises(ValueError, match="plot_emotion is no option that many videos can share"):
+        generate_jobs(jobs, tmp_path, **common, plot_emotion="p.png")
+    seen = []
+
+    def read(path: Path, defaults: dict[str, Any]) -> list[Any]:
+        seen.extend(read_jobs(path, defaults))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("talkhead.scale.videos.read_jobs", read)
+    for further in ("further.png", Path("further.png"), ["further.png"]):
+        with pytest.raises(KeyboardInterrupt):
+            generate_jobs(jobs, tmp_path, **common, references=further)
+    words = ["--jobs", str(jobs), "--output", str(tmp_path), "--image", "face.png"]
+    assert main(["generate", *words, "--audio", "a.wav", "--reference", "speaker"]) == 130
+    assert [j.options["references"] for j in seen] == [[str(home / "further.png")]] * 3 + ["speaker"]
+    assert {j.options["image"] for j in seen} == {str(home / "face.png")}
+
+
+def test_a_line_that_python_would_break_is_read_back(tmp_path: Path) -> None:
+    entries = [{"output": "a\u2028b.mp4", "status": "ok", "key": "k", "sha256": "s"}]
+    (tmp_path / RESULTS).write_bytes(json_lines(entries) + b'{"output": "torn')
+    assert read_results(tmp_path) == entries
 
 
 def test_no_video_takes_the_place_of_what_is_read(home: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from talkhead.media.formats import SUFFIXES
 
 RESULTS = "results.jsonl"
+FILES = ("image", "audio", "landmarks")
+"""Options that name one file each; `references` names several."""
 
 _NUMBER, _WHOLE, _TEXT, _FLAG = (int, float), (int,), (str,), (bool,)
 KINDS: dict[str, tuple[type, ...]] = {
@@ -33,7 +35,7 @@ _WORDS = {
     dict: "an object",
 }
 _TYPED = {"steps": "num_inference_steps", "reference": "references"}  # as the command line calls them
-_OF_THE_RUN = ("device", "compile", "workers", "engine", "address", "jobs", "progress")
+_OF_THE_RUN = ("device", "compile", "workers", "engine", "address", "gpus_per_worker", "jobs", "progress")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class VideoJob:
     options: dict[str, Any] = field(default_factory=dict)
     said: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
+
+    @property
+    def reads(self) -> list[str]:
+        """The files that it reads, without its speaker's."""
+        references = self.options.get("references")
+        further = references if isinstance(references, list) else []
+        return [*(self.options[name] for name in FILES if self.options.get(name)), *further]
 
 
 def read_jobs(path: str | Path, defaults: Mapping[str, Any]) -> list[VideoJob]:
@@ -92,7 +101,7 @@ def _read_line(number: int, line: str, folder: Path, defaults: Mapping[str, Any]
     output = said.get("output") if isinstance(said.get("output"), str) else None
     try:
         given = {_key(name): _checked(_key(name), value) for name, value in said.items() if value is not None}
-        options = {**defaults, **_absolute(given, folder)}
+        options = {**defaults, **absolute(given, folder)}
         _check_whole(options)
         if output is not None:
             _check_output(output)
@@ -117,6 +126,10 @@ def _object(line: str) -> dict[str, Any]:
         raise ValueError(f"no JSON ({error.msg} at character {error.pos + 1}); write one object a line") from None
     except RecursionError:
         raise ValueError("no JSON that can be read, it is nested too deep; write one object a line") from None
+    try:
+        json.dumps(said, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text in it has half a character (a lone surrogate); write the whole one") from None
     if not isinstance(said, dict):
         raise ValueError(f'expected an object such as {{"image": "me.png", "audio": "hello.wav"}}; got {line:.40}')
     return said
@@ -159,16 +172,27 @@ def _are_points(value: Any) -> bool:
     return len(value) == len(pairs) == 68
 
 
-def _absolute(given: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Resolve the files' names against the folder of the jobs' file."""
+def absolute(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return options whose files, and speaker where it is a folder, are named from the root.
+
+    Args:
+        given: options; none of them is None.
+        folder: what the names are relative to.
+
+    Raises:
+        ValueError: if a name can be no file's.
+    """
     found = dict(given)
-    for name in ("image", "audio", "landmarks"):
-        if name in given:
-            found[name] = str((folder / given[name]).absolute())
+    names = {name: [given[name]] for name in FILES if name in given}
     references = given.get("references")
     if references is not None and references != "speaker":
-        names = [references] if isinstance(references, str) else references
-        found["references"] = [str((folder / name).absolute()) for name in names]
+        names["references"] = [references] if isinstance(references, str | Path) else references
+    for key, files in names.items():
+        if any("\0" in str(file) for file in files):
+            raise ValueError(f"key {key!r} has a null character, which no file's name may hold")
+        found[key] = [str((folder / file).absolute()) for file in files]
+        if key in FILES:
+            (found[key],) = found[key]
     if "speaker" in given and (folder / given["speaker"]).is_dir():
         found["speaker"] = str((folder / given["speaker"]).absolute())
     return found

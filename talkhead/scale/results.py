@@ -6,52 +6,41 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from talkhead.scale.jobs import RESULTS, VideoJob
+from talkhead.data.manifest import Entry, read_json_lines
+from talkhead.scale.jobs import FILES, RESULTS, VideoJob
 from talkhead.speaker.folder import find_folder
-
-Entry = dict[str, Any]
 
 
 def read_results(folder: Path) -> list[Entry]:
     """Return what an earlier run left in a folder; a last line torn by a killed run is left out."""
     path = folder / RESULTS
-    entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if isinstance(entry, dict) and {"output", "status", "key", "sha256"} <= entry.keys():
-            entries.append(entry)
-    return entries
+    return read_json_lines(path, {"output", "status", "key", "sha256"}) if path.is_file() else []
 
 
-def result_lines(entries: Iterable[Entry]) -> bytes:
-    """Return entries as results.jsonl holds them."""
-    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
-
-
-def job_key(job: VideoJob) -> str | None:
+def job_key(job: VideoJob, speakers: Mapping[str, str]) -> str | None:
     """Return a checksum of all that a job's video depends on: its files, its speaker, its options; None: not to be had.
 
-    Raises:
-        FileNotFoundError, ValueError: if the speaker is none.
+    Args:
+        job: a job without a fault.
+        speakers: each speaker's `speaker_checksum` by its name; those that are none are not among them.
     """
     options = dict(job.options)
-    options["speaker"] = speaker_checksum(options["speaker"])
+    if options["speaker"] not in speakers:  # the pipeline says it better
+        return None
+    options["speaker"] = speakers[options["speaker"]]
     try:
-        for name in ("image", "audio", "landmarks"):
+        for name in FILES:
             if options.get(name):
                 options[name] = file_checksum(options[name])
         if isinstance(options.get("references"), list):
             options["references"] = [file_checksum(name) for name in options["references"]]
-    except OSError:  # the pipeline says it better
+    except OSError:  # likewise
         return None
     said = {name: str(value) if isinstance(value, Fraction) else value for name, value in options.items()}
     # What is left out, what is null and what is said as it is anyway mean the same.
@@ -85,7 +74,6 @@ def _checksum(path: str, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@cache
 def speaker_checksum(name: str) -> str:
     """Return a checksum of all files of a speaker's folder.
 

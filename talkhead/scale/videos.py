@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from talkhead import __version__
+from talkhead.data.manifest import Entry, json_lines
 from talkhead.data.workers import Mapper, map_sources
 from talkhead.media.files import check_writable, sweep, write_whole
 from talkhead.media.read import MediaWarning, probe
 from talkhead.progress import work_bar
-from talkhead.scale.jobs import RESULTS, VideoJob, read_jobs
-from talkhead.scale.results import Entry, job_key, output_checksum, read_results, result_lines
+from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs
+from talkhead.scale.results import job_key, output_checksum, read_results, speaker_checksum
 
-_FILES = ("image", "audio", "landmarks")
 _SPEAKERS = 4  # pipelines that a worker keeps in memory
 
 
@@ -55,6 +55,7 @@ class _Run:
     device: str
     compile: bool
     threads: int | None
+    speakers: dict[str, str]  # their checksums
 
 
 def generate_jobs(
@@ -96,7 +97,8 @@ def generate_jobs(
         How many videos there are, and what failed and why.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such file of jobs or no such speaker, or ``workers`` is below 1.
+        FileNotFoundError, ValueError: if there is no such file of jobs or no such speaker, an option is none that many
+            videos can share, or ``workers`` is below 1.
         OSError: if ``output`` cannot be written, or its disk is full.
         KeyboardInterrupt: passed on; what is done stays done.
     """
@@ -105,19 +107,23 @@ def generate_jobs(
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     folder, path = Path(output).absolute(), Path(jobs)
-    asked = read_jobs(path, {"speaker": speaker, **_from_here(options)})
+    common = {name: value for name, value in options.items() if value is not None}
+    if strange := [name for name in common if name not in KINDS]:
+        raise ValueError(f"{strange[0]} is no option that many videos can share; leave it out")
+    asked = read_jobs(path, {"speaker": speaker, **absolute(common, Path.cwd())})
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder / RESULTS)
     threads = max(torch.get_num_threads() // workers, 1) if isolate or workers > 1 else None
     if engine is not map_sources:
-        threads = 1  # its tasks take a core each, whatever a node's environment says
-    run = _Run(folder, path.parent.absolute(), device, compile, threads)
-    keys = {job.line: _key_of(job, speaker) for job in asked if not job.fault}
-    asked = [_unread(job, asked, folder) for job in asked]
+        threads = 1  # its tasks ask for a core each, whatever a node's environment says
+    speakers = _speakers_of(asked, speaker)
+    run = _Run(folder, path.parent.absolute(), device, compile, threads, speakers)
+    keys = {job.line: job_key(job, speakers) for job in asked if not job.fault}
+    asked = _unread(asked, folder)
     kept, todo = _resume(folder, asked, keys)
     made = _work(run, todo, keys, len(asked), engine, 0 if isolate and workers == 1 else workers, progress)
     entries = sorted(kept + made, key=lambda e: (e["line"] is None, e["line"] or 0, e["output"] or ""))
-    write_whole(folder / RESULTS, result_lines(entries))
+    write_whole(folder / RESULTS, json_lines(entries))
     own = [entry for entry in entries if entry["line"] is not None]
     failed = [(e["line"], e["output"], e["reason"]) for e in own if e["status"] != "ok"]
     passed = sum(entry["line"] is not None and entry["status"] == "ok" for entry in kept)
@@ -127,33 +133,34 @@ def generate_jobs(
     return tally
 
 
-def _from_here(options: dict[str, Any]) -> dict[str, Any]:
-    """Make the files among a run's own options absolute."""
-    found = {k: str(Path(v).absolute()) if k in _FILES and v is not None else v for k, v in options.items()}
-    if isinstance(options.get("references"), list | tuple):
-        found["references"] = [str(Path(name).absolute()) for name in options["references"]]
+def _speakers_of(jobs: list[VideoJob], common: str) -> dict[str, str]:
+    """Return the checksum of each speaker that the jobs name; what is none is left out, unless it is ``common``."""
+    found = {}
+    for name in dict.fromkeys(job.options["speaker"] for job in jobs if not job.fault):
+        try:
+            found[name] = speaker_checksum(name)
+        except (FileNotFoundError, ValueError):
+            if name == common:  # nothing would come of most lines: one error now
+                raise
     return found
 
 
-def _key_of(job: VideoJob, common: str) -> str | None:
-    try:
-        return job_key(job)
-    except (FileNotFoundError, ValueError):
-        if job.options["speaker"] == common:  # nothing would come of most lines: one error now
-            raise
-        return None
+def _unread(jobs: list[VideoJob], folder: Path) -> list[VideoJob]:
+    """Refuse the jobs whose video would be written over a file that a job reads."""
+    readers: dict[Path, int] = {}
+    for job in jobs:
+        for file in job.reads:
+            readers.setdefault(Path(file).resolve(), job.line)
 
+    def checked(job: VideoJob) -> VideoJob:
+        target = folder / str(job.output)
+        reader = readers.get(target.resolve()) if not job.fault and target.exists() else None
+        if reader is None:
+            return job
+        fault = f"line {job.line}: key 'output' names {job.output!r}, which line {reader} reads; give another name"
+        return replace(job, fault=fault)
 
-def _unread(job: VideoJob, jobs: list[VideoJob], folder: Path) -> VideoJob:
-    """Refuse a job whose video would be written over a file that a job reads."""
-    if job.fault or job.output is None:
-        return job
-    target = folder / job.output
-    for other in jobs if target.exists() else []:
-        if any(other.options.get(name) and Path(other.options[name]).resolve() == target.resolve() for name in _FILES):
-            fault = f"line {job.line}: key 'output' names {job.output!r}, which line {other.line} reads"
-            return replace(job, fault=fault + "; give another name")
-    return job
+    return [checked(job) for job in jobs]
 
 
 def _entry(job: VideoJob, key: str | None, status: str, reason: str = "", sha256: str | None = None) -> Entry:
@@ -185,7 +192,7 @@ def _resume(folder: Path, jobs: list[VideoJob], keys: dict[int, str | None]) -> 
         else:
             todo.append(job)
     kept += [entry | {"line": None} for output, entry in before.items() if output_checksum(folder / output)]
-    write_whole(folder / RESULTS, result_lines(kept))
+    write_whole(folder / RESULTS, json_lines(kept))
     return kept, todo
 
 
@@ -207,7 +214,7 @@ def _work(
             for job, result in results:
                 status, reason, sha256 = ("failed", result, None) if isinstance(result, str) else result
                 entry = _entry(job, keys[job.line], status, reason, sha256)
-                file.write(result_lines([entry]))
+                file.write(json_lines([entry]))
                 file.flush()
                 os.fsync(file.fileno())
                 made.append(entry)
@@ -265,14 +272,14 @@ def _make_place(target: Path, folder: Path) -> None:
         raise ValueError("output: a link leads out of the output folder; give another name")
 
 
-_pipelines: OrderedDict[tuple[str, str, bool], Any] = OrderedDict()
+_pipelines: OrderedDict[tuple[str | None, str, bool], Any] = OrderedDict()
 
 
 def _loaded(speaker: str, run: _Run) -> Any:
     """Return this process's pipeline of a speaker, loaded once; those not used for long go."""
     from talkhead.pipeline import TalkingHeadPipeline
 
-    key = (speaker, run.device, run.compile)
+    key = (run.speakers.get(speaker), run.device, run.compile)
     if key not in _pipelines:
         while len(_pipelines) >= _SPEAKERS:
             _pipelines.popitem(last=False)
