@@ -4,9 +4,9 @@
 
 WORK/settings holds the three trainings' configurations, as `talkhead fit --print_config` prints them. The headers of up
 to 24 recordings are read for their length; two are preprocessed, and each network is timed on this machine's GPU, or on
-its CPU: at most two minutes together. What is scaled from that is linear: preprocessing in frames, training in steps,
-the batch in clips and frames, painting in network calls. It knows nothing of early stopping, or of a machine that
-others use as well. The table goes to WORK/estimate.md; exit code 3: the disk is too small.
+its CPU; what that took stands below the table. What is scaled from that is linear: preprocessing in frames, training in
+steps, the batch in clips and frames, painting in network calls. It knows nothing of early stopping, or of a machine
+that others use as well. The table goes to WORK/estimate.md; exit code 3: the disk is too small.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 # The paper, from MEAD's files to its two tables: preprocess, three fits with its settings, export, Tables 1 and 2, a report.
 #
 #   bash examples/reproduce_paper.sh ROOT [WORK]        # ROOT holds MEAD's people: ROOT/M030/video, ROOT/M030/audio, ...
-#   bash examples/reproduce_paper.sh --quick [WORK]     # ten minutes on two cores: small networks on rendered faces
+#   bash examples/reproduce_paper.sh --quick [WORK]     # small networks on rendered faces; not run whole yet
 #
 # WORK (runs/paper, or runs/paper_quick) gets the caches, checkpoints, tables, and in the end report.md and report.html.
-# Before anything long starts, hours and disk are estimated from a calibration of at most two minutes on this machine.
+# Before anything long starts, hours and disk are estimated from a short calibration on this machine.
 # Stopped at any point and started again with the same words, it goes on where it was.
 #
 # By the environment:
@@ -14,7 +14,7 @@
 #   ENCODER=...    wav2vec 2.0: a hub name or a folder (facebook/wav2vec2-base-960h)
 #   GPU=1          adds `--config gpu` to the fits; FIT="..." adds any other argument to all three
 #   ESTIMATE=1     estimates, and stops
-# --quick shows that all of this runs, and measures nothing: the faces are bent pictures, the encoder's weights random.
+# --quick is there to show that all of this runs, and measures nothing: the faces are bent pictures, the encoder's weights random.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -5,8 +5,9 @@
     python examples/train_ray.py --workers 2 -- --config landmark --data.root CACHE --trainer.default_root_dir RUN
 
 Behind `--` stands what `talkhead fit` takes; data.batch_size is the batch of one worker. CACHE and RUN are folders that
-every node sees under these names (absolute ones: workers start elsewhere). Workers that die are started again, all
-together, and go on from RUN's last checkpoint, as the same command does after everything has died.
+every node sees under these names (absolute ones: workers start elsewhere). Workers that die are to be started
+again, all together, and to go on from RUN's last checkpoint, as the same command after everything has died.
+It has not been run on a cluster yet.
 """
 
 from __future__ import annotations

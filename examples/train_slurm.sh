@@ -8,8 +8,9 @@
 #   $2  the cache, $3 the run's folder: every node sees both under these names
 #   ... anything else goes to `talkhead fit`; data.batch_size is the batch of one process
 #
-# One task is one process is one card. Before the time is up SLURM sends SIGUSR1: Lightning saves where it is and puts
+# One task is one process is one card. Before the time is up SLURM sends SIGUSR1: Lightning is to save where it is and put
 # the job into the queue again, where the same line goes on. A node that dies ends the job; put it in again by hand.
+# It has not been run on a cluster yet.
 #SBATCH --job-name=talkhead
 #SBATCH --signal=SIGUSR1@120
 #SBATCH --requeue

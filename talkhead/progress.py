@@ -1,4 +1,4 @@
-"""How far a video is."""
+"""How far a video, or a run over many pieces, is."""
 
 from __future__ import annotations
 
