@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.data.clip import SAMPLE_RATE
 from talkhead.face.articulation import articulate
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
 from talkhead.nets.head_motion import RATE
 from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.drawn_head import DrawnHead, hear_prosody
-from talkhead.pipeline.feeling import check_strength, emotion_keys
+from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
 from talkhead.pipeline.motion import check_gain, motion_gains
 from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait
@@ -230,10 +230,10 @@ class Live:
         """Return what draws the head, where the pipeline has it and the head is to live; then the gains are its own."""
         if net is None or not self._idle:
             return None
-        told = self._keys.told_at(torch.zeros(1, dtype=torch.float64), net, self._strength)
+        # One emotion for all of the draw, as offline; how long the last of several lasts is not known here.
+        told = leave_to(net, self._keys.meant.mean(0), self._strength)
         gains = {name: self._idle * self._gains.pop(name) for name in ("pose", "brow", "blink")}
-        face = self.portrait.reference_landmarks
-        return DrawnHead(net, face, told.reshape(-1, len(EMOTIONS))[0], float(self.fps), gains, self._seed)
+        return DrawnHead(net, self.portrait.reference_landmarks, told, float(self.fps), gains, self._seed)
 
     def _prosody(self, kept: Tensor, level: Tensor) -> tuple[Tensor, int]:
         """Return how the kept sound is spoken, and the number of its first frame at the head's own rate."""
