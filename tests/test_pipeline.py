@@ -182,6 +182,13 @@ def test_the_emotion_is_plotted_beside_the_video(pipe, portrait, tmp_path):
         with pytest.raises(error, match=message):
             pipe.generate_file(portrait, speech(0.4), tmp_path / "b.mp4", plot_emotion=tmp_path / name, **options)
     assert not (tmp_path / "b.mp4").exists()
+    write_image(tmp_path / "me.png", portrait)
+    before = (tmp_path / "me.png").read_bytes()
+    with pytest.raises(ValueError, match="is the image and would be written over"):
+        pipe.generate_file(
+            tmp_path / "me.png", speech(0.4), tmp_path / "b.mp4", plot_emotion=tmp_path / "me.png", **options
+        )
+    assert (tmp_path / "me.png").read_bytes() == before
 
 
 def test_a_saved_motion_renders_again(pipe, portrait, tmp_path):

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, emotion_probabilities
+from talkhead.media.files import replacing
 
 if TYPE_CHECKING:
     from diffusers import ConfigMixin
@@ -120,12 +121,8 @@ class EmotionTrack:
             axes.margins(x=0)
         axes.set_xlabel("s")
         figure.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0))
-        unfinished = Path(path).with_name(f".{Path(path).name}.part")
-        try:
-            figure.savefig(unfinished, format=Path(path).suffix[1:])
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished)
 
 
 def check_plot(path: str | Path) -> None:

@@ -3,8 +3,8 @@
 The data's way, each step a function below:
 
     read_portrait -> find_face -> crop_portrait ----+
-    open_speech -> heard_keys ----------------------+-> move_landmarks -> wear_expressions -> render_windows
-                                                            -> FramePlacer -> Result
+    open_speech -> heard_keys ----------------------+-> move_landmarks -> draw_head -> wear_expressions
+                                                            -> paint_windows -> FramePlacer -> Result
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.devices import chosen_device
-from talkhead.media.files import check_apart
+from talkhead.media.files import check_apart, new_folder
 from talkhead.media.formats import open_writer
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
@@ -52,14 +52,7 @@ from talkhead.pipeline.worn import breathing, wear_expressions
 from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
-from talkhead.speaker.folder import (
-    EXTRAS,
-    find_folder,
-    load_drawn_head,
-    load_parts,
-    new_folder,
-    write_parts,
-)
+from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_parts, write_parts
 from talkhead.speaker.references import Bank, load_bank, read_references
 from talkhead.speaker.trained import check_emotions
 from talkhead.tracking.portrait import find_face, read_portrait
@@ -197,15 +190,16 @@ class TalkingHeadPipeline:
             ``output``.
 
         Raises:
-            ValueError, FileNotFoundError: as `stream`; and if ``output`` is one of the files that are read, or the
-                plot's name has another ending or no folder.
+            ValueError, FileNotFoundError: as `stream`; and if ``output`` or the plot is one of the files that are
+                read, or the plot's name has another ending or no folder.
             OSError: if ``output`` cannot be written; this is found out before the work begins.
         """
-        check_apart(
-            output, image=image, audio=audio, landmarks=options.get("landmarks"), reference=options.get("references")
-        )
+        read = {"image": image, "audio": audio}
+        read |= {"landmarks": options.get("landmarks"), "reference": options.get("references")}
+        check_apart(output, **read)
         if plot_emotion is not None:
             check_plot(plot_emotion)
+            check_apart(plot_emotion, **read)
         alpha = bool(options.get("transparent"))
         open_writer(
             output, fps=25, size=(2, 2), alpha=alpha, preset=preset
