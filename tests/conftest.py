@@ -10,6 +10,7 @@ import json  # noqa: E402
 import math  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -95,6 +96,72 @@ def tiny_frames(landmarks: Tensor, size: int = 32) -> Tensor:
     mouth = ((x - centre[:, 0]) / half[:, 0]) ** 2 + ((y - centre[:, 1]) / half[:, 1]) ** 2 < 1
     colours = torch.tensor([[60, 90, 200], [220, 170, 140], [90, 20, 30]], dtype=torch.uint8)
     return colours[skin.long() + mouth.long() * skin].permute(0, 3, 1, 2).contiguous()
+
+
+POINTS = tiny_face(40) + torch.tensor([16.0, 10.0])
+"""The landmarks of ``tiny_portrait``."""
+
+
+def tiny_portrait() -> Tensor:
+    """Return (3, 61, 72) uint8: a rendered face in the middle of a larger picture; its landmarks are POINTS."""
+    picture = torch.randint(0, 255, (3, 61, 72), generator=torch.manual_seed(2), dtype=torch.uint8)
+    picture[:, 10:50, 16:56] = tiny_frames(tiny_face(40)[None], 40)[0]
+    return picture
+
+
+class OneFace:
+    """A detector that knows where the face is, or that there is none."""
+
+    name = "fixed"
+
+    def __init__(self, points: Tensor | None) -> None:
+        self.points, self.asked = points, []
+
+    def __call__(self, image: Tensor, face: str | int = "largest") -> Any:
+        from talkhead.tracking.track import Detection
+
+        self.asked.append(face)
+        return None if self.points is None else Detection(self.points, 1.0, (0, 0, 1, 1))
+
+
+def speech(seconds: float) -> Tensor:
+    """Return a hum at 16 kHz whose loudness goes up and down."""
+    t = torch.arange(round(seconds * 16000)) / 16000
+    return 0.3 * torch.sin(2 * math.pi * 140 * t) * (0.5 + 0.5 * torch.sin(2 * math.pi * 3 * t))
+
+
+def shaken(net: torch.nn.Module, std: float) -> torch.nn.Module:
+    """Give every weight a value, for last layers start at zero and would hide the rest."""
+    for weights in net.parameters():
+        torch.nn.init.normal_(weights, std=std)
+    return net
+
+
+def tiny_pipeline() -> Any:
+    """Return a ``TalkingHeadPipeline`` of random networks of 32 px."""
+    from talkhead.nets.conformer import ConformerClassifier
+    from talkhead.nets.landmark import LandmarkNet
+    from talkhead.nets.renderer import Renderer
+    from talkhead.pipeline import TalkingHeadPipeline
+    from talkhead.schedulers import MaskNoiseBridgeScheduler
+
+    torch.manual_seed(1)
+    landmark = shaken(LandmarkNet(width=16, layers=1, heads=2), 0.05)
+    renderer = shaken(Renderer(size=32, widths=(8, 16), patch=2), 0.1)
+    info = {"window": 8, "overlap": 2, "num_inference_steps": 2}
+    return TalkingHeadPipeline(landmark, ConformerClassifier("XS"), renderer, MaskNoiseBridgeScheduler(), info)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    """The tests' small pipeline."""
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> Tensor:
+    """The tests' small portrait."""
+    return tiny_portrait()
 
 
 @pytest.fixture(scope="session")

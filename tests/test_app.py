@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from browsing import chromium
-from test_pipeline import POINTS, shaken, speech, tiny_pipeline, tiny_portrait
+from conftest import POINTS, shaken, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.media.read import iter_frames, probe, write_audio, write_image
 from talkhead.media.write import VideoWriter

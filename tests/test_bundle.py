@@ -6,23 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import POINTS, speech
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.media.read import probe, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.pipeline import TalkingHeadPipeline, demo, export_pipeline
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TalkingHeadPipeline:
-    return tiny_pipeline()
-
-
-@pytest.fixture(scope="module")
-def portrait() -> torch.Tensor:
-    return tiny_portrait()
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import tiny_face, tiny_frames
-from test_pipeline import speech, tiny_pipeline
+from conftest import speech, tiny_face, tiny_frames
 
 from talkhead.dubbing.dub import back_and_forth, dub, dubbed_frames, frames_in_order, plan_dubbing
 from talkhead.dubbing.face_track import FaceTrack, track_face
@@ -50,11 +49,6 @@ def write(path, points, sound=None):
                 torch.full((3, SIZE, SIZE), 90, dtype=torch.uint8) if p is None else tiny_frames(p[None], SIZE)[0]
             )
     return path
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TalkingHeadPipeline:
-    return tiny_pipeline()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_pipeline import shaken
+from conftest import shaken
 
 from talkhead.cli import main
 from talkhead.nets.conformer import ConformerClassifier

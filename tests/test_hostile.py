@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import POINTS, speech, tiny_pipeline, tiny_portrait
 from safetensors.torch import load_file, save_file
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.motion import LandmarkSequence

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import shaken, tiny_pipeline
 from hub_standin import standin
-from test_pipeline import shaken, tiny_pipeline
 
 from talkhead.cli import main
 from talkhead.media.read import write_image

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+from conftest import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.cli import main
 from talkhead.data.manifest import json_lines

@@ -5,17 +5,12 @@ from fractions import Fraction
 
 import pytest
 import torch
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+from conftest import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.face.head_state import read_head
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.speaker.folder import BUNDLED
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TalkingHeadPipeline:
-    return tiny_pipeline()
 
 
 def begin(pipe, **options):

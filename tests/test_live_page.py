@@ -5,7 +5,7 @@ import time
 
 import pytest
 from browsing import chromium
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+from conftest import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.media.read import write_audio
 

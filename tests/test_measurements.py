@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
+from conftest import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.media.read import probe, read_image, write_audio, write_image
 from talkhead.metrics import seam_ratio

@@ -4,9 +4,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_face
+from conftest import POINTS, speech, tiny_face, tiny_portrait
 from PIL import Image
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.face.crop import Crop
 from talkhead.face.detail import DetailRestorer, fading
@@ -17,11 +16,6 @@ from talkhead.pipeline import Portrait, TalkingHeadPipeline
 from talkhead.pipeline.placing import fitting_size
 
 LARGE = tiny_face(200) + 20
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TalkingHeadPipeline:
-    return tiny_pipeline()
 
 
 @pytest.fixture(scope="module")

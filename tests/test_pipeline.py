@@ -1,65 +1,18 @@
 """The whole chain with tiny random networks: what goes in, what comes out."""
 
-import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_face, tiny_frames
+from conftest import POINTS, OneFace, speech, tiny_face, tiny_pipeline
 
 from talkhead.data.clip import EMOTIONS
 from talkhead.media.read import probe, read_audio, read_video, write_audio, write_image
-from talkhead.nets.conformer import ConformerClassifier
-from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.schedulers import MaskNoiseBridgeScheduler
-from talkhead.tracking.track import Detection
 
 NTSC = Fraction(30000, 1001)
-
-
-def shaken(net: torch.nn.Module, std: float) -> torch.nn.Module:
-    """Give every weight a value, for last layers start at zero and would hide the rest."""
-    for weights in net.parameters():
-        torch.nn.init.normal_(weights, std=std)
-    return net
-
-
-def tiny_pipeline() -> TalkingHeadPipeline:
-    """Random networks of 32 px."""
-    torch.manual_seed(1)
-    landmark = shaken(LandmarkNet(width=16, layers=1, heads=2), 0.05)
-    renderer = shaken(Renderer(size=32, widths=(8, 16), patch=2), 0.1)
-    info = {"window": 8, "overlap": 2, "num_inference_steps": 2}
-    return TalkingHeadPipeline(landmark, ConformerClassifier("XS"), renderer, MaskNoiseBridgeScheduler(), info)
-
-
-def tiny_portrait() -> torch.Tensor:
-    """A rendered face in the middle of a larger picture; its landmarks are POINTS."""
-    picture = torch.randint(0, 255, (3, 61, 72), generator=torch.manual_seed(2), dtype=torch.uint8)
-    picture[:, 10:50, 16:56] = tiny_frames(tiny_face(40)[None], 40)[0]
-    return picture
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TalkingHeadPipeline:
-    return tiny_pipeline()
-
-
-@pytest.fixture(scope="module")
-def portrait() -> torch.Tensor:
-    return tiny_portrait()
-
-
-POINTS = tiny_face(40) + torch.tensor([16.0, 10.0])
-
-
-def speech(seconds: float) -> torch.Tensor:
-    """A hum whose loudness goes up and down."""
-    t = torch.arange(round(seconds * 16000)) / 16000
-    return 0.3 * torch.sin(2 * math.pi * 140 * t) * (0.5 + 0.5 * torch.sin(2 * math.pi * 3 * t))
 
 
 def test_result_is_what_the_interface_says(pipe, portrait):
@@ -262,19 +215,6 @@ def test_full_frame_moves_detail_with_the_face(pipe):
     seen = [divmod(int(frame[..., 0].argmax()), 250) for frame in frames]
     assert seen[0] == (y, x)
     assert seen[1] == pytest.approx((y, x + 6), abs=1)
-
-
-class OneFace:
-    """A detector that knows where the face is, or that there is none."""
-
-    name = "fixed"
-
-    def __init__(self, points):
-        self.points, self.asked = points, []
-
-    def __call__(self, image, face="largest"):
-        self.asked.append(face)
-        return None if self.points is None else Detection(self.points, 1.0, (0, 0, 1, 1))
 
 
 def test_the_detector_is_asked_only_where_needed(pipe, portrait):

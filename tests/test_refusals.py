@@ -6,23 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_pipeline import POINTS, OneFace, speech, tiny_pipeline, tiny_portrait
+from conftest import POINTS, OneFace, speech
 
 from talkhead.media.read import write_audio
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.motion import LandmarkSequence
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TalkingHeadPipeline:
-    return tiny_pipeline()
-
-
-@pytest.fixture(scope="module")
-def portrait() -> torch.Tensor:
-    return tiny_portrait()
-
 
 REFUSED = [
     ({"detector": OneFace(None), "reference_landmarks": None}, ValueError, "image: no face"),

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import POINTS, speech, tiny_pipeline, tiny_portrait
 from PIL import Image
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 
 pytest.importorskip("fastapi", reason="the live server is an extra: pip install 'talkhead[live]'")
 from fastapi.testclient import TestClient  # noqa: E402

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import POINTS, speech, tiny_portrait
 from test_fit import SMALL, fit
-from test_pipeline import POINTS, speech, tiny_pipeline, tiny_portrait
 from test_preprocess import render
 from test_preprocess import run as preprocess_folder
 
@@ -30,11 +30,6 @@ from talkhead.modules.checkpoint import read_checkpoint, write_checkpoint
 from talkhead.pipeline import TalkingHeadPipeline
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def pipe() -> TalkingHeadPipeline:
-    return tiny_pipeline()
 
 
 @pytest.fixture
