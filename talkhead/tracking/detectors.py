@@ -58,24 +58,21 @@ class DlibDetector:
         Raises:
             ImportError: if dlib or its model file is not installed.
         """
-        self._predictor_path = _dlib_model()
-        self._load()
-
-    def _load(self) -> None:
+        hint = "detector 'dlib' needs {}; run: pip install dlib-bin face-recognition-models"
+        if importlib.util.find_spec("dlib") is None:
+            raise ImportError(hint.format("the package dlib"))
+        model = dlib_model("shape_predictor_68_face_landmarks.dat")
+        if model is None:
+            raise ImportError(hint.format("the model file of face-recognition-models"))
         import dlib
 
         self._dlib = dlib
         self._faces = dlib.get_frontal_face_detector()
-        self._predictor = dlib.shape_predictor(str(self._predictor_path))
+        self._predictor = dlib.shape_predictor(str(model))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Leave dlib's objects out: a worker process loads them again."""
-        return {"_predictor_path": self._predictor_path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load dlib's objects in the new process."""
-        self.__dict__.update(state)
-        self._load()
+        return type(self), ()
 
     def __call__(self, image: Tensor, face: str | int = "largest") -> Detection | None:
         """Find one face in a picture; see ``LandmarkDetector``.
@@ -204,9 +201,6 @@ class FaceAlignmentDetector:
             FileNotFoundError: if the weights are neither in the cache nor can be downloaded.
         """
         self._device = str(chosen_device(device))
-        self._load()
-
-    def _load(self) -> None:
         if importlib.util.find_spec("face_alignment") is None:
             raise ImportError(
                 "detector 'face-alignment' needs the package face-alignment; run: pip install face-alignment"
@@ -218,14 +212,9 @@ class FaceAlignmentDetector:
         # compile=True (the default) would spend minutes and write to the user's home on first use.
         self._net = face_alignment.FaceAlignment(kind, device=self._device, compile=False)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Leave the networks out: a worker process loads them again."""
-        return {"_device": self._device}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the networks in the new process."""
-        self.__dict__.update(state)
-        self._load()
+        return type(self), (self._device,)
 
     def __call__(self, image: Tensor, face: str | int = "largest") -> Detection | None:
         """Find one face in a picture; see ``LandmarkDetector``.
@@ -347,17 +336,11 @@ def _overlap(a: Box, b: Box) -> float:
     return width * height / max(sum(areas) - width * height, 1e-6)
 
 
-def _dlib_model() -> Path:
-    """Find dlib's model file without importing its package, whose import fails beside a new setuptools."""
-    hint = "detector 'dlib' needs {}; run: pip install dlib-bin face-recognition-models"
-    if importlib.util.find_spec("dlib") is None:
-        raise ImportError(hint.format("the package dlib"))
+def dlib_model(name: str) -> Path | None:
+    """Find one of dlib's model files without importing their package, whose import fails beside a new setuptools."""
     spec = importlib.util.find_spec("face_recognition_models")
-    for folder in (spec and spec.submodule_search_locations) or []:
-        path = Path(folder) / "models" / "shape_predictor_68_face_landmarks.dat"
-        if path.exists():
-            return path
-    raise ImportError(hint.format("the model file of face-recognition-models"))
+    places = [Path(folder) / "models" / name for folder in (spec and spec.submodule_search_locations) or []]
+    return next((path for path in places if path.exists()), None)
 
 
 def weights_folder() -> Path:

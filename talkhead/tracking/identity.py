@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from talkhead.tracking.detectors import dlib_model
+
+MODEL = "dlib_face_recognition_resnet_model_v1.dat"
+
 
 def can_describe_faces() -> bool:
     """Say whether dlib and its face recognition model are installed."""
-    return importlib.util.find_spec("dlib") is not None and _model() is not None
+    return importlib.util.find_spec("dlib") is not None and dlib_model(MODEL) is not None
 
 
 def describe_faces(frames: Tensor, landmarks: Tensor) -> Tensor:
@@ -48,14 +51,4 @@ def describe_faces(frames: Tensor, landmarks: Tensor) -> Tensor:
 def _load() -> tuple[Any, Any]:
     import dlib
 
-    return dlib, dlib.face_recognition_model_v1(str(_model()))
-
-
-def _model() -> Path | None:
-    """Find dlib's model without importing its package, whose import fails beside a new setuptools."""
-    spec = importlib.util.find_spec("face_recognition_models")
-    for folder in (spec and spec.submodule_search_locations) or []:
-        path = Path(folder) / "models" / "dlib_face_recognition_resnet_model_v1.dat"
-        if path.exists():
-            return path
-    return None
+    return dlib, dlib.face_recognition_model_v1(str(dlib_model(MODEL)))

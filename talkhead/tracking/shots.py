@@ -114,9 +114,9 @@ def find_shots(frames: Sequence[Glimpse], max_gap: int) -> list[Shot]:
     _check_gaps(frames, sudden, max_gap)
     cuts: set[int] = set()
     known = [index for index, seen in enumerate(frames) if seen.landmarks is not None]
-    for before, after in zip(known, known[1:], strict=False):
+    for place, (before, after) in enumerate(itertools.pairwise(known)):
         within = [index for index in range(before + 1, after + 1) if index in sudden]
-        if _is_other(frames, known, before, after, bool(within)):
+        if _is_other(frames, known, place, bool(within)):
             cuts.update(within or [after])
         elif after > before + 1:
             cuts.update(within)  # another picture is shown, and then this one again
@@ -167,13 +167,13 @@ def _sudden_changes(frames: Sequence[Glimpse]) -> set[int]:
     return found
 
 
-def _is_other(frames: Sequence[Glimpse], known: list[int], before: int, after: int, sudden: bool) -> bool:
-    """Whether the faces of two frames, between which none is seen, are not one face that went on."""
+def _is_other(frames: Sequence[Glimpse], known: list[int], place: int, sudden: bool) -> bool:
+    """Whether the ``place``-th known face and the next one are not one face that went on."""
+    before, after = known[place : place + 2]
     first, second = frames[before].landmarks, frames[after].landmarks
     assert first is not None and second is not None
     eyes = (first[45] - first[36]).norm().clamp(min=1)
     moved = float((second - first).norm(dim=-1).mean() / eyes) / (after - before)
-    place = known.index(before)
     earlier = [frames[i].face for i in known[max(place - 2, 0) : place + 1] if before - i < 3]
     later = [frames[i].face for i in known[place + 1 : place + 4] if i - after < 3]
     alike = likeness(_stack(earlier), _stack(later))
