@@ -115,7 +115,8 @@ class _Maker:
         self.portraits: dict[Path, Tensor] = {}
         for pipeline in speakers.values():
             with suppress(ValueError):  # a speaker without a picture of its own
-                self.portraits |= dict([own_portrait(pipeline.folder, pipeline.info)])
+                path, points = own_portrait(pipeline.folder, pipeline.info)
+                self.portraits[path] = points
 
     def speak(
         self, speaker: str, image: str | None, audio: str | None, emotion: str, strength: float, mouth: float,

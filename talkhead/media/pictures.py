@@ -78,7 +78,7 @@ def _transfer_told(picture: Any, file: Any) -> int | None:
     head = file.read(2**16)
     if picture.format == "PNG":
         at = head.partition(b"IDAT")[0].find(b"cICP")
-        return head[at + 5] if at > 0 else None
+        return head[at + 5] if 0 < at < len(head) - 5 else None
     # A picture with a gain map holds two colour spaces; the one that is decoded is the standard one.
     boxes = head.split(b"colr")[1:] if picture.format == "AVIF" else []
     told = {int.from_bytes(box[6:8], "big") if box.startswith(b"nclx") else None for box in boxes}

@@ -2,6 +2,7 @@
 
 pipeline.json      version, fps, size, crop_scale, window, overlap, num_inference_steps, reference_landmarks
 landmark/          LandmarkNet          (config.json, safetensors)
+head/              HeadMotionNet        (may be absent: the head then sways by rule)
 emotion/           ConformerClassifier  (may be absent: the emotion is then always given)
 renderer/          Renderer
 scheduler/         scheduler_config.json
@@ -40,6 +41,8 @@ from talkhead.speaker.trained import agreed, load_emotion, load_head, load_landm
 from talkhead.tracking.track import load_detector, track_landmarks
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "speaker"
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
+"""The form of a name on the Hugging Face hub."""
 EXTRAS = ("portrait.png", "speech.flac", "bank.safetensors", "README.md")
 
 
@@ -61,7 +64,7 @@ def find_folder(name: str | Path) -> Path:
                 "pipeline 'bundled': this installation has no speaker inside; reinstall talkhead, or make a speaker "
                 "with `talkhead export` and give its folder"
             )
-        at_hub = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", str(name))
+        at_hub = re.fullmatch(f"({HUB_ID})(?:@([\\w./-]+))?", str(name))
         if not at_hub:
             raise FileNotFoundError(f"pipeline: no folder '{name}'; give 'bundled', a pipeline's folder or a hub id")
         folder = _download(at_hub[1], at_hub[2])

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from talkhead.speaker.folder import EXTRAS, damaged, find_folder, load_drawn_head, load_parts, model_card
+from talkhead.speaker.folder import EXTRAS, HUB_ID, damaged, find_folder, load_drawn_head, load_parts, model_card
 from talkhead.speaker.schema import inside
 
 NETWORKS = ("landmark", "emotion", "head", "renderer", "scheduler")
@@ -59,7 +59,7 @@ def push(
         ValueError: if the name is no hub id, or the speaker cannot be read.
         RuntimeError: if the hub refuses, or cannot be reached.
     """
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    if not re.fullmatch(HUB_ID, name):
         raise ValueError(f"push: expected user/name; got '{name:.100}'")
     folder = find_folder(speaker)
     load_parts(folder)
