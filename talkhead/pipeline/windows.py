@@ -77,7 +77,7 @@ class Painted(NamedTuple):
     Attributes:
         frames: (t, 3, H, W) uint8.
         displacement: (t, H, W, 2) px, from where in the portrait each pixel was sampled, less where it is; None where
-            the renderer does not sample the portrait, or nobody asked.
+            the renderer does not sample the portrait.
     """
 
     frames: Tensor
@@ -109,7 +109,7 @@ class _Segment:
 
 def render_windows(*portrait: Any, **options: Any) -> Iterator[Tensor]:
     """Yield the (t, 3, H, W) uint8 frames of `paint_windows`, which see for the arguments, alone."""
-    for painted in paint_windows(*portrait, displaced=False, **options):
+    for painted in paint_windows(*portrait, **options):
         yield painted.frames
 
 
@@ -129,7 +129,6 @@ def paint_windows(
     guidance_scale: float = 1.0,
     windows_per_call: int | None = None,
     bank: tuple[Tensor, Tensor] | None = None,
-    displaced: bool = True,
 ) -> Iterator[Painted]:
     """Paint a face along a stream of landmarks, in memory that does not grow with its length.
 
@@ -150,7 +149,6 @@ def paint_windows(
             fewer, 1, 2, 4 ..., so that the first frames do not wait. It changes no more than a call's rounding.
         bank: further pictures of the person, (R, 3, H, W) uint8 of the renderer's size, and their landmarks
             (R, 68, 2) px: mouths to copy from.
-        displaced: ask the renderer from where in the portrait it sampled.
 
     Yields:
         Finished frames, in order.
@@ -165,7 +163,6 @@ def paint_windows(
     most = (8 if renderer.device.type == "cuda" else 1) if windows_per_call is None else windows_per_call
     partial = start_timestep is not None
     painter = _Painter(renderer, scheduler, emotion, overlap, seed, partial, guidance_scale, most)
-    painter.displaced = displaced
     if bank is not None:
         painter.bank = bank[0][None].to(renderer.device), bank[1][None].to(renderer.device)
     portrait = (reference[None].to(renderer.device), reference_landmarks[None].to(renderer.device))
@@ -212,11 +209,9 @@ class _Painter:
         partial: whether the process starts from the noised carrier rather than from the noise end.
         together: how many windows share a network call, at most.
         bank: further pictures of the person and their landmarks, with a leading 1, or None.
-        displaced: whether the renderer is asked for displacements.
     """
 
     bank: tuple[Tensor, Tensor] | None = None
-    displaced: bool = True
 
     def __init__(
         self,
@@ -305,11 +300,9 @@ class _Painter:
             if len(part) > 1:
                 x, condition = torch.cat([w.x for w in part]), _batched([w.condition for w in part])
             emotion = torch.cat([self._told(w.start, w.x.shape[2]) for w in part])
-            asked = x, self.timesteps[level], condition, emotion, self.guidance_scale
-            if self.displaced:
-                answer, moved = self.renderer.predict_displaced(*asked)
-            else:
-                answer, moved = self.renderer.predict(*asked), None
+            answer, moved = self.renderer.predict_displaced(
+                x, self.timesteps[level], condition, emotion, self.guidance_scale
+            )
             yield from zip(answer.split(1), [None] * len(part) if moved is None else moved.split(1), strict=True)
 
     def _told(self, start: int, length: int) -> Tensor:
