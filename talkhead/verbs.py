@@ -34,7 +34,7 @@ def add_dub(verbs: Any) -> None:
     add_speaker(verb)
     verb.add_argument("--emotion", type=emotion, default="neutral", help="how the words are said (%(default)s)")
     verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
-    verb.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    verb.add_argument("--seed", type=seed, default=0, help="of the noise (%(default)s)")
 
 
 def run_dub(args: argparse.Namespace) -> int:

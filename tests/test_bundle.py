@@ -131,6 +131,13 @@ def test_a_failed_export_leaves_nothing(folder, tmp_path):
         export_pipeline(tmp_path / "new", **arguments, reference_landmarks=torch.zeros(3, 2))
     with pytest.raises(FileNotFoundError, match="no checkpoint or folder"):
         export_pipeline(tmp_path / "new", **arguments | {"video": parts / "absent.ckpt"})
+    empty = parts / "empty"
+    empty.mkdir()
+    for part in ("landmark", "video"):
+        with pytest.raises(
+            ValueError, match=f"{part}: the folder '.*empty' is no trained .*it has no config.json.*give"
+        ):
+            export_pipeline(tmp_path / "new", **arguments | {part: empty})
     (parts / "bad.ckpt").write_bytes(b"bad")
     with pytest.raises(ValueError, match="is torn or no checkpoint"):
         export_pipeline(tmp_path / "new", **arguments | {"video": parts / "bad.ckpt"})

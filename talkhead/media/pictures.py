@@ -8,8 +8,10 @@ they are decoded.
 from __future__ import annotations
 
 import io
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,25 @@ def decode_picture(source: Any, name: str, opacity: bool = False) -> Tensor | No
             it has been set to another number), or holds numbers that are no 8- or 16-bit colours.
         OSError: if a file cannot be opened.
     """
+    with _named_warnings(name):
+        return _decode(source, name, opacity)
+
+
+_LISTENING = threading.Lock()  # Python keeps one list of filters for all threads
+
+
+@contextmanager
+def _named_warnings(name: str) -> Iterator[None]:
+    """Give Pillow's warnings, such as that of a damaged EXIF block, the picture's name, and say each once."""
+    with _LISTENING, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    ours = {str(warning.message): issubclass(warning.category, MediaWarning) for warning in caught}
+    for said, named in ours.items():
+        warnings.warn(said if named else f"{name}: {' '.join(said.split())}", MediaWarning, stacklevel=5)
+
+
+def _decode(source: Any, name: str, opacity: bool) -> Tensor | None:
     import PIL.Image
 
     if isinstance(source, PIL.Image.Image):

@@ -6,7 +6,6 @@ A 2-D point (x, y) is written as the complex number x + iy, so that a similarity
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -165,9 +164,9 @@ def _read_arrays(path: str | Path) -> tuple[Tensor, Fraction, tuple[int, int]]:
 
 
 def check_gain(name: str, gain: float) -> None:
-    """Raise a ValueError where a gain is negative or not finite."""
-    if not 0 <= gain < math.inf:
-        raise ValueError(f"{name} must be a gain >= 0 (1 changes nothing); got {gain}")
+    """Raise a ValueError where a gain is not from 0 to 10: beyond that points leave the face, and sums overflow."""
+    if not 0 <= gain <= 10:
+        raise ValueError(f"{name} must be a gain from 0 to 10 (1 changes nothing); got {gain}")
 
 
 def retarget(landmarks: Tensor, reference_landmarks: Tensor, face: Tensor) -> Tensor:
@@ -211,7 +210,7 @@ def motion_gains(
         (T, 68, 2) px.
 
     Raises:
-        ValueError: if a gain is negative or not finite.
+        ValueError: if a gain is not a number from 0 to 10.
     """
     for name, gain in (("mouth", mouth), ("pose", pose), ("blink", blink), ("brow", brow)):
         check_gain(name, gain)

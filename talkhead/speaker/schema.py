@@ -52,6 +52,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{path.name} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} must hold an object; got {type(content).__name__}")
     return content

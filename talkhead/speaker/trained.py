@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def load_video(path: str | Path) -> Trained:
     """Load renderer and scheduler from a folder that holds both, or from a checkpoint."""
     folder = Path(path)
     if folder.is_dir():
-        parts = {"renderer": load_net(Renderer, folder, "renderer"), "scheduler": load_scheduler(folder / "scheduler")}
-        return Trained("video", parts)
+        with _named(folder, "video", "renderer and scheduler"):
+            renderer, scheduler = load_net(Renderer, folder, "renderer"), load_scheduler(folder / "scheduler")
+        return Trained("video", {"renderer": renderer, "scheduler": scheduler})
     return _load(path, "VideoDiffusion", "video", renderer=Renderer, scheduler=None)
 
 
@@ -97,13 +99,28 @@ def agreed(fact: str, given: Any, default: Any, *trained: Trained, within: float
     return given
 
 
+@contextmanager
+def _named(folder: Path, name: str, what: str) -> Iterator[None]:
+    """Say in one sentence which folder cannot be read as what."""
+    try:
+        yield
+    except Exception as error:  # json, diffusers, safetensors and torch have errors of their own; each means the same
+        missing = isinstance(error, FileNotFoundError) and error.filename
+        reason = f"it has no {Path(missing).name}" if missing else " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{name}: the folder '{folder}' is no trained {what} ({reason}); give the checkpoint of a run, or a folder "
+            "that `save_pretrained` wrote"
+        ) from error
+
+
 def _load(path: str | Path, module: str, name: str, **parts: Any) -> Trained:
     """Build a module's parts as its checkpoint, or a network as its folder describes it."""
     path = Path(path)
     if path.is_dir():
-        return Trained(name, {part: load_net(made, path, ".") for part, made in parts.items()})
+        with _named(path, name, " and ".join(made.__name__ for made in parts.values())):
+            return Trained(name, {part: load_net(made, path, ".") for part, made in parts.items()})
     if not path.is_file():
-        raise FileNotFoundError(f"{module}: no checkpoint or folder '{path}'")
+        raise FileNotFoundError(f"{name}: no checkpoint or folder '{path}'")
     checkpoint = read_checkpoint(path)
     described = checkpoint.get("hyper_parameters")
     described = described if isinstance(described, dict) else {}
