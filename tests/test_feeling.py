@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 from talkhead.data.clip import EMOTIONS, Clip, emotion_probabilities
 from talkhead.data.dataset import collate
 from talkhead.face.expression import average_face, expression
+from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import gaps_between_lips
+from talkhead.face.points import EYELIDS, UPPER_LIDS
 from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
@@ -130,6 +132,21 @@ def test_no_step_is_longer_than_the_words_own(emotion):
     assert steps.max() <= 1.02 * words.max()
     gaps = [gaps_between_lips(x) for x in (motion, shown)]
     assert torch.allclose(gaps[1], gaps[0], atol=1e-3)  # px
+
+
+@pytest.mark.parametrize("emotion", ["surprised", "fear"])
+def test_no_blink_of_a_wide_eye_is_longer_than_the_words_own(emotion):
+    """The lids close in the same frames, as far as they close, and no point steps further than without the emotion."""
+    face = average_face()[:, :2] * torch.tensor([10.0, -10.0]) + 100
+    face[UPPER_LIDS] -= torch.tensor([0.0, 3.0])  # a blink's longest step lies above LEAST_STEP
+    motion = idle_motion(face.expand(400, 68, 2), 25)  # four blinks
+    shown = worn(emotion, motion=motion, face=face)
+    words, steps = (x.diff(dim=0).norm(dim=-1) for x in (motion, shown))
+    assert steps.max() <= 1.001 * words.max()
+    gaps, wide = (torch.stack([(x[:, lo] - x[:, up]).norm(dim=-1) for up, lo in EYELIDS], 1) for x in (motion, shown))
+    assert wide[50].mean() > 1.05 * gaps[50].mean()  # it shows
+    shut = gaps < 0.1 * gaps.amax(0)
+    assert shut.any(0).all() and (wide[shut] < 0.2 * gaps.amax()).all()
 
 
 def test_breathing_follows_the_voice_and_the_seed():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from talkhead.face.mouth_gate import gaps_between_lips
-from talkhead.face.points import CHIN, EYELIDS, INNER_LIP_PAIRS, OUTER_LIP_PAIRS, RIGID
+from talkhead.face.points import CHIN, EYELIDS, INNER_LIP_PAIRS, LOWER_LIDS, OUTER_LIP_PAIRS, RIGID, UPPER_LIDS
 from talkhead.face.similarity import fit_similarity
 
 BROWS = ((17, 36), (18, 37), (19, 37), (20, 38), (21, 39), (22, 42), (23, 43), (24, 44), (25, 44), (26, 45))
@@ -77,6 +77,26 @@ def keep_lids(landmarks: Tensor, offsets: Tensor, rest: Tensor) -> Tensor:
         moved[:, upper] += surplus / 2
         moved[:, lower] -= surplus / 2
     return moved
+
+
+def share_blink(before: Tensor, after: Tensor, longest: Tensor) -> Tensor:
+    """Let the lower lids do what of a blink's step would take the upper ones further than ``longest`` px.
+
+    A wide eye's upper lid has further to go than the words' own blink took it. The gaps between the lids stay.
+
+    Args:
+        before: (1, 68, 2) px, the frame before.
+        after: (1, 68, 2) px.
+        longest: px.
+    """
+    steps = (after - before)[:, UPPER_LIDS]
+    beyond = (1 - longest / steps.norm(dim=-1, keepdim=True).clamp_min(1e-6)).clamp_min(0) * steps
+    if not beyond.any():
+        return after
+    after = after.clone()
+    after[:, UPPER_LIDS] -= beyond
+    after[:, LOWER_LIDS] -= beyond
+    return after
 
 
 def spare_brows(rest: Tensor, offsets: Tensor) -> Tensor:

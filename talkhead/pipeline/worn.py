@@ -13,7 +13,7 @@ from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS
 from talkhead.face.expression import EMOTION_ACTIONS, action_offsets, project
-from talkhead.face.expressive_motion import expressive_motion
+from talkhead.face.expressive_motion import expressive_motion, share_blink
 from talkhead.face.frame import eye_line
 from talkhead.media.recording import Recording
 from talkhead.nets.landmark import LandmarkNet
@@ -38,7 +38,8 @@ def wear_expressions(
     """Yield the motion with the expressions of the emotions that the landmark net has not learnt.
 
     Where nothing is left to show, nothing is touched. A change of expression waits, frame by frame, where it would make
-    a step longer than the longest that the words have made so far; else frame n depends on its own landmarks and time.
+    a step longer than the longest that the words have made so far, and lids share a blink that would (`share_blink`);
+    else frame n depends on its own landmarks and time.
 
     Args:
         landmarks: (t, 68, 2) px chunks, in order.
@@ -100,6 +101,7 @@ class Worn:
                 share = ((self.longest - none) / (whole - none).clamp_min(1e-6)).clamp(0, 1)
                 asked = torch.lerp(self.weights, asked, share)
                 shown[n : n + 1] = wear(words, asked, face, offsets)
+            shown[n : n + 1] = share_blink(self.shown, shown[n : n + 1], self.longest)
             self.spoken, self.shown, self.weights = words, shown[n : n + 1].clone(), asked
         return shown
 
