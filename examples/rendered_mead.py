@@ -49,14 +49,14 @@ def people() -> dict[str, tuple[Tensor, Tensor]]:
     return {"M003": (first, face), "W011": ((dark * 255).round().to(torch.uint8), wide)}
 
 
-def takes(person: str, each: int) -> Iterator[tuple[str, str, int, int]]:
+def takes(person: str, numbers: range, sides: bool = True) -> Iterator[tuple[str, str, int, int]]:
     """Yield camera, emotion, level and number of what a person recorded; the left camera saw two emotions."""
     for emotion in EMOTIONS:
         for level in (1,) if emotion == "neutral" else LEVELS:
             if (person, emotion, level) not in LACKING:
-                for number in range(1, each + 1):
+                for number in numbers:
                     yield "front", emotion, level, number
-                    if emotion in ("happy", "neutral"):
+                    if sides and emotion in ("happy", "neutral"):
                         yield "left_30", emotion, level, number
 
 
@@ -84,21 +84,28 @@ def write_m4a(path: Path, audio: Tensor) -> None:
 
 
 def write_person(
-    home: Path, person: str, portrait: tuple[Tensor, Tensor], speech: Tensor, each: int, frames: int
+    home: Path,
+    person: str,
+    portrait: tuple[Tensor, Tensor],
+    speech: Tensor,
+    numbers: range,
+    frames: int,
+    onset: int = 0,
+    sides: bool = True,
 ) -> int:
     """Write one person's takes and return how many were new; what is there already stays."""
     new = 0
-    for camera, emotion, level, number in takes(person, each):
+    for camera, emotion, level, number in takes(person, numbers, sides):
         place = Path(emotion) / f"level_{level}"
         video = home / "video" / camera / place / f"{number:03d}.mp4"
         if video.exists():
             continue
         seed = number * 101 + level * 11 + EMOTIONS.index(emotion) * 7
-        clip = make_clip(*portrait, speech, emotion, level, frames, seed, FPS)
+        clip = make_clip(*portrait, speech, emotion, level, frames, seed, FPS, onset)
         for folder in (video.parent, home / "audio" / place):
             folder.mkdir(parents=True, exist_ok=True)
         # The last angry video has no sound of its own beside it; its own track is all there is.
-        if (emotion, level, number) != ("angry", 1, each):
+        if (emotion, level, number) != ("angry", 1, numbers[-1]):
             write_m4a(home / "audio" / place / f"{number:03d}.m4a", clip.audio)
         with VideoWriter(video, FPS, (SIZE, WIDTH), clip.audio, preset="veryfast") as writer:
             for frame in framed(clip.frames, camera):  # type: ignore[arg-type]
@@ -107,11 +114,11 @@ def write_person(
     return new
 
 
-def write_quirks(home: Path, each: int) -> None:
+def write_quirks(home: Path, numbers: range) -> None:
     """Leave what is found beside the takes: sound without video, an empty file, and what systems hide."""
     spare = home / "audio/happy/level_1"
-    (spare / f"{each + 1:03d}.m4a").write_bytes((spare / "001.m4a").read_bytes())
-    (home / f"video/front/fear/level_2/{each + 1:03d}.mp4").touch()
+    (spare / f"{numbers.stop:03d}.m4a").write_bytes((spare / f"{numbers[0]:03d}.m4a").read_bytes())
+    (home / f"video/front/fear/level_2/{numbers.stop:03d}.mp4").touch()
     (home / "video/front/fear/level_2/._001.mp4").write_bytes(b"\0\5\26\7")
     (home / "video/front/.DS_Store").touch()
 
@@ -122,11 +129,20 @@ def main() -> None:
     parser.add_argument("output", type=Path, metavar="MEAD")
     parser.add_argument("--each", type=int, default=1, help="takes of each emotion and level (%(default)s)")
     parser.add_argument("--frames", type=int, default=36, help="of a take, 30 a second (%(default)s)")
+    parser.add_argument("--first", type=int, default=1, help="number of the first take: other words (%(default)s)")
+    parser.add_argument("--onset", type=int, default=0, help="frames from a neutral face to the emotion (%(default)s)")
+    parser.add_argument("--people", nargs="+", default=["M003", "W011"], help="who (%(default)s)")
+    parser.add_argument("--front", action="store_true", help="no camera but the front one")
     args = parser.parse_args()
+    numbers = range(args.first, args.first + args.each)
     speech = read_audio(find_folder("bundled") / "speech.flac")
     for person, portrait in people().items():
-        new = write_person(args.output / person, person, portrait, speech, args.each, args.frames)
-        write_quirks(args.output / person, args.each)
+        if person not in args.people:
+            continue
+        new = write_person(
+            args.output / person, person, portrait, speech, numbers, args.frames, args.onset, not args.front
+        )
+        write_quirks(args.output / person, numbers)
         print(f"{args.output / person}: {new} new clips")
 
 

@@ -1,17 +1,20 @@
 """A synthetic MEAD: does the class path (Eq. 3) learn? One portrait, bent into eight emotions at three levels.
 
-    python examples/synthetic_mead.py --portrait P.png --speech A.flac --output results # train and exchange
+    bash examples/class_path.sh WORK       # files in MEAD's layout, the paper's three recipes on them, the exchange
+    python examples/synthetic_mead.py confuse --cache TRAIN --test OTHERS --landmark L.ckpt ... --output FOLDER
+    python examples/synthetic_mead.py small --portrait P.png --speech A.flac --output FOLDER # smaller, without files
 
-`examples/rendered_mead.py` writes such clips as files in MEAD's layout.
+`examples/rendered_mead.py` writes such clips as files in MEAD's layout. There they begin with a neutral face: a
+portrait that wears the emotion already would leave the class nothing to say.
 
 It is not MEAD and stands for nothing real: a picture is bent by a spline to landmarks that speak and wear the
 expressions of `talkhead.face.expression`; each emotion also darkens places of its own (furrows, which landmarks do not
 tell), and shifts the pitch of the voice by a ratio of its own. Levels 1, 2, 3 are strengths 0.5, 1, 1.5.
 
-It trains a landmark net and a renderer on such clips and then exchanges the class alone: same sound, same
-landmarks. What changes is compared with what each class has taught: the class whose own shape is nearest (of
-landmarks), whose own furrows are nearest (of pixels), counts in an 8 x 8 confusion. Chance is 12.5%; the ceiling is
-the same question asked of the true clips.
+After training the class alone is exchanged: same sound, same landmarks. What changes is compared with what each class
+has taught: the class whose own shape is nearest (of landmarks), whose own furrows are nearest (of pixels), counts in an
+8 x 8 confusion. Chance is 12.5%; the ceiling is the same question asked of the true clips. Of a classifier the
+confusion is what other voices are heard as.
 """
 
 from __future__ import annotations
@@ -27,12 +30,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip, emotion_probabilities
-from talkhead.data.dataset import collate
+from talkhead.data.dataset import ClipDataset, collate
+from talkhead.data.manifest import read_manifest
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.face.expression import EMOTION_ACTIONS, expression
 from talkhead.face.expressive_motion import expressive_motion
 from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.media.read import read_audio, read_image
+from talkhead.modules.emotion import EmotionClassifier
 from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.landmark import LandmarkNet
@@ -60,25 +65,36 @@ def spoken(face: Tensor, frames: int, seed: int, fps: int = FPS) -> Tensor:
     return face + 0.5 * course[:, None, None] * (expression(face, {"jawOpen": 1.0}) - face)
 
 
-def worn(face: Tensor, motion: Tensor, emotion: str, strength: float) -> Tensor:
-    """Return the motion with an emotion on it at all times."""
-    offsets = strength * (expression(face, {**EMOTION_ACTIONS[emotion], "jawOpen": 0.0}) - face)
-    return expressive_motion(motion, face, offsets.expand_as(motion))
+def worn(face: Tensor, motion: Tensor, emotion: str, strength: Tensor) -> Tensor:
+    """Return the motion with an emotion on it, as strong as (T,) says."""
+    offsets = expression(face, {**EMOTION_ACTIONS[emotion], "jawOpen": 0.0}) - face
+    return expressive_motion(motion, face, strength[:, None, None] * offsets)
 
 
-def darkened(frames: Tensor, landmarks: Tensor, emotion: str, strength: float) -> Tensor:
-    """Darken (T, 3, H, W) in [0, 1] around the emotion's `FURROWS`, as wide as a fourteenth of the frame."""
+def darkened(frames: Tensor, landmarks: Tensor, emotion: str, strength: Tensor) -> Tensor:
+    """Darken (T, 3, H, W) in [0, 1], as strongly as (T,) says, around the emotion's `FURROWS`.
+
+    They are as wide as a fourteenth of the frame.
+    """
     ys, xs = (torch.arange(side).float() for side in frames.shape[-2:])
     dark = torch.zeros(len(frames), 1, *frames.shape[-2:])
     for point in FURROWS[emotion]:
         x, y = landmarks[:, point, 0], landmarks[:, point, 1]
         away = (xs - x[:, None])[:, None].square() + (ys - y[:, None])[:, :, None].square()
         dark = torch.maximum(dark, torch.exp(-away / (2 * (frames.shape[-1] / 14) ** 2))[:, None])
-    return frames * (1 - 0.4 * strength * dark)
+    return frames * (1 - 0.4 * strength[:, None, None, None] * dark)
 
 
 def make_clip(
-    picture: Tensor, face: Tensor, speech: Tensor, emotion: str, level: int, frames: int, seed: int, fps: int = FPS
+    picture: Tensor,
+    face: Tensor,
+    speech: Tensor,
+    emotion: str,
+    level: int,
+    frames: int,
+    seed: int,
+    fps: int = FPS,
+    onset: int = 0,
 ) -> Clip:
     """Return one synthetic clip; its reference is the portrait.
 
@@ -91,8 +107,10 @@ def make_clip(
         frames: T.
         seed: of the words.
         fps: frames per second.
+        onset: frames from a neutral first one to the whole emotion; 0: it is there from the first on.
     """
-    strength = LEVELS[level] if emotion != "neutral" else 0.0
+    grown = (torch.arange(frames) / max(onset, 1)).clamp_max(1) if onset else torch.ones(frames)
+    strength = grown * (LEVELS[level] if emotion != "neutral" else 0.0)
     motion = worn(face, spoken(face, frames, seed, fps), emotion, strength)
     bent = thin_plate_spline_warp(picture[None].float() / 255, face[None], motion[None])[0]
     painted = (darkened(bent, motion, emotion, strength) * 255).round().to(torch.uint8)
@@ -181,20 +199,22 @@ def landmark_confusions(net: LandmarkNet, train: list[Clip], test: list[Clip]) -
     return nearest(changed, own - calm), nearest(by_class(test, shift), own)
 
 
-def pixel_confusions(module: VideoDiffusion, test: list[Clip], strength: float = 1.0) -> tuple[Tensor, Tensor]:
+def pixel_confusions(
+    module: VideoDiffusion, test: list[Clip], steps: int = 1, strength: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Exchange the class of neutral test clips: what the pixels' change is nearest to, and the same of true furrows."""
     said = [clip for clip in test if int(clip.emotion) == EMOTIONS.index("neutral")]
 
     def paint(clip: Clip, emotion: str) -> Tensor:
         frames = render_windows(
             module.renderer, module.scheduler, clip.reference, clip.reference_landmarks, [clip.landmarks],  # type: ignore[arg-type]
-            emotion_probabilities(emotion), num_inference_steps=1, window=len(clip.landmarks), overlap=0,  # type: ignore[arg-type]
+            emotion_probabilities(emotion), num_inference_steps=steps, window=len(clip.landmarks), overlap=0,  # type: ignore[arg-type]
         )  # fmt: skip
         return torch.cat(list(frames)).float().mean(0) / 255
 
     def dark(clip: Clip, emotion: str, by: float) -> Tensor:
         plain = clip.frames.float() / 255  # type: ignore[union-attr]
-        return (darkened(plain, clip.landmarks, emotion, by) - plain).mean(0).flatten()  # type: ignore[arg-type]
+        return (darkened(plain, clip.landmarks, emotion, torch.full((len(plain),), by)) - plain).mean(0).flatten()  # type: ignore[arg-type]
 
     own = torch.stack([dark(said[0], name, strength) for name in EMOTIONS])
     changed = torch.stack([torch.stack([paint(c, n).flatten() for c in said]) for n in EMOTIONS])
@@ -231,31 +251,77 @@ def prove(args: argparse.Namespace) -> None:
     generator = fit(LandmarkGenerator(net, learning_rate=2e-2, size=args.size), train, 12, args.steps)
     renderer = Renderer(args.size, widths=(16, 32, 64), patch=2, attention_levels=1)
     video = fit(VideoDiffusion(renderer, learning_rate=2e-3, last_step_share=1.0), train, 8, args.steps)
-    args.output.mkdir(parents=True, exist_ok=True)
     lines = [
         f"{len(train)} clips to learn from, {args.frames} frames of {args.size} px, {args.steps} steps each, seed 0"
     ]
-    for name, (found, ceiling) in {
-        "landmarks": landmark_confusions(generator.net, train, test),
-        "pixels": pixel_confusions(video, test),
-    }.items():
-        right, best = (c.diagonal().mean().item() for c in (found, ceiling))
-        lines += [f"\n{name}: {right:.1%} nearest to their own class; ceiling {best:.1%}, chance 12.5%\n", table(found)]
-    (args.output / "confusion.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = {"landmarks": landmark_confusions(generator.net, train, test), "pixels": pixel_confusions(video, test)}
+    report(found, lines, args.output)
+
+
+def whole_clips(cache: Path) -> list[Clip]:
+    """Return a cache's clips whole, each with its first frame as the portrait."""
+    names = [entry["name"] for entry in read_manifest(cache) if entry["status"] == "ok"]
+    return list(ClipDataset(cache, names, reference="first"))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def voice_confusion(net: Any, test: list[Clip]) -> Tensor:
+    """Return the (8, 8) shares of what each class's voice is heard as."""
+    heard = by_class(test, lambda clip: net.probabilities(clip.audio[None])[0])
+    return torch.nn.functional.one_hot(heard.argmax(-1), 8).float().mean(1)
+
+
+def confuse(args: argparse.Namespace) -> None:
+    """Print the confusions of checkpoints that were trained on a tree."""
+    train, test = whole_clips(args.cache), whole_clips(args.test)
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
+    found = {}
+    if args.landmark:
+        net = LandmarkGenerator.load_from_checkpoint(args.landmark, **options).net.eval()
+        found["landmarks"] = landmark_confusions(net, train, test)
+    if args.emotion:
+        module = EmotionClassifier.load_from_checkpoint(args.emotion, **options).eval()
+        found["voices"] = voice_confusion(module.net, test), torch.eye(8)
+    if args.video:
+        video = VideoDiffusion.load_from_checkpoint(args.video, **options).eval()
+        found["pixels"] = pixel_confusions(video, test, args.steps)
+    report(found, [f"{len(train)} clips learnt from, {len(test)} others asked"], args.output)
+
+
+def report(found: dict[str, tuple[Tensor, Tensor]], lines: list[str], folder: Path) -> None:
+    """Print confusions and their ceilings, and write them into the folder."""
+    for name, (confusion, ceiling) in found.items():
+        right, best = (c.diagonal().mean().item() for c in (confusion, ceiling))
+        lines += [f"\n{name}: {right:.1%} nearest to their own class; ceiling {best:.1%}, chance 12.5%\n"]
+        lines += [table(confusion)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "confusion.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 
 def main() -> None:
     """Prove that the class path learns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--portrait", type=Path, required=True)
-    parser.add_argument("--speech", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--each", type=int, default=4, help="clips of each emotion and level (%(default)s)")
-    parser.add_argument("--frames", type=int, default=8, help="of a clip (%(default)s)")
-    parser.add_argument("--size", type=int, default=32, help="px (%(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of each training (%(default)s)")
-    prove(parser.parse_args())
+    verbs = parser.add_subparsers(required=True)
+    small = verbs.add_parser("small")
+    small.set_defaults(run=prove)
+    small.add_argument("--portrait", type=Path, required=True)
+    small.add_argument("--speech", type=Path, required=True)
+    small.add_argument("--each", type=int, default=4, help="clips of each emotion and level (%(default)s)")
+    small.add_argument("--frames", type=int, default=8, help="of a clip (%(default)s)")
+    small.add_argument("--size", type=int, default=32, help="px (%(default)s)")
+    small.add_argument("--steps", type=int, default=300, help="of each training (%(default)s)")
+    asked = verbs.add_parser("confuse")
+    asked.set_defaults(run=confuse)
+    asked.add_argument("--cache", type=Path, required=True, help="the cache that was learnt from")
+    asked.add_argument("--test", type=Path, required=True, help="a cache of other words")
+    for part in ("landmark", "emotion", "video"):
+        asked.add_argument(f"--{part}", type=Path, help="a checkpoint of `talkhead fit`")
+    asked.add_argument("--steps", type=int, default=10, help="of the video's process (%(default)s)")
+    for verb in (small, asked):
+        verb.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    args.run(args)
 
 
 if __name__ == "__main__":

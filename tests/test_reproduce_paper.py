@@ -39,9 +39,10 @@ def test_the_rendered_tree_has_meads_layout_and_quirks(tmp_path: Path, monkeypat
     monkeypatch.setattr(mead, "WIDTH", 56)
     portrait = tiny_frames(tiny_face(32)[None], 32)[0], tiny_face(32)
     home, speech = tmp_path / "W011", 0.1 * torch.randn(40_000, generator=torch.Generator().manual_seed(0))
-    assert mead.write_person(home, "W011", portrait, speech, 1, 6) == 20 + 3 + 1  # happy and neutral from the left, too
-    assert mead.write_person(home, "W011", portrait, speech, 1, 6) == 0  # what is there stays
-    mead.write_quirks(home, 1)
+    once = range(1, 2)
+    assert mead.write_person(home, "W011", portrait, speech, once, 6) == 20 + 3 + 1  # happy and neutral from the left
+    assert mead.write_person(home, "W011", portrait, speech, once, 6) == 0  # what is there stays
+    mead.write_quirks(home, once)
 
     front = {(s.emotion, s.level, s.sentence): s for s in list_sources("mead", tmp_path)}
     assert {emotion for emotion, *_ in front} == set(EMOTIONS)
