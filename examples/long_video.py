@@ -43,7 +43,7 @@ from talkhead.data.dataset import ClipDataset
 from talkhead.evaluate.report import Table, environment
 from talkhead.evaluate.rows import window_borders
 from talkhead.face.warp import thin_plate_spline_warp
-from talkhead.media.read import VideoWriter, read_audio
+from talkhead.media.read import VideoWriter, read_audio, write_audio
 from talkhead.metrics import identity_similarity, sharpness
 from talkhead.metrics.pictures import step_ratio
 from talkhead.pipeline import TalkingHeadPipeline, progress_bar
@@ -107,8 +107,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     pipeline = TalkingHeadPipeline.from_pretrained(arguments.model, arguments.device)
     loaded = peak_memory()
     start = time.perf_counter()
-    work = clip_work(*arguments.clip, seconds) if arguments.clip else speech_work(pipeline, arguments.audio, seconds)
     path = Path(arguments.keep) / f"{seconds:g}s.mp4"
+    sound = path.with_suffix(".wav")
+    work = (
+        clip_work(*arguments.clip, seconds)
+        if arguments.clip
+        else speech_work(pipeline, arguments.audio, seconds, sound)
+    )
     steps, landmarks, first, last = make_video(pipeline, work, arguments.steps, path)
     took, peak = time.perf_counter() - start, peak_memory()
     used = arguments.steps or pipeline.info["num_inference_steps"]
@@ -135,15 +140,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def speech_work(pipeline: TalkingHeadPipeline, audio: str | None, seconds: float) -> dict[str, Any]:
-    """Return the arguments of ``stream``: the pipeline's own portrait and a speech of the length wanted."""
+def speech_work(pipeline: TalkingHeadPipeline, audio: str | None, seconds: float, path: Path) -> dict[str, Any]:
+    """Return the arguments of ``stream``: the pipeline's own portrait, and a file of speech of the length wanted."""
     folder = pipeline.folder
     assert folder is not None
     speech = read_audio(audio or folder / "speech.flac")
     samples = round(seconds * SAMPLE_RATE)
+    # A file, as a user has it: the pipeline keeps no long sound in memory.
+    write_audio(path, speech.repeat(-(-samples // len(speech)))[:samples])
     return {
         "image": folder / "portrait.png",
-        "audio": speech.repeat(-(-samples // len(speech)))[:samples],
+        "audio": path,
         "reference_landmarks": torch.tensor(pipeline.info["reference_landmarks"]),
     }
 

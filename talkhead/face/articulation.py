@@ -1,8 +1,9 @@
 """How far a mouth moves: the swing of lips and jaw about their mean, for a voice that the net was not trained on.
 
 A regression that hears a stranger is less sure and moves less than the stranger does. The lips' swing about their mean
-posture is therefore widened; the posture itself, which belongs to the face, is not. Lips meet but never
-cross, unless they do so at rest.
+posture is therefore widened; the posture itself, which belongs to the face, is not. Where the net's own speaker is one
+whose lips a detector sees apart when they touch, narrow openings are closed further. Lips meet but never cross, unless
+they do so at rest.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from talkhead.face.frame import eye_line, quarter_turn
+from talkhead.face.frame import eye_line, face_size, quarter_turn
 from talkhead.face.head_state import move_head, read_head, still_head
 from talkhead.face.mouth_gate import bring_together, gaps_between_lips
 from talkhead.face.points import LOWER_JAW, MOUTH
 
 
-def articulate(landmarks: Tensor, rest: Tensor, articulation: float = 1.0, habit: float = 1.0) -> Tensor:
+def articulate(
+    landmarks: Tensor, rest: Tensor, articulation: float = 1.0, habit: float = 1.0, closing: float = 0.0
+) -> Tensor:
     """Widen the mouth's swing, and keep a share of the head's motion.
 
     Args:
@@ -25,18 +28,37 @@ def articulate(landmarks: Tensor, rest: Tensor, articulation: float = 1.0, habit
         articulation: gain of the swing of lips and lower jaw about their mean over the stretch.
         habit: gain of the head's and brows' motion from rest: 1 keeps what the net has learnt of its speaker, 0 holds
             the head still.
+        closing: opening in face sizes under which lips close twice as fast, ``shut_narrow``; 0: as predicted.
 
     Returns:
         (T, 68, 2) px.
     """
-    if articulation == habit == 1:
+    if articulation == habit == 1 and not closing:
         return landmarks
     head = habit * read_head(landmarks, rest)
     moved = still_head(landmarks, rest)
     for points in (LOWER_JAW, MOUTH):
         part = moved[:, points]
         moved[:, points] = torch.lerp(part.mean(0), part, articulation)
+    if closing:
+        moved = shut_narrow(moved, rest, closing)
     return move_head(part_lips(moved, rest), rest, head)
+
+
+def shut_narrow(landmarks: Tensor, rest: Tensor, closing: float) -> Tensor:
+    """Close narrow openings further: an opening o below ``closing`` becomes 2 o - closing.
+
+    Args:
+        landmarks: (..., T, 68, 2) px.
+        rest: (68, 2) px: its size is the unit.
+        closing: where this begins, in face sizes (root mean square distance of the points from their mean).
+
+    Returns:
+        (..., T, 68, 2) px; lips that would cross are left to ``part_lips``.
+    """
+    down = _down(landmarks)
+    gap = (gaps_between_lips(landmarks) * down).sum(-1)
+    return bring_together(landmarks, (closing * face_size(rest) - gap).clamp_min(0).unsqueeze(-1) * down)
 
 
 def part_lips(landmarks: Tensor, rest: Tensor) -> Tensor:

@@ -283,6 +283,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         size: float | None = None,
         articulation: float = 1.0,
         habit: float = 1.0,
+        closing: float = 0.0,
     ) -> Iterator[Tensor]:
         """Predict the landmarks of a recording of any length, window by window, in constant memory.
 
@@ -302,6 +303,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             size: as in ``forward``.
             articulation: gain of the mouth's swing, for voices that the net was not trained on (``articulate``).
             habit: gain of the head's mean motion, which is that of the speakers trained on.
+            closing: opening in face sizes under which lips close twice as fast (``articulate``).
 
         Yields:
             (t, 68, 2) px. The frames add up to T = ceil(S / 16000 * fps): no sound is left without a picture.
@@ -319,7 +321,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         heard = partial(self._hear, audio, rest, emotion, fps, level, size)
 
         def hear(low: int, high: int) -> Tensor:
-            return articulate(heard(low, high), rest, articulation, habit)
+            return articulate(heard(low, high), rest, articulation, habit, closing)
 
         for part in cross_faded(hear, total, round(window_seconds * fps), round(context_seconds * fps)):
             if opened is not None:

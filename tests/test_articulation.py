@@ -1,0 +1,41 @@
+"""How far a stranger's mouth moves: the swing about its mean, the head's share, and lips that meet."""
+
+import math
+
+import pytest
+import torch
+from test_mouth_gate import face, turned
+
+from talkhead.face.articulation import articulate
+from talkhead.face.frame import face_size
+from talkhead.face.head_state import move_head, read_head
+from talkhead.metrics import mouth_opening
+
+
+def test_the_swing_widens_about_a_mean_that_stays() -> None:
+    rest = face()
+    spoken = torch.stack([face(8 + 4 * math.sin(k)) for k in range(63)])
+    before, after = mouth_opening(spoken), mouth_opening(articulate(spoken, rest, 1.5))
+    assert after.mean() == pytest.approx(before.mean().item(), abs=0.01)
+    assert torch.allclose(after - after.mean(), 1.5 * (before - before.mean()), atol=0.01)
+
+
+def test_half_the_habit_is_half_the_head() -> None:
+    rest, state = face(), torch.randn(20, 8, generator=torch.Generator().manual_seed(0)) * 0.02
+    moved = articulate(move_head(rest.expand(20, 68, 2), rest, state), rest, habit=0.5)
+    assert torch.allclose(read_head(moved, rest), state / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 25.0])
+def test_narrow_openings_close_twice_as_fast_and_never_cross(degrees: float) -> None:
+    rest, size = face(), face_size(face()).item()
+    # Under 0.1 an opening of o becomes 2 o - 0.1, at least 0; from there on it stays.
+    openings, wanted = [0.02, 0.05, 0.07, 0.09, 0.1, 0.3], [0.0, 0.0, 0.04, 0.08, 0.1, 0.3]
+    spoken = torch.stack([turned(face(size * opening), degrees, 1.7) for opening in openings])
+    shut = mouth_opening(articulate(spoken, turned(rest, degrees, 1.7), closing=0.1)) / (1.7 * size)
+    assert shut.tolist() == pytest.approx(wanted, abs=1e-4)
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    spoken = torch.stack([face(k) for k in range(5)])
+    assert articulate(spoken, face()) is spoken
