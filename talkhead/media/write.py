@@ -22,6 +22,8 @@ from talkhead.media.files import check_writable, replacing, write_whole
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 """x264's speeds."""
+ENCODING_THREADS = 2
+"""Of the encoder, on every machine: their number decides on the bytes."""
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Sample rates that AAC can carry (ISO/IEC 14496-3, table 1.18)."""
 
@@ -175,6 +177,9 @@ class VideoWriter:
         height, width = (side + side % 2 for side in self.size)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, self.pix_fmt
         context = self._video.codec_context
+        # Whole frames in two threads: painting goes on meanwhile. PyAV's choice, a slice of each frame for every core,
+        # makes painting wait, costs bits, and writes other bytes on every machine.
+        context.thread_type, context.thread_count = "FRAME", ENCODING_THREADS
         # 1 is BT.709 in all three tables of ITU-T H.273; untagged video is shown with another matrix on each player.
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
