@@ -30,7 +30,7 @@ def add_dub(verbs: Any) -> None:
         help="which of the two the result is as long as (%(default)s)",
     )
     verb.add_argument("--face", type=face, default="largest", help="largest, center or an index (%(default)s)")
-    verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds the face (%(default)s)")
+    verb.add_argument("--detector", choices=DETECTORS, help="what finds the face (the speaker's)")
     add_speaker(verb)
     verb.add_argument("--emotion", type=emotion, default="neutral", help="how the words are said (%(default)s)")
     verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
@@ -85,7 +85,7 @@ def add_serve(verbs: Any) -> None:
     verb.add_argument(
         "--steps", dest="num_inference_steps", type=int, default=1, help="network calls per frame (%(default)s)"
     )
-    verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds the face (%(default)s)")
+    verb.add_argument("--detector", choices=DETECTORS, help="what finds the face (the speaker's)")
 
 
 def run_serve(args: argparse.Namespace) -> int:
@@ -160,7 +160,7 @@ def add_app(verbs: Any) -> None:
     verb.add_argument("--share", action="store_true", help="ask gradio for a public address: anybody can use it")
     verb.add_argument("--longest", type=float, default=120.0, metavar="S", help="seconds of sound taken (%(default)s)")
     verb.add_argument("--largest", default="64mb", help="size of an upload (%(default)s)")
-    verb.add_argument("--detector", choices=DETECTORS, default="auto", help="what finds faces (%(default)s)")
+    verb.add_argument("--detector", choices=DETECTORS, help="what finds faces (the speaker's)")
 
 
 def run_app(args: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def make_page(
     pipeline: TalkingHeadPipeline | Mapping[str, TalkingHeadPipeline],
     *,
     longest: float = 120.0,
-    detector: Any = "auto",
+    detector: Any = None,
     folder: str | Path | None = None,
 ) -> Any:
     """Return the page as a ``gradio.Blocks``.
@@ -44,7 +44,7 @@ def make_page(
     Args:
         pipeline: whose networks are used; several by name, to be chosen from in the page, the first at first.
         longest: seconds of sound or video that are taken.
-        detector: what finds faces.
+        detector: what finds faces; None: the speaker's own.
         folder: for uploads and results, swept every ten minutes; None: a temporary one that goes with the process.
 
     Raises:
@@ -109,7 +109,7 @@ class _Maker:
     """What the page's buttons do."""
 
     def __init__(
-        self, speakers: Mapping[str, TalkingHeadPipeline], longest: float, detector: str, folder: Path
+        self, speakers: Mapping[str, TalkingHeadPipeline], longest: float, detector: Any, folder: Path
     ) -> None:
         self.speakers, self.longest, self.detector, self.folder = speakers, longest, detector, folder
         self.portraits: dict[Path, Tensor] = {}

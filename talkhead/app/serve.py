@@ -16,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -79,6 +78,7 @@ def make_server(
     landmarks = first.portrait.landmarks
     workers = ThreadPoolExecutor(clients, thread_name_prefix="live")
     speaking: set[object] = set()
+    cores = torch.get_num_threads()  # or what OMP_NUM_THREADS says
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -102,7 +102,7 @@ def make_server(
             if len(speaking) >= clients:
                 raise ClientError(f"this server speaks with {clients} clients at once, and they are here; try later")
             speaking.add(me)
-            session = _Session(pipeline, image, landmarks, options, workers)
+            session = _Session(pipeline, image, landmarks, options, workers, lambda: cores // len(speaking))
             await session.run(socket)
         except (ClientError, ValueError) as error:
             await _tell(socket, {"type": "error", "message": " ".join(str(error).split())})
@@ -121,10 +121,11 @@ class _Session:
     """One client: a queue of sound between the task that receives and the one that paints."""
 
     def __init__(
-        self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any
-    ) -> None:
+        self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any,
+        share: Callable[[], int],
+    ) -> None:  # fmt: skip
         self._begin = lambda more: pipeline.live(image, reference_landmarks=landmarks, **(options | more))
-        self._workers = workers
+        self._workers, self._share = workers, share
         self._waiting: list[Tensor] = []
         self._ended = False
         self._news = asyncio.Event()
@@ -193,7 +194,15 @@ class _Session:
             await socket.send_bytes((frames.start + index).to_bytes(4, "little") + picture)
 
     async def _work(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        # Those who speak share the cores: threads that wait for each other cost more than they bring.
+        share = max(1, self._share())
+
+        def work() -> Any:
+            if torch.get_num_threads() != share:
+                torch.set_num_threads(share)  # of this thread
+            return function(*arguments)
+
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def _message(self, socket: Any) -> Tensor | dict[str, Any]:
         message = await socket.receive()
@@ -272,7 +281,5 @@ def serve(
     app = make_server(pipeline, image, **options)
     import uvicorn
 
-    # Each client's thread has its share of the cores: threads that wait for each other cost more than they bring.
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // options.get("clients", 2)))
     print(f"talkhead live: http://{host}:{port}", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning", ws_max_size=1 << 16, ws_max_queue=32)

@@ -83,7 +83,7 @@ def dub(
     emotion: str | Mapping[str, float] | Tensor = "neutral",
     length: Literal["video", "audio"] = "video",
     face: str | int = "largest",
-    detector: str | LandmarkDetector = "auto",
+    detector: str | LandmarkDetector | None = None,
     seed: int = 0,
     num_inference_steps: int | None = None,
     progress: bool = True,
@@ -115,6 +115,7 @@ def dub(
     if Path(output).resolve() == Path(video).resolve():
         raise ValueError("output must not be the video itself; give another name")
     open_writer(output, fps=25, size=(2, 2))  # opens nothing, and refuses what it could not write
+    detector = pipeline.info.get("detector", "auto") if detector is None else detector
     with kept_track(video, output, face=face, detector=str(getattr(detector, "name", detector))) as track:
         plan = plan_dubbing(
             pipeline, video, audio, track=track, emotion=emotion, length=length, face=face, detector=detector,
@@ -139,7 +140,7 @@ def plan_dubbing(
     emotion: str | Mapping[str, float] | Tensor = "neutral",
     length: Literal["video", "audio"] = "video",
     face: str | int = "largest",
-    detector: str | LandmarkDetector = "auto",
+    detector: str | LandmarkDetector | None = None,
     progress: bool = False,
     track: Callable[[Callable[[], FaceTrack]], FaceTrack] = lambda make: make(),
 ) -> Dubbing:

@@ -26,8 +26,9 @@ def paint_at_once(
         steps: network evaluations per frame.
     """
     scheduler = copy.deepcopy(scheduler)
-    set_timesteps(scheduler, steps, None, renderer.device)
-    x, told = condition.noise, emotion.to(renderer.device).expand(len(condition.noise), -1)
+    x = condition.noise
+    told = emotion.to(x.device).expand(len(x), -1)
+    set_timesteps(scheduler, steps, None, x.device)
     moved: Tensor | None = None
     for timestep in scheduler.timesteps.tolist():
         predicted, moved = renderer.predict_displaced(x, timestep, condition, told)

@@ -61,7 +61,7 @@ class DrawnHead:
         Returns:
             (t, 68, 2) px.
         """
-        heard = heard.to(self._net.device)
+        heard = heard.to(self._emotion.device)
         if self._start is None:
             self._start = self._drawn(heard, heard_from, 0, 1)[0]
         state, closing = self._drawn(heard, heard_from, first, len(moved))

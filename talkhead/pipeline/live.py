@@ -125,13 +125,15 @@ class Live:
             check_gain(name, gain)
         self._net, self._renderer, self._scheduler = pipeline.landmark_net, pipeline.renderer, pipeline.scheduler
         self.portrait, self._keys, self._strength = portrait, emotion_keys(emotion), emotion_strength
+        # A diffusers model looks through all its modules for its device: milliseconds, of a hop's hundred.
+        self._heard_on, self._painted_on = self._net.device, self._renderer.device
         self._rest = close_mouth(portrait.reference_landmarks)
         self.hop, self._seed, self._steps, self.fps = hop, seed, num_inference_steps, fps
         self._idle, self._gains = gains.pop("idle"), gains
         self._head = self._drawn_head(pipeline.head_net)
         self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
-        self._placer = FramePlacer(portrait, frame, size, device=self._renderer.device)
+        self._placer = FramePlacer(portrait, frame, size, device=self._painted_on)
         self.size = self._placer.size
         self._sound, self._first = torch.empty(0), 0  # the sound that is kept, and the number of its first sample
         self._arrived = self.num_frames = 0
@@ -192,9 +194,8 @@ class Live:
         level = speech_level(kept).clamp_min(QUIETEST)
         times = torch.arange(low, stop, dtype=torch.float64) / float(self.fps)
         told = self._keys.told_at(times, self._net, self._strength)
-        device = self._net.device
         inputs = (heard, self._rest, told, level)
-        sound, rest, told, level = (tensor[None].to(device) for tensor in inputs)
+        sound, rest, told, level = (tensor[None].to(self._heard_on) for tensor in inputs)
         moved = self._net(sound, rest, told, stop - low, level)[0].cpu()
         part = articulate(moved, self._rest, **ANYONE)[start - low :]
         part = relax_mouth(part, self._rest, self._gate(kept, level[0].cpu(), stop)[-len(part) :])
@@ -275,7 +276,7 @@ class Live:
 
     def _paint(self, landmarks: Tensor, start: int) -> Tensor:
         """Return (t, H, W, 3) uint8 frames."""
-        device = self._renderer.device
+        device = self._painted_on
         face, rest = self.portrait.face[None].to(device), self.portrait.reference_landmarks[None].to(device)
         condition = self._renderer.prepare(face, rest, landmarks[None].to(device), seed=self._seed, frame_offset=start)
         times = torch.arange(start, start + 1, dtype=torch.float64) / float(self.fps)
@@ -291,7 +292,7 @@ def begin_live(
     image: Any,
     *,
     reference_landmarks: Tensor | None = None,
-    detector: str | LandmarkDetector = "auto",
+    detector: str | LandmarkDetector | None = None,
     face: str | int = "largest",
     fps: float | Fraction | None = None,
     **options: Any,
