@@ -192,6 +192,36 @@ def test_fit_resumes_with_the_same_loss_curve(
         assert torch.equal(value, end[name]), name
 
 
+@pytest.mark.parametrize(
+    ("module", "at", "more"),
+    [
+        ("emotion", (1, 1), ["--trainer.max_epochs=3", "--data.num_workers=2"]),
+        (  # in the middle of a step, too
+            "video",
+            (1, 3),
+            ["--trainer.max_epochs=-1", "--trainer.max_steps=8", "--trainer.accumulate_grad_batches=2"],
+        ),
+    ],
+)
+def test_fit_goes_on_in_the_middle_of_an_epoch(
+    module: str, at: tuple[int, int], more: list[str], tiny_cache: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, keep_ctrl_c: None,
+) -> None:  # fmt: skip
+    """Bit for bit, wherever the run was broken off."""
+    run, more = tmp_path / "run", ["--data.batch_size=2", *more]
+    assert fit(module, tiny_cache, tmp_path / "whole", *more) == 0
+    curve, end = losses(tmp_path / "whole"), last_state(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, lambda trained: (trained.current_epoch, trained.trainer.fit_loop.batch_idx) == at)
+        assert fit(module, tiny_cache, run, *more) == 130
+    done = losses(run)
+    assert len(done) < len(curve)
+    assert fit(module, tiny_cache, run, *more, "--ckpt_path=last") == 0
+    assert losses(run) == curve
+    for name, value in last_state(run).items():
+        assert torch.equal(value, end[name]), name
+
+
 def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, sentence: Callable[..., str]) -> None:
     from talkhead.speaker.folder import load_video
 

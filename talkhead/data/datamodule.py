@@ -31,21 +31,42 @@ class EpochSampler(DistributedSampler):
         dataset: what to draw from.
         seed: of the order.
         weights: how often each sample is drawn, with replacement; None: each once an epoch.
+        passed_over: of the first pass leave out so many, from which a run that goes on has learnt already.
     """
 
-    def __init__(self, dataset: ClipDataset, seed: int = 0, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, dataset: ClipDataset, seed: int = 0, weights: Tensor | None = None, passed_over: int = 0
+    ) -> None:
         group = torch.distributed.is_available() and torch.distributed.is_initialized()
         world = torch.distributed.get_world_size() if group else 1
         rank = torch.distributed.get_rank() if group else 0
         super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=seed)
-        self.weights = weights
+        self.weights, self.passed_over = weights, passed_over
 
     def __iter__(self) -> Iterator[Any]:
+        first, self.passed_over = self.passed_over, 0
+        return iter([(self.epoch, index) for index in self._order()[first:]])
+
+    def _order(self) -> list[int]:
         if self.weights is None:
-            return ((self.epoch, index) for index in super().__iter__())
+            return list(super().__iter__())
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator).tolist()
-        return iter([(self.epoch, index) for index in drawn[self.rank :: self.num_replicas]])
+        return drawn[self.rank :: self.num_replicas]
+
+
+class TrainingLoader(DataLoader[Clip]):
+    """A loader that Lightning may go on with in the middle of an epoch: its sampler begins where that was broken off.
+
+    All that is to be known of it Lightning keeps itself, in its counts of batches; so the state is empty.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take nothing."""
 
 
 def balanced_weights(entries: list[dict[str, Any]], fields: str | Sequence[str], power: float) -> Tensor:
@@ -285,7 +306,18 @@ class MEADDataModule(LightningDataModule):
         if self.balance:
             weights = balanced_weights(dataset.entries, self.balance, self.balance_power)
             weights = weights.repeat(dataset.samples_per_clip)
-        return self._loader(dataset, sampler=EpochSampler(dataset, run_seed(), weights))
+        sampler = EpochSampler(dataset, run_seed(), weights, self._batches_learnt() * self.batch_size)
+        if self.trainer is not None:  # processes begin to read before Lightning says which epoch it is
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        return TrainingLoader(dataset, self.batch_size, sampler=sampler, **self._reading())
+
+    def _batches_learnt(self) -> int:
+        """Return from how many batches a run that goes on within an epoch has learnt."""
+        if self.trainer is None or not self.trainer.fit_loop.epoch_loop.restarting:
+            return 0
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        ended = progress.is_last_batch and progress.current.processed == progress.current.ready
+        return 0 if ended else progress.current.processed
 
     def val_dataloader(self) -> DataLoader[Clip] | list[Any]:
         """Return batches of each validation clip's middle window, in order of name; nothing if there are none."""
@@ -306,14 +338,14 @@ class MEADDataModule(LightningDataModule):
         whole = self.num_frames is None and self.modality != "audio"
         return self._loader(dataset, batch_size=1 if whole else self.batch_size) if len(dataset) else []
 
-    def _loader(self, dataset: ClipDataset, batch_size: int | None = None, sampler: Any = None) -> DataLoader[Clip]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size or self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            prefetch_factor=self.prefetch if self.num_workers else None,
-            collate_fn=collate,
-            pin_memory=self.pin_memory,
-        )
+    def _loader(self, dataset: ClipDataset, batch_size: int) -> DataLoader[Clip]:
+        return DataLoader(dataset, batch_size, **self._reading())
+
+    def _reading(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "prefetch_factor": self.prefetch if self.num_workers else None,
+            "collate_fn": collate,
+            "pin_memory": self.pin_memory,
+        }

@@ -100,14 +100,17 @@ class RunGuard(Callback):
                     group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Begin the next epoch after a checkpoint of an epoch's end.
+        """Begin the next epoch after a checkpoint of an epoch's end, and no step in its middle.
 
         Lightning 2.6 takes every run limited by steps for one that was broken off within an epoch: it would go on in
-        the epoch that has ended, with a batch too many, and all epochs after it would have other numbers.
+        the epoch that has ended, with a batch too many, and all epochs after it would have other numbers. Of a step
+        that several batches make (``accumulate_grad_batches``) and that was broken off, all batches are seen again:
+        their gradients are in no checkpoint.
         """
+        loop = checkpoint["loops"]["fit_loop"]
+        self._batches_again(loop["epoch_loop.batch_progress"], trainer.accumulate_grad_batches)
         if trainer.max_steps == -1:
             return
-        loop = checkpoint["loops"]["fit_loop"]
         epoch = loop["epoch_progress"]
         now = epoch["current"]
         if not now["ready"] == now["started"] == now["processed"] == now["completed"] + 1:
@@ -118,9 +121,20 @@ class RunGuard(Callback):
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
 
+    @staticmethod
+    def _batches_again(batches: dict[str, Any], accumulated: int) -> None:
+        """Take back the batches of a step that was not made."""
+        now = batches["current"]
+        half = 0 if now["processed"] == now["ready"] and batches["is_last_batch"] else now["processed"] % accumulated
+        for counts in (now, batches["total"]) if half else ():
+            counts["processed"] -= half
+            counts["completed"] = counts["processed"]
+            counts["ready"] = counts["started"] = counts["processed"] + 1
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember the batch."""
+        """Remember the batch; number the log's steps, of which Lightning counts one too many when it resumes."""
         self._batch = batch
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Refuse a loss that is not finite before it reaches the weights."""
