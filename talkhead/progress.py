@@ -33,13 +33,13 @@ def progress_bar(total: int, show: bool | Count) -> Iterator[Callable[..., None]
 
 
 @contextmanager
-def work_bar(word: str, things: str, total: int, show: bool, weight: float | None = None) -> Iterator[WorkBar]:
+def work_bar(word: str, things: str, total: int | None, show: bool, weight: float | None = None) -> Iterator[WorkBar]:
     """Give a bar on stderr for work that comes in pieces of unequal size, with the time that is left.
 
     Args:
         word: what is going on.
         things: what is counted, such as ``clips``.
-        total: how many.
+        total: how many; None: not known yet.
         show: whether it is seen.
         weight: of all that is to do, where pieces weigh more or less; None: each weighs 1.
     """
@@ -51,9 +51,11 @@ def work_bar(word: str, things: str, total: int, show: bool, weight: float | Non
         TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        yield WorkBar(
-            bar, bar.add_task("", total=total if weight is None else weight, count=0, of=total, things=things)
-        )
+        task = bar.add_task("", total=weight, count=0, of="?", things=things)
+        made = WorkBar(bar, task)
+        if total is not None:
+            made.plan(total, weight)
+        yield made
 
 
 class WorkBar:
@@ -61,6 +63,10 @@ class WorkBar:
 
     def __init__(self, bar: Any, task: Any) -> None:
         self._bar, self._task, self._count = bar, task, 0
+
+    def plan(self, total: int, weight: float | None = None) -> None:
+        """Say how many there are, and what they weigh."""
+        self._bar.update(self._task, total=total if weight is None else weight, of=total)
 
     def advance(self, weight: float = 1, things: int = 1, note: str = "") -> None:
         """Count what is done; ``note`` stands at the bar's end."""

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -84,19 +85,20 @@ def state(output: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def trained_by_two(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that trains a module for three epochs on two processes, going on after two, once."""
-    runs: dict[str, Path] = {}
+def trained_by_two(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Return what gives the run of a module: three epochs on two processes, gone on with after two.
 
-    def train(module: str) -> Path:
-        if module not in runs:
-            folder = tmp_path_factory.mktemp(module)
-            for epochs in LENGTHS:
-                as_two(*arguments("fit", module, tiny_cache, folder, 2, *epochs))
-            runs[module] = folder
-        return runs[module]
+    Two modules at a time: most of a run is its start, which keeps one core busy.
+    """
 
-    return train
+    def train(module: str, folder: Path) -> Path:
+        for epochs in LENGTHS:
+            as_two(*arguments("fit", module, tiny_cache, folder, 2, *epochs))
+        return folder
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = {module: pool.submit(train, module, tmp_path_factory.mktemp(module)) for module in TINY}
+        yield lambda module: runs[module].result()
 
 
 @pytest.mark.parametrize("module", ["landmark", "video"])

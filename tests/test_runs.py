@@ -45,6 +45,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_where_there_is_no_last_checkpoint_the_newest_is_taken(
+    run: Path, tiny_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "checkpoints" / "last.ckpt").unlink()  # a full disk took the epoch's checkpoint, and not this one
+    (left,) = (run / "checkpoints").glob("*.ckpt")
+    assert fit("landmark", tiny_cache, run, "--trainer.max_epochs=2", "--ckpt_path=last") == 0
+    assert f"taking '{left.name}'" in capsys.readouterr().err
+    assert last(run)["epoch"] == 1
+
+
 def with_nan(cache: Path, output: Path, clip: str) -> Path:
     """Return a copy of a cache in whose clip one sample is NaN."""
     shutil.copytree(cache, output)

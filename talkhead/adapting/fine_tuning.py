@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from talkhead.media.files import write_whole
 from talkhead.modules.checkpoint import checkpoints_in
 from talkhead.modules.run import FOLDER, RunCheckpoint, RunGuard, outputs_of, settle_checkpoint
+from talkhead.progress import work_bar
 
 _WARM, _TIMED = 3, 8
 """Steps before the clock starts (memory, kernels), and steps that it then times."""
@@ -118,7 +119,7 @@ def _trainer(
     folder: Path, callbacks: list[Callback], steps: int, epoch: int, device: torch.device, precision: Any
 ) -> Trainer:
     """Return what makes so many steps, with a checkpoint after each epoch and no validation."""
-    # None at Ctrl-C: in the middle of an epoch the order of what follows would be another.
+    # None at Ctrl-C: epochs are short here, and what is timed is whole ones.
     saved = RunCheckpoint(save_last=True, save_on_train_epoch_end=True, save_on_exception=False)
     given = {"callbacks": [*callbacks, saved], "default_root_dir": str(folder)}
     return Trainer(
@@ -199,37 +200,24 @@ class _Bar(Callback):
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self._bar: Any = None
+        self._shown = ExitStack()
+        self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (TextColumn(self.title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-        self._task = self._bar.add_task("", total=None, completed=trainer.global_step)
-        self._bar.start()
+        self._bar = self._shown.enter_context(work_bar(self.title, "steps", None, True))
+        self._step = 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        total = None if trainer.max_steps == _UNPLANNED else trainer.max_steps
-        self._bar.update(self._task, completed=trainer.global_step, total=total)
+        if trainer.max_steps != _UNPLANNED:
+            self._bar.plan(trainer.max_steps)
+        made, self._step = trainer.global_step - self._step, trainer.global_step
+        self._bar.advance(made, made)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._stop()
+        self._shown.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._shown.close()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ continued by the next one, and ends with the manifest that an unbroken run write
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from contextlib import closing
@@ -36,11 +35,11 @@ from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.frame_store import Store
 from talkhead.data.index import Layout, Source, View, list_sources
 from talkhead.data.manifest import Entry, clip_damage, clip_file, json_lines, read_manifest
+from talkhead.data.record import recorded_work
 from talkhead.data.shards import check_shard, in_shard
 from talkhead.data.workers import Mapper, map_sources
 from talkhead.media.files import sweep
 from talkhead.media.read import exact_fps, write_image
-from talkhead.progress import work_bar
 from talkhead.tracking.track import LandmarkDetector
 
 
@@ -290,31 +289,14 @@ def _finished(job: Job, source: Source, done: list[Entry]) -> bool:
 
 def _work(job: Job, todo: list[Source], total: int, workers: int, engine: Mapper, show: bool) -> list[Entry]:
     """Do what is to do, and append each source's lines to the manifest as they come."""
-    entries: list[Entry] = []
-    results = engine(process_source, todo, job, workers)
-    note = getattr(engine, "note", str)
-    try:
-        with (
-            work_bar("preprocess", "recordings", total, show) as bar,
-            closing(results),
-            (job.output / "manifest.jsonl").open("ab") as manifest,
-        ):
-            bar.advance(total - len(todo), total - len(todo))
-            for source, result in results:
-                new = result if isinstance(result, list) else [new_entry(job, source, status="failed", reason=result)]
-                manifest.write(json_lines(new))
-                manifest.flush()
-                os.fsync(manifest.fileno())
-                entries += new
-                bar.advance(note=note())
-                for entry in new:
-                    if entry["status"] == "failed":
-                        bar.say(f"failed: {entry['name']}: {entry['reason']}")
-    except KeyboardInterrupt:
-        done = total - len(todo) + len({e["source"] for e in entries})
-        print(f"stopped: {done} of {total} done; run the same command again to continue", file=sys.stderr)
-        raise
-    return entries
+    results, note = engine(process_source, todo, job, workers), getattr(engine, "note", str)
+    passed = total - len(todo)
+    lines = job.output / "manifest.jsonl"
+    with recorded_work(lines, "preprocess", "recordings", total, passed, show) as record, closing(results):
+        for source, result in results:
+            new = result if isinstance(result, list) else [new_entry(job, source, status="failed", reason=result)]
+            record.add([(entry["name"], entry) for entry in new], note=note())
+    return record.entries
 
 
 def _summarise(entries: list[Entry]) -> Summary:

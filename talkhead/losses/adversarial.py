@@ -61,7 +61,9 @@ class Critics(nn.Module):
         self.mouth_size = mouth_size
         self.mouth, self.face = PatchDiscriminator(), PatchDiscriminator()
 
-    def forward(self, painted: Tensor, truth: Tensor, carrier: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, painted: Tensor, truth: Tensor, carrier: Tensor, landmarks: Tensor, heard: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Return what the painter is told, and what the judges learn from; one backward pass serves both.
 
         Args:
@@ -69,6 +71,7 @@ class Critics(nn.Module):
             truth: (B, 3, T, H, W).
             carrier: (B, 3, T, H, W), the warped portrait.
             landmarks: (B, T, 68, 2) px of the frames.
+            heard: whether the painter is told; otherwise its loss is 0 and costs nothing.
 
         Returns:
             The painter's loss, without a gradient for the judges; the judges' loss, without one for the painter.
@@ -77,9 +80,10 @@ class Critics(nn.Module):
         for judge, cut in ((self.mouth, self._mouth), (self.face, _frames)):
             fake, real, beside = (cut(video, landmarks) for video in (painted, truth, carrier))
             own = own + F.relu(1 - judge(real, beside)).mean() + F.relu(1 + judge(fake.detach(), beside)).mean()
-            judge.requires_grad_(False)
-            painter = painter - judge(fake, beside).mean()
-            judge.requires_grad_(True)
+            if heard:
+                judge.requires_grad_(False)
+                painter = painter - judge(fake, beside).mean()
+                judge.requires_grad_(True)
         return painter, _QUIET * own
 
     def _mouth(self, video: Tensor, landmarks: Tensor) -> Tensor:

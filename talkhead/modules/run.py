@@ -283,6 +283,10 @@ def _found(verb: str, wanted: str | None, folders: list[Path], trainer: Trainer)
     for folder in folders:
         if found := checkpoints_in(folder, "last*.ckpt"):
             return found[0]
+        if others := checkpoints_in(folder):  # the disk was full before the last one could be written
+            if trainer.is_global_zero:
+                print(f"talkhead: there is no '{folder / 'last.ckpt'}'; taking '{others[0].name}'", file=sys.stderr)
+            return others[0]
     if verb != "fit":
         raise FileNotFoundError(
             f"ckpt_path: there is no '{folders[0] / 'last.ckpt'}'; give --trainer.default_root_dir of a run, or "

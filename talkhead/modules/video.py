@@ -174,9 +174,9 @@ class VideoDiffusion(TrainingModule):
             seen, true = (rearrange(video, "b c t h w -> (b t) c h w") / 2 + 0.5 for video in (predicted, target))
             loss = loss + self.hparams.feature_weight * feature_distance(seen, true, network.to(self.device)).mean()
         if self.critics is not None:
-            heard = self.hparams.adversarial_weight * (self.global_step >= self.hparams.adversarial_from)
-            painter, own = self.critics(predicted, target, carrier, landmarks)
-            loss = loss + heard * painter + own
+            heard = self.global_step >= self.hparams.adversarial_from
+            painter, own = self.critics(predicted, target, carrier, landmarks, heard)
+            loss = loss + self.hparams.adversarial_weight * painter + own
         return loss
 
     def _error(self, predicted: Tensor, target: Tensor, landmarks: Tensor) -> Tensor:

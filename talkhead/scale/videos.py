@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,10 +15,10 @@ from typing import Any
 
 from talkhead import __version__
 from talkhead.data.manifest import Entry, json_lines
+from talkhead.data.record import recorded_work
 from talkhead.data.workers import Mapper, map_sources
 from talkhead.media.files import check_writable, sweep, write_whole
 from talkhead.media.read import MediaWarning, probe
-from talkhead.progress import work_bar
 from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs
 from talkhead.scale.results import job_key, output_checksum, read_results, speaker_checksum
 
@@ -201,31 +200,15 @@ def _work(
 ) -> list[Entry]:
     """Make the videos that are to be made, and append each one's line as it ends."""
     weights = {job.line: _seconds(job) for job in todo}
-    made: list[Entry] = []
-    results = engine(make_video, todo, run, workers)
-    note = getattr(engine, "note", str)
-    try:
-        with (
-            work_bar("generate", "videos", total, show, sum(weights.values()) or 1) as bar,
-            closing(results),
-            (run.folder / RESULTS).open("ab") as file,
-        ):
-            bar.advance(0, total - len(todo))
-            for job, result in results:
-                status, reason, sha256 = ("failed", result, None) if isinstance(result, str) else result
-                entry = _entry(job, keys[job.line], status, reason, sha256)
-                file.write(json_lines([entry]))
-                file.flush()
-                os.fsync(file.fileno())
-                made.append(entry)
-                bar.advance(weights[job.line], note=note())
-                if status == "failed":
-                    bar.say(f"failed: {job.output} (line {job.line}): {reason}")
-    except KeyboardInterrupt:
-        done = total - len(todo) + len(made)
-        print(f"stopped: {done} of {total} done; run the same command again to continue", file=sys.stderr)
-        raise
-    return made
+    results, note = engine(make_video, todo, run, workers), getattr(engine, "note", str)
+    passed, weight = total - len(todo), sum(weights.values()) or 1
+    lines = run.folder / RESULTS
+    with recorded_work(lines, "generate", "videos", total, passed, show, weight) as record, closing(results):
+        for job, result in results:
+            status, reason, sha256 = ("failed", result, None) if isinstance(result, str) else result
+            entry = _entry(job, keys[job.line], status, reason, sha256)
+            record.add([(f"{job.output} (line {job.line})", entry)], weights[job.line], note())
+    return record.entries
 
 
 def _seconds(job: VideoJob) -> float:
