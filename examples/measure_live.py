@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--look-ahead", type=float, default=0.16)
+    parser.add_argument("--look-ahead", type=float, default=0.12)
     parser.add_argument("--hop", type=int, default=3)
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--audio", help="speech to repeat (the bundled speaker's)")

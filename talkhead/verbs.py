@@ -80,7 +80,7 @@ def add_serve(verbs: Any) -> None:
     verb.add_argument("--clients", type=int, default=2, help="how many may speak at once (%(default)s)")
     verb.add_argument("--size", type=int, default=256, metavar="PX", help="side of the picture (%(default)s)")
     verb.add_argument("--emotion", type=emotion, default="neutral", help="(%(default)s)")
-    verb.add_argument("--look-ahead", type=float, default=0.16, help="s of sound heard after a frame's (%(default)s)")
+    verb.add_argument("--look-ahead", type=float, default=0.12, help="s of sound heard after a frame's (%(default)s)")
     verb.add_argument("--hop", type=int, default=3, help="frames made at once (%(default)s)")
     verb.add_argument(
         "--steps", dest="num_inference_steps", type=int, default=1, help="network calls per frame (%(default)s)"

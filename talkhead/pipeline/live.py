@@ -103,7 +103,7 @@ class Live:
         *,
         emotion: Any = "neutral",
         emotion_strength: float = 1.0,
-        look_ahead: float = 0.16,
+        look_ahead: float = 0.12,
         hop: int = 3,
         history: float = 2.0,
         fps: Fraction = Fraction(25),
@@ -314,7 +314,7 @@ def begin_live(
     Example:
         A microphone gives ``pieces`` of 16 kHz sound::
 
-            live = pipeline.live("portrait.png", look_ahead=0.16)
+            live = pipeline.live("portrait.png", look_ahead=0.12)
             for samples in pieces:
                 show(live.push(samples).frames)
     """
