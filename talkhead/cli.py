@@ -169,6 +169,9 @@ def add_generate(verbs: Any) -> None:
         help="the video: .mp4, .mov, .webm or .gif, or pictures: frames/%%05d.png; with --jobs the videos' folder",
     )
     verb.add_argument("--jobs", metavar="FILE", help="one video for each line, a JSON object of these options")
+    verb.add_argument(
+        "--at-once", type=int, help="with --jobs: jobs whose windows share network calls (8 on a GPU, else 1)"
+    )
     add_engine(verb, "with --jobs: ")
     verb.add_argument("--landmarks", help="an .npz of landmarks to paint instead of those heard in the speech")
     verb.add_argument(
@@ -274,7 +277,8 @@ def run_generate(args: argparse.Namespace) -> int:
         return 0 if generate_jobs(jobs, **options, **spread, isolate=True).ok else 1
     if options["image"] is None:
         raise ValueError("generate needs --image, or --jobs; see talkhead generate --help")
-    if unused := [f"--{name.replace('_', '-')}" for name in ENGINE if options.pop(name) is not None]:
+    of_jobs = (*ENGINE, "at_once")
+    if unused := [f"--{name.replace('_', '-')}" for name in of_jobs if options.pop(name) is not None]:
         raise ValueError(f"{' and '.join(unused)} can only be given together with --jobs; leave it out")
     from talkhead.pipeline import TalkingHeadPipeline
 

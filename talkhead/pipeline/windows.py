@@ -298,7 +298,7 @@ class _Painter:
             part = windows[first : first + self.together]
             x, condition = part[0].x, part[0].condition
             if len(part) > 1:
-                x, condition = torch.cat([w.x for w in part]), _batched([w.condition for w in part])
+                x, condition = torch.cat([w.x for w in part]), batched([w.condition for w in part])
             emotion = torch.cat([self._told(w.start, w.x.shape[2]) for w in part])
             answer, moved = self.renderer.predict_displaced(
                 x, self.timesteps[level], condition, emotion, self.guidance_scale
@@ -329,7 +329,7 @@ def _length(window: _Segment) -> int:
     return window.x.shape[2]
 
 
-def _batched(conditions: list[Condition]) -> Condition:
+def batched(conditions: list[Condition]) -> Condition:
     """Return the conditions of several windows as one batch."""
     parts = ([getattr(condition, f.name) for condition in conditions] for f in fields(Condition))
     return Condition(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]

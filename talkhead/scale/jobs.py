@@ -35,7 +35,7 @@ _WORDS = {
     dict: "an object",
 }
 _TYPED = {"steps": "num_inference_steps", "reference": "references"}  # as the command line calls them
-_OF_THE_RUN = ("device", "compile", "workers", "engine", "address", "gpus_per_worker", "jobs", "progress")
+_OF_THE_RUN = ("device", "compile", "workers", "at_once", "engine", "address", "gpus_per_worker", "jobs", "progress")
 
 
 @dataclass(frozen=True)

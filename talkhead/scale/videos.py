@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import shutil
+import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,12 +19,20 @@ from talkhead import __version__
 from talkhead.data.manifest import Entry, json_lines
 from talkhead.data.record import recorded_work
 from talkhead.data.workers import Mapper, map_sources
+from talkhead.devices import chosen_device
 from talkhead.media.files import check_writable, sweep, write_whole
 from talkhead.media.read import MediaWarning, probe
 from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs
 from talkhead.scale.results import job_key, output_checksum, read_results, speaker_checksum
+from talkhead.scale.shared_calls import SharedRenderer, caught_by_thread, take_turns
 
 _SPEAKERS = 4  # pipelines that a worker keeps in memory
+_AT_ONCE = 8  # jobs that a graphics card works on side by side
+_ALIKE = ("speaker", "num_inference_steps", "guidance_scale", "start_timestep", "window", "overlap")
+"""Options that jobs must have in common for their windows to share a network call."""
+
+Outcome = tuple[str, str, str | None]
+"""A job's status, the reason or remarks, and its video's checksum."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ def generate_jobs(
     device: str = "auto",
     compile: bool = False,
     workers: int = 1,
+    at_once: int | None = None,
     isolate: bool = False,
     engine: Mapper = map_sources,
     progress: bool = True,
@@ -85,6 +96,9 @@ def generate_jobs(
         compile: see `TalkingHeadPipeline.from_pretrained`.
         workers: processes; each loads the networks once. With more than one, a script must start from
             ``if __name__ == "__main__"``.
+        at_once: jobs that a worker does side by side, so that their windows share network calls: where videos are
+            short, one alone does not fill a card. None: 8 on a GPU, else 1. With more than one, a video's rounding
+            depends on the jobs beside it, and a run that was stopped need not end with the bytes of one that was not.
         isolate: work in a process of its own even with one worker, so that a crash in a codec costs one video, and not
             the run.
         engine: what spreads the jobs, see `talkhead.scale.ray_engine`.
@@ -105,6 +119,8 @@ def generate_jobs(
 
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at_once must be at least 1, or None; got {at_once}")
     folder, path = Path(output).absolute(), Path(jobs)
     common = {name: value for name, value in options.items() if value is not None}
     if strange := [name for name in common if name not in KINDS]:
@@ -120,7 +136,8 @@ def generate_jobs(
     keys = {job.line: job_key(job, speakers) for job in asked if not job.fault}
     asked = _unread(asked, folder)
     kept, todo = _resume(folder, asked, keys)
-    made = _work(run, todo, keys, len(asked), engine, 0 if isolate and workers == 1 else workers, progress)
+    together = at_once or (_AT_ONCE if _on_cards(engine, device) else 1)
+    made = _work(run, todo, keys, len(asked), engine, 0 if isolate and workers == 1 else workers, together, progress)
     entries = sorted(kept + made, key=lambda e: (e["line"] is None, e["line"] or 0, e["output"] or ""))
     write_whole(folder / RESULTS, json_lines(entries))
     own = [entry for entry in entries if entry["line"] is not None]
@@ -130,6 +147,12 @@ def generate_jobs(
     if progress:
         print(tally)
     return tally
+
+
+def _on_cards(engine: Mapper, device: str) -> bool:
+    """Tell whether the workers have graphics cards."""
+    share = getattr(engine, "gpus_per_worker", None)
+    return chosen_device(device).type == "cuda" if share is None else share > 0
 
 
 def _speakers_of(jobs: list[VideoJob], common: str) -> dict[str, str]:
@@ -196,11 +219,18 @@ def _resume(folder: Path, jobs: list[VideoJob], keys: dict[int, str | None]) -> 
 
 
 def _work(
-    run: _Run, todo: list[VideoJob], keys: dict[int, str | None], total: int, engine: Mapper, workers: int, show: bool
+    run: _Run,
+    todo: list[VideoJob],
+    keys: dict[int, str | None],
+    total: int,
+    engine: Mapper,
+    workers: int,
+    together: int,
+    show: bool,
 ) -> list[Entry]:
     """Make the videos that are to be made, and append each one's line as it ends."""
     weights = {job.line: _seconds(job) for job in todo}
-    results, note = engine(make_video, todo, run, workers), getattr(engine, "note", str)
+    results, note = _made(engine, _groups(todo, weights, together), run, workers), getattr(engine, "note", str)
     passed, weight = total - len(todo), sum(weights.values()) or 1
     lines = run.folder / RESULTS
     with recorded_work(lines, "generate", "videos", total, passed, show, weight) as record, closing(results):
@@ -219,8 +249,50 @@ def _seconds(job: VideoJob) -> float:
         return 1.0
 
 
-def make_video(job: VideoJob, run: _Run, stopped: Callable[[], bool]) -> tuple[str, str, str | None]:
-    """Make one video; return its status, the reason or remarks, and its checksum. What is wrong becomes a reason."""
+def _groups(todo: list[VideoJob], weights: dict[int, float], together: int) -> list[tuple[VideoJob, ...]]:
+    """Return the jobs by those that are done side by side: alike in what a network call has once, and in length."""
+    if together == 1:
+        return [(job,) for job in todo]
+    kinds: dict[str, list[VideoJob]] = {}
+    for job in todo:
+        kinds.setdefault(repr([job.options.get(name) for name in _ALIKE]), []).append(job)
+    alike = [sorted(jobs, key=lambda job: weights[job.line]) for jobs in kinds.values()]
+    return [tuple(jobs[n : n + together]) for jobs in alike for n in range(0, len(jobs), together)]
+
+
+def _made(
+    engine: Mapper, groups: list[tuple[VideoJob, ...]], run: _Run, workers: int
+) -> Generator[tuple[VideoJob, Outcome | str], None, None]:
+    """Yield each job with what came of it; of several that their worker died of, each is tried again alone."""
+    again: list[tuple[VideoJob, ...]] = []
+    with closing(engine(make_videos, groups, run, workers)) as results:
+        for group, result in results:
+            if isinstance(result, str) and len(group) > 1:
+                again += [(job,) for job in group]
+            elif isinstance(result, str):
+                yield group[0], result
+            else:
+                yield from zip(group, result, strict=True)
+    if again:
+        yield from _made(engine, again, run, workers)
+
+
+def make_videos(jobs: tuple[VideoJob, ...], run: _Run, stopped: Callable[[], bool]) -> list[Outcome]:
+    """Make videos side by side, or one; return what came of each. What is wrong becomes a reason."""
+    with caught_by_thread() as caught:
+        warnings.simplefilter("always", MediaWarning)
+
+        def task(job: VideoJob) -> Callable[[Any], Outcome]:
+            return lambda ask: _make_video(job, run, stopped, caught[threading.current_thread()], ask)
+
+        if len(jobs) == 1:
+            return [task(jobs[0])(None)]
+        return take_turns([task(job) for job in jobs])
+
+
+def _make_video(
+    job: VideoJob, run: _Run, stopped: Callable[[], bool], caught: list[Warning], ask: Callable[[Any], Any] | None
+) -> Outcome:
     import torch
 
     if run.threads is not None:
@@ -232,20 +304,21 @@ def make_video(job: VideoJob, run: _Run, stopped: Callable[[], bool]) -> tuple[s
         if stopped():
             raise KeyboardInterrupt
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", MediaWarning)
-        try:
-            _make_place(target, run.folder)
-            if options.get("reference_landmarks") is not None:
-                options["reference_landmarks"] = torch.tensor(options["reference_landmarks"], dtype=torch.float32)
-            pipeline = _loaded(options.pop("speaker"), run)
-            pipeline.generate_file(options.pop("image"), options.pop("audio", None), target, progress=count, **options)
-        except Exception as error:
-            code = getattr(error, "errno", None)
-            if code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise OSError(f"output: cannot write {str(target)!r} ({os.strerror(code)}); make room") from error
-            return "failed", _said(run, error), None
-    remarks = dict.fromkeys(_said(run, w.message) for w in caught if issubclass(w.category, MediaWarning))
+    try:
+        _make_place(target, run.folder)
+        if options.get("reference_landmarks") is not None:
+            options["reference_landmarks"] = torch.tensor(options["reference_landmarks"], dtype=torch.float32)
+        pipeline = _loaded(options.pop("speaker"), run)
+        if ask is not None:
+            pipeline = copy.copy(pipeline)
+            pipeline.renderer = SharedRenderer(pipeline.renderer, ask)
+        pipeline.generate_file(options.pop("image"), options.pop("audio", None), target, progress=count, **options)
+    except Exception as error:
+        code = getattr(error, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise OSError(f"output: cannot write {str(target)!r} ({os.strerror(code)}); make room") from error
+        return "failed", _said(run, error), None
+    remarks = dict.fromkeys(_said(run, warning) for warning in caught if isinstance(warning, MediaWarning))
     return "ok", "; ".join(remarks), output_checksum(target)
 
 
