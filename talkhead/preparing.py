@@ -22,6 +22,7 @@ def add_preprocess(verbs: Any) -> None:
         "  talkhead preprocess --verify --output cache\n"
         "  talkhead preprocess --layout folder --input clips --output cache_3 --shard 3/8\n"
         "  talkhead preprocess --layout folder --input clips --output cache --engine ray --address auto\n"
+        "  talkhead preprocess --layout folder --input clips --output s3://bucket/cache\n"
         "Killed and started again with the same arguments, it goes on where it stopped.",
     )
     verb.add_argument(
@@ -30,7 +31,7 @@ def add_preprocess(verbs: Any) -> None:
         help="how INPUT is arranged",
     )
     verb.add_argument("--input", help="folder with the recordings; it is only read")
-    verb.add_argument("--output", required=True, help="folder of the cache")
+    verb.add_argument("--output", required=True, help="folder of the cache, or a URL that fsspec knows")
     verb.add_argument("--verify", action="store_true", help="only hold the clips in OUTPUT to their checksums")
     verb.add_argument("--fps", type=frame_rate, help="bring every video to this rate (default: each keeps its own)")
     verb.add_argument("--size", type=int, default=128, help="height and width of the face crop in px (%(default)s)")
@@ -76,6 +77,7 @@ def run_preprocess(args: argparse.Namespace) -> int:
     """Preprocess, and fail when nothing succeeded; or check a cache, and fail when a clip is damaged."""
     from talkhead.data.manifest import damaged_clips
     from talkhead.data.preprocess import preprocess
+    from talkhead.scale.url_cache import is_url, preprocess_to_url
 
     options = arguments_of(args)
     if options.pop("verify"):
@@ -85,7 +87,10 @@ def run_preprocess(args: argparse.Namespace) -> int:
     if missing := [f"--{name}" for name in ("layout", "input") if options[name] is None]:
         raise ValueError(f"preprocess needs {' and '.join(missing)}; see talkhead preprocess --help")
     spread = engine_of(options, "recordings")
-    summary = preprocess(**options, **spread, isolate=True)
+    if is_url(options["output"]):
+        summary = preprocess_to_url(url=options.pop("output"), **options, **spread, isolate=True)
+    else:
+        summary = preprocess(**options, **spread, isolate=True)
     # A shard may have got no recording at all.
     return 0 if summary.ok or (options["shard"] is not None and not summary.failed) else 1
 

@@ -102,8 +102,9 @@ def run_serve(args: argparse.Namespace) -> int:
 
 
 def add_cache(verbs: Any) -> None:
-    """Register ``talkhead cache info``."""
-    verb = add_verb(verbs, "cache", run_cache, "say what a cache holds: people, emotions, levels, hours, failures")
+    """Register ``talkhead cache info`` and ``talkhead cache fetch``."""
+    what = "say what a cache holds: people, emotions, levels, hours, failures; or bring it from a URL"
+    verb = add_verb(verbs, "cache", run_cache, what)
     actions = verb.add_subparsers(metavar="ACTION", required=True)
     info = add_verb(
         actions,
@@ -118,6 +119,24 @@ def add_cache(verbs: Any) -> None:
     info.add_argument("--sheet", metavar="PNG", help="write faces with their landmarks, of up to 48 clips")
     info.add_argument("--html", metavar="FILE", help="write a page of it all, with every person's faces")
     info.add_argument("--json", action="store_true", help="print everything as JSON instead of tables")
+    fetch = add_verb(
+        actions,
+        "fetch",
+        run_fetch,
+        "bring a cache from a URL to a folder, which training reads",
+        "  talkhead cache fetch s3://bucket/cache --output /scratch/cache\n"
+        "Stopped and started again, it brings what is missing.",
+    )
+    fetch.add_argument("url", metavar="URL", help="where `preprocess --output URL` wrote it")
+    fetch.add_argument("--output", required=True, help="the folder")
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    """Fetch, and say how many clips there are."""
+    from talkhead.scale.url_cache import fetch_cache
+
+    print(f"{args.output}: {fetch_cache(args.url, args.output)} clips")
+    return 0
 
 
 def run_cache(args: argparse.Namespace) -> int:

@@ -33,15 +33,21 @@ def contact_sheet(
     Returns:
         (3, H, W) uint8 picture, or None where no clip has a picture.
     """
-    shown = sorted((e for e in entries if e["status"] == "ok" and e["frames"]), key=lambda e: e["name"])
-    if not shown:
+    tiles = [_tile(Path(root), entry, cell) for entry in clips_to_show(entries, limit)]
+    if not tiles:
         return None
-    count = min(limit, len(shown))
-    tiles = [_tile(Path(root), shown[i * len(shown) // count], cell) for i in range(count)]
+    count = len(tiles)
     columns = math.ceil(math.sqrt(count * 4 / 3))
     rows = math.ceil(count / columns)
     tiles += [torch.zeros(3, cell, cell, dtype=torch.uint8)] * (rows * columns - count)
     return torch.cat([torch.cat(tiles[r * columns : (r + 1) * columns], dim=2) for r in range(rows)], dim=1)
+
+
+def clips_to_show(entries: Sequence[dict[str, Any]], limit: int = 48) -> list[dict[str, Any]]:
+    """Return the entries of a contact sheet: usable clips with a picture, ``limit`` at most, evenly spread by name."""
+    shown = sorted((e for e in entries if e["status"] == "ok" and e["frames"]), key=lambda e: e["name"])
+    count = min(limit, len(shown))
+    return [shown[i * len(shown) // count] for i in range(count)]
 
 
 def _tile(root: Path, entry: dict[str, Any], cell: int) -> Tensor:

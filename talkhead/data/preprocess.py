@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 
@@ -31,7 +33,7 @@ from talkhead.data.cache import (
     process_source,
     write_to_cache,
 )
-from talkhead.data.contact_sheet import contact_sheet
+from talkhead.data.contact_sheet import clips_to_show, contact_sheet
 from talkhead.data.frame_store import Store
 from talkhead.data.index import Layout, Source, View, list_sources
 from talkhead.data.manifest import Entry, clip_damage, clip_file, json_lines, read_manifest
@@ -41,6 +43,18 @@ from talkhead.data.workers import Mapper, map_sources
 from talkhead.media.files import sweep
 from talkhead.media.read import exact_fps, write_image
 from talkhead.tracking.track import LandmarkDetector
+
+
+class Elsewhere(Protocol):
+    """Where a cache's clips lie if not in its folder, see `talkhead.scale.url_cache`."""
+
+    def missing(self) -> Callable[[Entry], str]:
+        """Return what says what is wrong with an entry's clip; nothing where it is there."""
+        ...
+
+    def fetch(self, entries: list[Entry], folder: Path) -> None:
+        """Bring clips into a cache's folder."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,7 @@ def preprocess(
     isolate: bool = False,
     shard: tuple[int, int] | None = None,
     engine: Mapper = map_sources,
+    elsewhere: Elsewhere | None = None,
     progress: bool = True,
 ) -> Summary:
     """Turn a folder of recordings into a cache, in parallel, continuing what an earlier run left.
@@ -130,6 +145,7 @@ def preprocess(
             place below ``input`` alone. Each part has an ``output`` of its own; `merge_caches` joins them to what one
             run over everything makes.
         engine: what spreads the recordings over workers, see `talkhead.scale.ray_engine`.
+        elsewhere: where the engine brings the clips, if not to ``output``; see `talkhead.scale.url_cache`.
         progress: show a progress bar on stderr, and print the summary at the end.
 
     Returns:
@@ -166,13 +182,12 @@ def preprocess(
         store=store, quality=quality,
     )  # fmt: skip
     sources = [source for source in sources if in_shard(place_of(job, source), shard)]
-    kept, todo = _resume(job, sources)
+    kept, todo = _resume(job, sources, partial(clip_damage, output) if elsewhere is None else elsewhere.missing())
     if any(s.has_video for s in todo):
         # Loaded here so that a missing package is one error now, not one failure per clip.
         detector_named(detector, device)
-    entries = _finish(
-        output, kept + _work(job, todo, len(sources), 0 if isolate and workers == 1 else workers, engine, progress)
-    )
+    processes = 0 if isolate and workers == 1 else workers
+    entries = _finish(output, kept + _work(job, todo, len(sources), processes, engine, progress), elsewhere)
     summary = _summarise(entries)
     if progress:
         print(summary)
@@ -194,10 +209,12 @@ def _make_folder(output: Path) -> None:
         raise OSError(f"output: cannot make the folder {str(output)!r} ({error.strerror}); choose another") from None
 
 
-def _finish(output: Path, entries: list[Entry]) -> list[Entry]:
+def _finish(output: Path, entries: list[Entry], elsewhere: Elsewhere | None) -> list[Entry]:
     """Write the sorted manifest and the contact sheet."""
     entries = sorted(entries, key=lambda e: e["name"])
     write_to_cache(output / "manifest.jsonl", json_lines(entries))
+    if elsewhere is not None:
+        elsewhere.fetch(clips_to_show(entries), output)
     if (sheet := contact_sheet(output, entries)) is not None:
         write_image(output / "contact_sheet.png", sheet)
     return entries
@@ -245,7 +262,7 @@ def _versions(detector: str, store: Store) -> dict[str, str]:
     return versions
 
 
-def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]:
+def _resume(job: Job, sources: list[Source], damage: Callable[[Entry], str]) -> tuple[list[Entry], list[Source]]:
     """Return the entries that an earlier run finished, and the sources still to do; leave a clean manifest."""
     sweep(job.output)
     sweep(job.output / "clips")
@@ -257,7 +274,7 @@ def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]
     todo: list[Source] = []
     for source in sources:
         done = list(by_source.pop(place_of(job, source), {}).values())
-        if not source.skip and _finished(job, source, done):
+        if not source.skip and _finished(source, done, damage):
             kept += done
         elif not source.skip:
             todo.append(source)
@@ -266,7 +283,7 @@ def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]
     for entry in (e for done in by_source.values() for e in done.values()):
         if entry["status"] != "ok" or entry["name"] in names:
             continue
-        if not (fault := clip_damage(job.output, entry)):
+        if not (fault := damage(entry)):
             kept.append(entry)
         elif clip_file(job.output, entry["name"]).is_file():
             kept.append(entry | {"status": "failed", "reason": f"{fault}, and its recording is gone"})
@@ -274,13 +291,13 @@ def _resume(job: Job, sources: list[Source]) -> tuple[list[Entry], list[Source]]
     return kept, todo
 
 
-def _finished(job: Job, source: Source, done: list[Entry]) -> bool:
+def _finished(source: Source, done: list[Entry], damage: Callable[[Entry], str]) -> bool:
     """Whether the entries are all that becomes of ``source``, with their files, none of them failed."""
     if not done or len(done) != (done[0].get("segment") or {"count": 1})["count"]:
         return False
     if any(e["name"].split("@")[0] != source.name or e["status"] == "failed" for e in done):
         return False
-    faults = {e["name"]: clip_damage(job.output, e) for e in done if e["status"] == "ok"}
+    faults = {e["name"]: damage(e) for e in done if e["status"] == "ok"}
     for name, fault in faults.items():
         if fault:
             print(f"made again: {name}: {fault}", file=sys.stderr)
