@@ -2,7 +2,7 @@
 # The paper, from MEAD's files to its two tables: preprocess, three fits with its settings, export, Tables 1 and 2, a report.
 #
 #   bash examples/reproduce_paper.sh ROOT [WORK]        # ROOT holds MEAD's people: ROOT/M030/video, ROOT/M030/audio, ...
-#   bash examples/reproduce_paper.sh --quick [WORK]     # small networks on rendered faces; not run whole yet
+#   bash examples/reproduce_paper.sh --quick [WORK]     # small networks on rendered faces: ten minutes
 #
 # WORK (runs/paper, or runs/paper_quick) gets the caches, checkpoints, tables, and in the end report.md and report.html.
 # Before anything long starts, hours and disk are estimated from a short calibration on this machine.

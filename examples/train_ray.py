@@ -5,9 +5,8 @@
     python examples/train_ray.py --workers 2 -- --config landmark --data.root CACHE --trainer.default_root_dir RUN
 
 Behind `--` stands what `talkhead fit` takes; data.batch_size is the batch of one worker. CACHE and RUN are folders that
-every node sees under these names (absolute ones: workers start elsewhere). Workers that die are to be started
-again, all together, and to go on from RUN's last checkpoint, as the same command after everything has died.
-It has not been run on a cluster yet.
+every node sees under these names (absolute ones: workers start elsewhere). Workers that die are started again, all
+together, and go on from RUN's last checkpoint, as the same command does after everything has died.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def work(config: dict[str, list[str]]) -> None:
     from talkhead.cli import main as talkhead
 
     given = ["fit", *config["arguments"], "--ckpt_path=last", "--trainer.devices=auto"]
-    given += ["--trainer.strategy=ray.train.lightning.RayDDPStrategy"]
+    given += ["--trainer.strategy={class_path: ray.train.lightning.RayDDPStrategy}"]
     given += ["--trainer.plugins=[{class_path: ray.train.lightning.RayLightningEnvironment}]"]
     if code := talkhead(given):
         raise RuntimeError(f"talkhead fit ended with {code}; what went wrong stands above")

@@ -2,12 +2,16 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray_tasks import odd
+from test_distributed import arguments, logged
 from test_jobs import home, job, one_thread, write_jobs  # noqa: F401
 from test_preprocess import SkinDetector, render
 from test_shards import files
@@ -32,6 +36,7 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # a busy machine would starve them
         patch.setenv("RAY_health_check_period_ms", "500")  # a death is known after five, and not after 15 s
+        patch.setenv("RAY_raylet_start_wait_time_s", "200")  # nor does a busy machine start a node in its 30 s
         from ray.cluster_utils import Cluster
 
         size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -79,6 +84,23 @@ def test_videos_are_those_of_this_machine(cluster: Any, home: Path, tmp_path: Pa
         common = {"speaker": str(home / "speaker"), "device": "cpu", "progress": False}
         assert generate_jobs(jobs, tmp_path / output, **common, **engine).ok == 2
     assert files(tmp_path / "there") == files(tmp_path / "here")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="Ray Train needs pyarrow: pip install '.[ray]'")
+def test_a_training_on_two_nodes_is_that_of_one_process(cluster: Any, tiny_cache: Path, tmp_path: Path) -> None:
+    """`examples/train_ray.py`, as a person types it: the losses of one process with the whole batch, one log."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    words = [sys.executable, ROOT / "examples" / "train_ray.py", "--workers=2", f"--address={cluster.address}", "--"]
+    given = arguments("fit", "landmark", tiny_cache, two, 2, "--trainer.max_epochs=2")[1:]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*words, *given], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert main(arguments("fit", "landmark", tiny_cache, one, 4, "--trainer.max_epochs=2")) == 0
+    assert [log.name for log in (two / "logs").iterdir()] == ["version_0"]
+    found, expected = logged(two)["train/loss"], logged(one)["train/loss"]
+    assert len(expected) == 4 and found == pytest.approx(expected, rel=5e-3)
+    last = two / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] == 1
 
 
 def test_a_node_dies_and_the_cache_is_that_of_this_machine(cluster: Any, tmp_path: Path) -> None:
