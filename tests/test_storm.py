@@ -28,6 +28,7 @@ from talkhead.cli import main
 from talkhead.media.read import probe, read_video, write_audio, write_image
 from talkhead.modules.checkpoint import read_checkpoint, write_checkpoint
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.feeling import EmotionKeys
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -206,6 +207,14 @@ def long_talk(pipe: TalkingHeadPipeline, folder: Path, minutes: int, fps: float,
 def test_ten_minutes_need_no_more_memory_than_one(pipe: TalkingHeadPipeline, tmp_path: Path) -> None:
     one, ten = (long_talk(pipe, tmp_path, minutes, 1, emotion="sad") for minutes in (1, 10))
     assert ten < 1.05 * one, f"{one:.0f} MB for a minute, {ten:.0f} MB for ten"
+
+
+def test_what_is_shown_in_an_hour_is_computed_in_little_memory() -> None:
+    heard = torch.eye(8).repeat(225, 1)
+    keys = EmotionKeys(2.0 * torch.arange(1800, dtype=torch.float64), heard, heard, 2.0)
+    times = torch.arange(18_000, dtype=torch.float64) / 5
+    minute, hour = (peak_megabytes(lambda n=n: keys.shown_at(times[:n])) for n in (300, 18_000))
+    assert hour < minute + 20  # frames times keys are 260 MB
 
 
 @pytest.mark.storm

@@ -36,6 +36,8 @@ PLOTS = (".png", ".svg", ".pdf")
 """What the plot of an emotion can be written as."""
 
 NEUTRAL = emotion_probabilities("neutral")
+_AT_ONCE = 256
+"""Frames whose mixtures are computed together."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,13 @@ class EmotionKeys:
     def shown_at(self, times: Tensor) -> Tensor:
         """Return the (T, 8) mixture that the face shows at (T,) seconds; see the module's docstring."""
         steps = torch.diff(self.meant, dim=0, prepend=NEUTRAL[None])
-        place = ((times.double()[:, None] - self.times) / self.ease).clamp(0, 1)
-        return NEUTRAL + (0.5 - 0.5 * torch.cos(math.pi * place)).float() @ steps
+
+        def shown(part: Tensor) -> Tensor:
+            place = ((part.double()[:, None] - self.times) / self.ease).clamp(0, 1)
+            return NEUTRAL + (0.5 - 0.5 * torch.cos(math.pi * place)).float() @ steps
+
+        # Frames times keys: of an hour that is heard they would take gigabytes at once.
+        return torch.cat([shown(part) for part in times.split(_AT_ONCE)])
 
     def told_at(self, times: Tensor, net: ConfigMixin, strength: float) -> Tensor:
         """Return what a network is told at (T,) seconds: (T, 8), or (8,) where it is the same at all times."""
