@@ -66,6 +66,14 @@ def test_the_verb_prints_and_writes(mixed: Path, tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["counts"]["ben"]["sad"] == {"2": 1}
 
 
+def test_a_narrow_screen_hides_no_count(
+    mixed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "36")
+    assert main(["cache", "info", str(mixed)]) == 0
+    assert "\N{HORIZONTAL ELLIPSIS}" not in capsys.readouterr().out
+
+
 def test_no_cache_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "info", str(tmp_path)]) == 2
     assert "has no manifest.jsonl" in capsys.readouterr().err

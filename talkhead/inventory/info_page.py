@@ -22,9 +22,9 @@ def print_info(info: CacheInfo) -> None:
 
     console = Console()
     head, body = table_of(info)
-    grid = Table(head[0])
-    for heading in head[1:]:
-        grid.add_column(heading, justify="right")
+    grid = Table()
+    for heading in head:  # folded where the screen is narrow: cut off, a cell would hide its counts
+        grid.add_column(heading, justify="left" if heading == head[0] else "right", overflow="fold")
     for row in body:
         if row[0] == ALL:
             grid.add_section()
