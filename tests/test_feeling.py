@@ -5,6 +5,8 @@ from fractions import Fraction
 
 import pytest
 import torch
+from conftest import POINTS as FACE
+from conftest import speech
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
@@ -18,6 +20,7 @@ from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
+from talkhead.pipeline import talking_head
 from talkhead.pipeline.feeling import NEUTRAL, emotion_keys, leave_to, left_by
 from talkhead.pipeline.hearing import CALM, believed, heard_keys, stretches
 from talkhead.pipeline.worn import breathing, wear_expressions
@@ -151,12 +154,12 @@ def test_no_blink_of_a_wide_eye_is_longer_than_the_words_own(emotion):
 
 def test_breathing_follows_the_voice_and_the_seed():
     loud = 0.3 * torch.sin(torch.arange(64_000) * 0.2)
-    speech = torch.cat([loud, torch.zeros(64_000)])
-    breath = breathing(speech, 200, FPS, seed=0)
+    sound = torch.cat([loud, torch.zeros(64_000)])
+    breath = breathing(sound, 200, FPS, seed=0)
     assert breath[:90].mean() > breath[110:].mean() + 0.15
     assert breath.min() > 0.75 and breath.max() < 1.15 and breath.diff().abs().max() < 0.03
-    assert torch.equal(breathing(speech, 200, FPS, seed=0), breath)
-    assert not torch.equal(breathing(speech, 200, FPS, seed=1), breath)
+    assert torch.equal(breathing(sound, 200, FPS, seed=0), breath)
+    assert not torch.equal(breathing(sound, 200, FPS, seed=1), breath)
 
 
 def test_a_track_says_and_draws_what_is_shown(tmp_path):
@@ -168,8 +171,8 @@ def test_a_track_says_and_draws_what_is_shown(tmp_path):
 
 
 def test_stretches_cover_the_recording_and_overlap():
-    speech = torch.arange(11 * 16_000)
-    pieces = list(stretches(speech))
+    sound = torch.arange(11 * 16_000)
+    pieces = list(stretches(sound))
     assert [(int(p[0]) / 16_000, (int(p[-1]) + 1) / 16_000) for p in pieces] == [
         (0, 4),
         (2, 6),
@@ -177,15 +180,15 @@ def test_stretches_cover_the_recording_and_overlap():
         (6, 10),
         (7, 11),
     ]
-    assert len(list(stretches(speech[:16_000]))) == 1 and len(list(stretches(speech[: 4 * 16_000]))) == 1
+    assert len(list(stretches(sound[:16_000]))) == 1 and len(list(stretches(sound[: 4 * 16_000]))) == 1
 
 
 def test_the_whole_recording_is_heard(monkeypatch):
     net = ConformerClassifier("XS", trained_on=["happy", "neutral", "sad"])
     answers = {1.0: HAPPY, -1.0: SAD}  # told apart by the sign of the samples
     monkeypatch.setattr(net, "probabilities", lambda audio: answers[float(audio[0].sum().sign())][None])
-    speech = torch.cat([torch.ones(9 * 16_000), -torch.ones(11 * 16_000)])
-    keys = heard_keys(net, speech)
+    sound = torch.cat([torch.ones(9 * 16_000), -torch.ones(11 * 16_000)])
+    keys = heard_keys(net, sound)
     heard = keys.asked_at(seconds(0, 3, 18, 19.9))
     assert torch.allclose(heard, torch.stack([HAPPY, HAPPY, SAD, SAD]), atol=1e-6)
     shown = keys.shown_at(seconds(4, 19))
@@ -250,3 +253,18 @@ def test_nothing_is_done_twice(tmp_path):
     assert lifted.item() == pytest.approx(-5, abs=1)  # what the clips taught, not that and a smile on top
     assert torch.allclose(angry[0], calm[0], atol=1e-4)  # the net is told neutral
     assert (angry[1] - calm[1])[30:, 17:27].norm(dim=-1).mean() > 0.5
+
+
+def test_strength_zero_and_neutral_write_the_file_of_a_pipeline_without_the_stage(
+    pipe, portrait, tmp_path, monkeypatch
+):
+    def written(name, emotion, **options):
+        options |= {"reference_landmarks": FACE, "size": 32, "progress": False}
+        return pipe.generate_file(
+            portrait, speech(0.8), tmp_path / f"{name}.mp4", emotion=emotion, **options
+        ).read_bytes()
+
+    neutral, nothing = written("a", "neutral"), written("b", "happy", emotion_strength=0)
+    assert written("c", "happy") != neutral
+    monkeypatch.setattr(talking_head, "wear_expressions", lambda landmarks, *others: landmarks)
+    assert written("d", "neutral") == neutral == nothing

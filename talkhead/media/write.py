@@ -159,6 +159,9 @@ class VideoWriter:
         check_writable(self.path)
         self._sound = iter(audio) if audio is not None else None
         self._sample_rate, self._options = sample_rate, {"crf": str(crf), "preset": preset}
+        if self.codec == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # x264 165's AVX-512 code makes another file of the same frames each time (its macroblock tree does).
+            self._options["x264-params"] = "asm=avx2"
         self._samples = 0
         self.frames_written = 0
 
