@@ -19,6 +19,7 @@ from test_shards import files
 from talkhead.cli import main
 from talkhead.data.preprocess import preprocess
 from talkhead.scale.ray_engine import RayEngine
+from talkhead.scale.url_cache import preprocess_to_url
 from talkhead.scale.videos import generate_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +84,17 @@ def test_videos_are_those_of_this_machine(cluster: Any, home: Path, tmp_path: Pa
     for output, engine in (("here", {}), ("there", {"engine": RayEngine(cluster.address)})):
         common = {"speaker": str(home / "speaker"), "device": "cpu", "progress": False}
         assert generate_jobs(jobs, tmp_path / output, **common, **engine).ok == 2
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+
+
+def test_nodes_bring_their_clips_to_a_url(cluster: Any, tmp_path: Path) -> None:
+    talks = tmp_path / "talks"
+    talks.mkdir()
+    for index in range(3):
+        render(talks / f"talk{index}.mp4", 6 + index)
+    options = {"size": 16, "detector": SkinDetector(), "progress": False}
+    preprocess("folder", talks, tmp_path / "here", **options)
+    preprocess_to_url("folder", talks, (tmp_path / "there").as_uri(), engine=RayEngine(cluster.address), **options)
     assert files(tmp_path / "there") == files(tmp_path / "here")
 
 
