@@ -54,7 +54,7 @@ def main() -> None:
                 own = torch.as_tensor(read_audio(video))
                 told = {"": (again, plan.audio), "untouched: ": (plan.old, plan.audio), "truth: ": (plan.old, own)}
                 for whose, (points, heard) in told.items():
-                    judged = expert.judge(points, heard, plan.fps)
+                    judged = expert.judge(points, heard, float(plan.fps))
                     row |= {f"{whose}sync match": judged.match, f"{whose}sync confidence": judged.confidence}
             rows.append(row)
             print(row, flush=True)
