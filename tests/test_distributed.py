@@ -206,6 +206,24 @@ def test_two_nodes_train_as_one_process(tiny_cache: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.storm
+def test_torchrun_trains_as_one_process(tiny_cache: Path, tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    given = arguments("fit", "landmark", tiny_cache, two, 2, "--trainer.max_epochs=2")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
+    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "-m", "talkhead"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *given, "--trainer.devices=2", "--trainer.strategy=ddp"], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=HANGS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "MEMBER: 2/2" in done.stdout, done.stdout[-3000:]
+    assert main(arguments("fit", "landmark", tiny_cache, one, 4, "--trainer.max_epochs=2")) == 0
+    assert [log.name for log in (two / "logs").iterdir()] == ["version_0"]
+    found, expected = logged(two)["train/loss"], logged(one)["train/loss"]
+    assert len(expected) == 4 and found == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.storm
 def test_a_run_goes_on_after_one_of_two_nodes_died(tiny_cache: Path, tmp_path: Path) -> None:
     """The other node ends with an error and does not wait; both, started again, go on from the last checkpoint."""
     last, port = tmp_path / "checkpoints" / "last.ckpt", free_port()
