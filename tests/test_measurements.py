@@ -102,7 +102,7 @@ def test_a_stream_reads_ahead_no_further_the_longer_it_is(folder, monkeypatch):
             yield part
 
     monkeypatch.setattr(pipe.landmark_net, "stream", counting)
-    for seconds in (20, 40):
+    for seconds in (10, 20):
         made, left, ahead = 0, 0, []
         for piece in pipe.stream(folder / "portrait.png", speech(seconds), reference_landmarks=POINTS, emotion="sad"):
             ahead.append(made - left)

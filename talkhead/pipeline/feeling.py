@@ -36,8 +36,6 @@ PLOTS = (".png", ".svg", ".pdf")
 """What the plot of an emotion can be written as."""
 
 NEUTRAL = emotion_probabilities("neutral")
-_AT_ONCE = 256
-"""Frames whose mixtures are computed together."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,17 @@ class EmotionKeys:
 
     def shown_at(self, times: Tensor) -> Tensor:
         """Return the (T, 8) mixture that the face shows at (T,) seconds; see the module's docstring."""
-        steps = torch.diff(self.meant, dim=0, prepend=NEUTRAL[None])
-
-        def shown(part: Tensor) -> Tensor:
-            place = ((part.double()[:, None] - self.times) / self.ease).clamp(0, 1)
-            return NEUTRAL + (0.5 - 0.5 * torch.cos(math.pi * place)).float() @ steps
-
-        # Frames times keys: of an hour that is heard they would take gigabytes at once.
-        return torch.cat([shown(part) for part in times.split(_AT_ONCE)])
+        steps, base = torch.diff(self.meant, dim=0, prepend=NEUTRAL[None]), torch.cat([NEUTRAL[None], self.meant])
+        times, count = times.double(), len(self.times)
+        # Of the keys of an hour only the one or two count that are being climbed; those before them make up ``base``.
+        done = torch.searchsorted(self.times, times - self.ease, right=True)
+        reach = torch.searchsorted(self.times, self.times + self.ease, right=True) - torch.arange(count)
+        shown = base[done]
+        for ahead in range(int(reach.max())):
+            key = (done + ahead).clamp_max(count - 1)
+            place = ((times - self.times[key]) / self.ease).clamp(0, 1) * (done + ahead < count)
+            shown = shown + (0.5 - 0.5 * torch.cos(math.pi * place)).float()[:, None] * steps[key]
+        return shown
 
     def told_at(self, times: Tensor, net: ConfigMixin, strength: float) -> Tensor:
         """Return what a network is told at (T,) seconds: (T, 8), or (8,) where it is the same at all times."""

@@ -24,8 +24,14 @@ QUIETEST = 10 ** (-55 / 20)
 def block_rms(audio: Tensor | Recording) -> Tensor:
     """Return the (..., max(1, S // 160)) root mean square of each 10-ms block of (..., S) audio."""
     if isinstance(audio, Recording):
-        pieces = (block_rms(piece) for piece in audio.split(_PIECE) if len(piece) >= BLOCK or len(audio) < BLOCK)
-        return torch.cat(list(pieces))
+        # One piece of memory: small ones that are kept between large ones that are freed would scatter the heap.
+        rms, done = torch.empty(max(1, len(audio) // BLOCK), device=audio.device), 0
+        for piece in audio.split(_PIECE):
+            if len(piece) >= BLOCK or len(audio) < BLOCK:
+                part = block_rms(piece)
+                rms[done : done + len(part)] = part
+                done += len(part)
+        return rms
     if audio.shape[-1] < BLOCK:
         audio = F.pad(audio, (0, BLOCK - audio.shape[-1]))
     blocks = audio.shape[-1] // BLOCK
