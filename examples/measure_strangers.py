@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="cache folder of `talkhead preprocess`, 25 frames/s")
     parser.add_argument("--align", type=Path, required=True, help="folder of GRID's .align files")
     parser.add_argument("--part", default="all", help="train, val, test or all (%(default)s)")
+    parser.add_argument("--speakers", nargs="+", help="only their clips, such as those that a net was not taught on")
     parser.add_argument("--sync", type=Path, help="checkpoint of `talkhead fit --config sync`, for the confidence")
     args = parser.parse_args()
     bundled = Path(metrics.__file__).parents[1] / "assets" / "speaker" / "landmark"
@@ -145,6 +146,7 @@ def main() -> None:
     data = MEADDataModule(args.root, modality="landmarks", num_frames=75, reference="first", split="clip")
     parts = ("train", "val", "test") if args.part == "all" else (args.part,)
     names = sorted(name for part in parts for name in data.names(part))
+    names = [name for name in names if not args.speakers or data.entries[name]["identity"] in args.speakers]
     clips = list(ClipDataset(args.root, names, modality="landmarks", reference="first"))
     entries = [data.entries[name] for name in names]
     told = [moments(args.align / f"{entry['sentence']}.align") for entry in entries]

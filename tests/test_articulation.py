@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_mouth_gate import face, turned
 
-from talkhead.face.articulation import articulate
+from talkhead.face.articulation import articulate, shut_narrow, widen_narrow
 from talkhead.face.frame import face_size
 from talkhead.face.head_state import move_head, read_head
 from talkhead.metrics import mouth_opening
@@ -39,3 +39,12 @@ def test_narrow_openings_close_twice_as_fast_and_never_cross(degrees: float) -> 
 def test_nothing_asked_for_changes_nothing() -> None:
     spoken = torch.stack([face(k) for k in range(5)])
     assert articulate(spoken, face()) is spoken
+
+
+def test_widening_undoes_the_closing() -> None:
+    rest = face()
+    spoken = torch.stack([face(k) for k in range(12)])
+    seen = widen_narrow(spoken, rest, 0.1)
+    gap, limit = mouth_opening(spoken), 0.1 * face_size(rest)
+    assert torch.allclose(mouth_opening(seen), torch.where(gap < limit, (gap + limit) / 2, gap), atol=1e-4)
+    assert torch.allclose(shut_narrow(seen, rest, 0.1), spoken, atol=1e-4)

@@ -61,6 +61,22 @@ def shut_narrow(landmarks: Tensor, rest: Tensor, closing: float) -> Tensor:
     return bring_together(landmarks, (closing * face_size(rest) - gap).clamp_min(0).unsqueeze(-1) * down)
 
 
+def widen_narrow(landmarks: Tensor, rest: Tensor, closing: float) -> Tensor:
+    """Undo ``shut_narrow``: an opening o below ``closing`` becomes (o + closing) / 2, as its speaker's lips are seen.
+
+    Args:
+        landmarks: (..., T, 68, 2) px.
+        rest: (68, 2) px: its size is the unit.
+        closing: as there.
+
+    Returns:
+        (..., T, 68, 2) px.
+    """
+    down = _down(landmarks)
+    gap = (gaps_between_lips(landmarks) * down).sum(-1)
+    return bring_together(landmarks, (gap - closing * face_size(rest)).clamp_max(0).unsqueeze(-1) * down / 2)
+
+
 def part_lips(landmarks: Tensor, rest: Tensor) -> Tensor:
     """Push lips that cross apart until they touch.
 
