@@ -88,6 +88,7 @@ def test_from_upload_to_a_playing_video(browser, address, inputs):
     page.locator("#speak").click()
     assert made(page) == pytest.approx(0.6, abs=0.1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390  # nothing hangs over the edge
+    assert not page.get_by_role("button", name="Share").count()  # with nobody, unless --share asks for it
 
 
 @pytest.mark.browser

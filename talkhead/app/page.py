@@ -26,6 +26,8 @@ from talkhead.pipeline.stages import Stream
 from talkhead.speaker.folder import own_portrait
 
 HEARD = "as heard in the speech"
+KEEP = ["download"]
+"""Buttons on what the page shows; gradio's own choice has one that brings a face or a voice to a public forum."""
 WAITING = 16
 """Requests that may wait; one more is told to come back."""
 SWEEP = (600, 3600)
@@ -222,8 +224,8 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             speaker = _speaker(gr, maker)
-            image = gr.Image(type="filepath", sources=["upload", "webcam"], label="Portrait", height=260)
-            audio = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech")
+            image = gr.Image(type="filepath", sources=["upload", "webcam"], label="Portrait", height=260, buttons=KEEP)
+            audio = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech", buttons=KEEP)
             emotion = gr.Dropdown([HEARD, *EMOTIONS], value=HEARD, label="Emotion")
             strength = gr.Slider(0, 2, 1, label="Strength of the expression")
             with gr.Accordion("Motion and picture", open=False):
@@ -250,9 +252,10 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             speaker = _speaker(gr, maker)
-            image = gr.Image(type="filepath", sources=["upload"], label="Portrait", height=260)
+            image = gr.Image(type="filepath", sources=["upload"], label="Portrait", height=260, buttons=KEEP)
             motion = gr.File(label="Motion (.npz)", file_types=[".npz"])
-            audio = gr.Audio(type="filepath", sources=["upload"], label="Speech, where the video is to have sound")
+            label = "Speech, where the video is to have sound"
+            audio = gr.Audio(type="filepath", sources=["upload"], label=label, buttons=KEEP)
             gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Brows", "Blinks")]
             smoothing = gr.Slider(1, 21, 1, step=2, label="Smoothing in frames (7 and more)")
             button = gr.Button("Paint again", variant="primary")
@@ -267,7 +270,7 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
 
 
 def _score_tab(gr: Any, maker: _Maker) -> None:
-    video = gr.Video(label="Video", sources=["upload"], height=320)
+    video = gr.Video(label="Video", sources=["upload"], height=320, buttons=KEEP)
     button = gr.Button("Score", variant="primary")
     table = gr.Dataframe(headers=["measure", "value"], label="Scores", interactive=False)
 
@@ -284,8 +287,8 @@ def _speaker(gr: Any, maker: _Maker) -> Any:
 
 def _outputs(gr: Any) -> list[Any]:
     return [
-        gr.Video(label="Video", autoplay=True, height=360, elem_classes="made"),
-        gr.Video(label="Its landmarks", height=240),
+        gr.Video(label="Video", autoplay=True, height=360, elem_classes="made", buttons=KEEP),
+        gr.Video(label="Its landmarks", height=240, buttons=KEEP),
         gr.File(label="Its motion, to edit and paint again"),
-        gr.Image(label="The emotion", type="filepath", height=240),
+        gr.Image(label="The emotion", type="filepath", height=240, buttons=KEEP),
     ]
