@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -76,9 +76,11 @@ def make_server(
     first = pipeline.live(image, reference_landmarks=reference_landmarks, **options)
     first.push(torch.zeros(SAMPLE_RATE))  # warm, so that the first client does not wait
     landmarks = first.portrait.landmarks
-    workers = ThreadPoolExecutor(clients, thread_name_prefix="live")
+    # Each client has its share of the cores, even one alone: on two cores two threads made one second of speech in more
+    # than a second, for they wait for each other, and the browser wants a core too (docs/measurements/hands.md).
+    share = max(1, torch.get_num_threads() // clients)  # of the cores, or of what OMP_NUM_THREADS says
+    workers = ThreadPoolExecutor(clients, "live", initializer=torch.set_num_threads, initargs=(share,))
     speaking: set[object] = set()
-    cores = torch.get_num_threads()  # or what OMP_NUM_THREADS says
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -102,7 +104,7 @@ def make_server(
             if len(speaking) >= clients:
                 raise ClientError(f"this server speaks with {clients} clients at once, and they are here; try later")
             speaking.add(me)
-            session = _Session(pipeline, image, landmarks, options, workers, lambda: cores // len(speaking))
+            session = _Session(pipeline, image, landmarks, options, workers)
             await session.run(socket)
         except (ClientError, ValueError) as error:
             await _tell(socket, {"type": "error", "message": " ".join(str(error).split())})
@@ -122,10 +124,9 @@ class _Session:
 
     def __init__(
         self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any,
-        share: Callable[[], int],
     ) -> None:  # fmt: skip
         self._begin = lambda more: pipeline.live(image, reference_landmarks=landmarks, **(options | more))
-        self._workers, self._share = workers, share
+        self._workers = workers
         self._waiting: list[Tensor] = []
         self._ended = False
         self._news = asyncio.Event()
@@ -194,15 +195,7 @@ class _Session:
             await socket.send_bytes((frames.start + index).to_bytes(4, "little") + picture)
 
     async def _work(self, function: Any, *arguments: Any) -> Any:
-        # Those who speak share the cores: threads that wait for each other cost more than they bring.
-        share = max(1, self._share())
-
-        def work() -> Any:
-            if torch.get_num_threads() != share:
-                torch.set_num_threads(share)  # of this thread
-            return function(*arguments)
-
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
     async def _message(self, socket: Any) -> Tensor | dict[str, Any]:
         message = await socket.receive()
