@@ -64,7 +64,7 @@ def test_sound_in_pictures_out(client):
             socket.send_bytes(pcm(piece))
         socket.send_text('{"end": true}')
         messages = list(answers(socket))
-    assert messages[0] == {"type": "start", "fps": 25.0, "size": [64, 64], "delay": pytest.approx(0.28)}
+    assert messages[0] == {"type": "start", "fps": 25.0, "size": [64, 64], "delay": pytest.approx(0.24)}
     assert messages[-1] == {"type": "end"}
     frames = frames_of(messages)
     assert sorted(frames) == list(range(23))  # ceil(0.9 * 25)
