@@ -1,6 +1,9 @@
-"""Where tensors live: what a name such as ``auto`` or ``cuda:1`` means on this machine."""
+"""Where tensors live: what a name such as ``auto`` or ``cuda:1`` means on this machine, and memory that is free."""
 
 from __future__ import annotations
+
+import ctypes
+import os
 
 import torch
 
@@ -39,3 +42,14 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def give_back_memory() -> None:
+    """Give memory that is free, but lies between what is used, back to the system: where the C library can (glibc).
+
+    In long work many small pieces of different lifetimes leave holes that the library keeps: an hour of speech grew by
+    100 MB so, of which nothing was in use.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

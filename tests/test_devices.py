@@ -1,9 +1,13 @@
 """What names of devices mean, and that they reach what computes."""
 
+import ctypes
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
-from talkhead.devices import chosen_device
+from talkhead.devices import chosen_device, give_back_memory
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.tracking.track import load_detector
 
@@ -42,3 +46,15 @@ def test_compile_compiles_the_network_alone(monkeypatch) -> None:
     assert plain.device == torch.device("cpu") and not compiled
     pipeline = TalkingHeadPipeline.from_pretrained("bundled", "cpu", compile=True)
     assert compiled == [pipeline.renderer.unet]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc keeps and gives back holes")
+def test_memory_between_what_is_used_goes_back():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    pieces = [bytes(5000) for _ in range(20_000)]  # 100 MB
+    pieces[:-1] = []  # the last keeps the heap from shrinking by itself
+    before = resident()
+    give_back_memory()
+    assert before - resident() > 50_000_000

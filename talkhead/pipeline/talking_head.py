@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
-from talkhead.devices import chosen_device
+from talkhead.devices import chosen_device, give_back_memory
 from talkhead.media.files import check_apart, new_folder
 from talkhead.media.formats import open_writer
 from talkhead.nets.conformer import ConformerClassifier
@@ -59,6 +59,7 @@ from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector
 
 DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
+_TIDY = 256  # frames between two times that free memory goes back to the system
 """What a pipeline does where its ``pipeline.json`` does not say otherwise."""
 
 
@@ -210,10 +211,13 @@ class TalkingHeadPipeline:
             progress_bar(pieces.num_frames, progress) as advance,
         ):
             for piece in pieces:
-                tracks.append(piece.emotion_track)
+                if plot_emotion is not None:
+                    tracks.append(piece.emotion_track)
                 for number, frame in enumerate(piece.frames):
                     video.append(frame)
                     advance(piece.emotion_track.word(number))
+                if piece.start % _TIDY < len(piece.frames):
+                    give_back_memory()
         if plot_emotion is not None:
             join_tracks(tracks).plot(plot_emotion)
         return Path(output)
