@@ -13,14 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 work=${1:-runs/class_path}
 mkdir -p "$work"
 
-# once NAME COMMAND...: run a command unless it has been done.
-once() {
-    local mark="$work/.done_$1"
-    shift
-    [ -e "$mark" ] && return
-    "$@"
-    touch "$mark"
-}
+source "$here/once.sh"
 
 # Clips begin with a neutral face, which is the portrait (--data.reference first): one that wears the emotion already
 # would leave the class nothing to say. The second tree has other words.

@@ -33,6 +33,7 @@ from talkhead.face.frame import face_size
 from talkhead.face.head_state import move_head, read_head, still_head
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.stages import ANYONE
+from talkhead.speaker.folder import BUNDLED
 
 NEUTRAL = emotion_probabilities("neutral")
 CLOSED_FIRST, CLOSED_LAST = ("bin", "blue", "by", "b", "p", "place", "please"), ("m",)
@@ -141,8 +142,7 @@ def main() -> None:
     parser.add_argument("--speakers", nargs="+", help="only their clips, such as those that a net was not taught on")
     parser.add_argument("--sync", type=Path, help="checkpoint of `talkhead fit --config sync`, for the confidence")
     args = parser.parse_args()
-    bundled = Path(metrics.__file__).parents[1] / "assets" / "speaker" / "landmark"
-    net = LandmarkNet.from_pretrained(args.net or bundled).eval()
+    net = LandmarkNet.from_pretrained(args.net or BUNDLED / "landmark").eval()
     data = MEADDataModule(args.root, modality="landmarks", num_frames=75, reference="first", split="clip")
     parts = ("train", "val", "test") if args.part == "all" else (args.part,)
     names = sorted(name for part in parts for name in data.names(part))

@@ -30,14 +30,7 @@ else
 fi
 mkdir -p "$work/settings"
 
-# once NAME COMMAND...: run a command unless it has been done.
-once() {
-    local mark="$work/.done_$1"
-    shift
-    [ -e "$mark" ] && return
-    "$@"
-    touch "$mark"
-}
+source "$here/once.sh"
 
 identity=${IDENTITY:-M030} size=128 encoder=${ENCODER:-facebook/wav2vec2-base-960h}
 landmark=(--config paper/landmark) emotion=(--config paper/emotion) video=(--config paper/video)

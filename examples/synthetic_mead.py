@@ -284,7 +284,7 @@ def confuse(args: argparse.Namespace) -> None:
         found["voices"] = voice_confusion(module.net, test), torch.eye(8)
     if args.video:
         video = VideoDiffusion.load_from_checkpoint(args.video, **options).eval()
-        found["pixels"] = pixel_confusions(video, test, args.steps)
+        found |= {f"pixels, {steps} steps": pixel_confusions(video, test, steps) for steps in args.steps}
     report(found, [f"{len(train)} clips learnt from, {len(test)} others asked"], args.output)
 
 
@@ -317,7 +317,7 @@ def main() -> None:
     asked.add_argument("--test", type=Path, required=True, help="a cache of other words")
     for part in ("landmark", "emotion", "video"):
         asked.add_argument(f"--{part}", type=Path, help="a checkpoint of `talkhead fit`")
-    asked.add_argument("--steps", type=int, default=10, help="of the video's process (%(default)s)")
+    asked.add_argument("--steps", type=int, nargs="+", default=[1, 4, 10, 30], help="of the video's process")
     for verb in (small, asked):
         verb.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from talkhead import metrics
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import ClipDataset
@@ -34,6 +33,7 @@ from talkhead.modules.landmark import landmark_loss
 from talkhead.modules.speech_augmentation import augment_speech
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.stages import ANYONE
+from talkhead.speaker.folder import BUNDLED
 
 OWN, OTHERS = 5, 3
 Example = tuple[Tensor, Tensor, Tensor]
@@ -104,8 +104,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    bundled = Path(metrics.__file__).parents[1] / "assets" / "speaker" / "landmark"
-    net = LandmarkNet.from_pretrained(args.net or bundled)
+    net = LandmarkNet.from_pretrained(args.net or BUNDLED / "landmark")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     data = MEADDataModule(args.root, modality="landmarks", num_frames=75, reference="first", split="clip")
     own = [example(clip, own=True) for clip in data.dataset("train", num_frames=75)]

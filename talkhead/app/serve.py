@@ -123,8 +123,8 @@ class _Session:
     """One client: a queue of sound between the task that receives and the one that paints."""
 
     def __init__(
-        self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any,
-    ) -> None:  # fmt: skip
+        self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any
+    ) -> None:
         self._begin = lambda more: pipeline.live(image, reference_landmarks=landmarks, **(options | more))
         self._workers = workers
         self._waiting: list[Tensor] = []

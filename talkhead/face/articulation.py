@@ -56,9 +56,7 @@ def shut_narrow(landmarks: Tensor, rest: Tensor, closing: float) -> Tensor:
     Returns:
         (..., T, 68, 2) px; lips that would cross are left to ``part_lips``.
     """
-    down = _down(landmarks)
-    gap = (gaps_between_lips(landmarks) * down).sum(-1)
-    return bring_together(landmarks, (closing * face_size(rest) - gap).clamp_min(0).unsqueeze(-1) * down)
+    return bring_together(landmarks, _short_of(landmarks, closing * face_size(rest)))
 
 
 def widen_narrow(landmarks: Tensor, rest: Tensor, closing: float) -> Tensor:
@@ -72,9 +70,7 @@ def widen_narrow(landmarks: Tensor, rest: Tensor, closing: float) -> Tensor:
     Returns:
         (..., T, 68, 2) px.
     """
-    down = _down(landmarks)
-    gap = (gaps_between_lips(landmarks) * down).sum(-1)
-    return bring_together(landmarks, (gap - closing * face_size(rest)).clamp_max(0).unsqueeze(-1) * down / 2)
+    return bring_together(landmarks, -_short_of(landmarks, closing * face_size(rest)) / 2)
 
 
 def part_lips(landmarks: Tensor, rest: Tensor) -> Tensor:
@@ -87,9 +83,15 @@ def part_lips(landmarks: Tensor, rest: Tensor) -> Tensor:
     Returns:
         (..., T, 68, 2) px.
     """
-    gap = (gaps_between_lips(landmarks) * _down(landmarks)).sum(-1)
     least = (gaps_between_lips(rest) * _down(rest)).sum(-1).clamp(max=0.0)
-    return bring_together(landmarks, (gap - least).clamp_max(0).unsqueeze(-1) * _down(landmarks))
+    return bring_together(landmarks, -_short_of(landmarks, least))
+
+
+def _short_of(landmarks: Tensor, opening: Tensor) -> Tensor:
+    """Return (..., P, 2) px, downwards: what each gap between the lips lacks to ``opening`` px, 0 where it is wider."""
+    down = _down(landmarks)
+    gap = (gaps_between_lips(landmarks) * down).sum(-1)
+    return (opening - gap).clamp_min(0).unsqueeze(-1) * down
 
 
 def _down(landmarks: Tensor) -> Tensor:

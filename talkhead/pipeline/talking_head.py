@@ -59,8 +59,8 @@ from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector
 
 DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
-_TIDY = 256  # frames between two times that free memory goes back to the system
 """What a pipeline does where its ``pipeline.json`` does not say otherwise."""
+_TIDY = 256  # frames between two times that free memory goes back to the system
 
 
 class TalkingHeadPipeline:
