@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin
 EXTRAS ?= dev,dlib
+JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test lint docs install clean
@@ -13,7 +14,7 @@ demo: $(INSTALLED)
 	$(RUN)/talkhead demo --output outputs/demo.mp4
 
 test: $(INSTALLED)
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(INSTALLED)
 	$(RUN)/ruff format --check .
