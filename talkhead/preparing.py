@@ -77,7 +77,8 @@ def run_preprocess(args: argparse.Namespace) -> int:
     """Preprocess, and fail when nothing succeeded; or check a cache, and fail when a clip is damaged."""
     from talkhead.data.manifest import damaged_clips
     from talkhead.data.preprocess import preprocess
-    from talkhead.scale.url_cache import is_url, preprocess_to_url
+    from talkhead.media.files import is_url
+    from talkhead.scale.url_cache import preprocess_to_url
 
     options = arguments_of(args)
     if options.pop("verify"):

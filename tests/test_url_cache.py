@@ -13,7 +13,8 @@ from test_shards import files, talks  # noqa: F401
 from talkhead.cli import main
 from talkhead.data.preprocess import preprocess
 from talkhead.data.workers import map_sources
-from talkhead.scale.url_cache import UrlCache, fetch_cache, is_url, preprocess_to_url
+from talkhead.media.files import is_url
+from talkhead.scale.url_cache import UrlCache, fetch_cache, preprocess_to_url
 
 OPTIONS: dict[str, Any] = {"size": 16, "segment_seconds": 1, "progress": False}
 URL = "memory://lab/cache"
@@ -119,3 +120,24 @@ def test_what_is_no_url_and_what_cannot_be_reached(talks: Path, tmp_path: Path) 
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError, match="output: cannot use file://.*run the command again"):
         preprocess_to_url("folder", talks, f"file://{tmp_path}/file/cache", detector=SkinDetector(), **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("the cache", ["preprocess", "--verify", "--output", URL]),
+        ("the cache", ["cache", "info", URL]),
+        ("the cache", ["merge", URL, "--output", "whole"]),
+        ("output", ["merge", "--output", URL]),
+        ("the cache", ["evaluate", "--root", URL, "--output", "results"]),
+    ],
+)
+def test_what_reads_folders_refuses_a_url(
+    what: str, words: list[str], tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentence: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("lab", "me:secret@lab") for word in words]
+    words[1:1] = [str(tiny_cache)] if what == "output" else []
+    said = sentence(*words)
+    assert f"{what} must be a folder; got the URL {URL}; `talkhead cache fetch URL" in said
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from talkhead.media.files import refuse_url
+
 Entry = dict[str, Any]
 
 _NAME = re.compile(r"[\w@-][\w.@-]*")
@@ -32,8 +34,9 @@ def read_manifest(root: str | Path) -> list[Entry]:
 
     Raises:
         FileNotFoundError: if the folder is no cache.
-        ValueError: if an entry is none that `preprocess` writes, or its name would lead out of the cache.
+        ValueError: if an entry is none that `preprocess` writes, its name leads out of the cache, or that is a URL.
     """
+    refuse_url("the cache", root)
     path = Path(root) / "manifest.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"data.root: {str(root)!r} has no manifest.jsonl; run `talkhead preprocess` first")

@@ -40,8 +40,8 @@ def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
             name.
     """
     entries: dict[str, dict[str, Any]] = {}
-    homes: dict[str, Path] = {}
-    for cache in map(Path, caches):
+    homes: dict[str, str | Path] = {}
+    for cache in caches:
         for entry in read_manifest(cache):
             known = entries.setdefault(entry["name"], entry)
             if known != entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -10,6 +11,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+
+def is_url(place: str | Path) -> bool:
+    """Tell a URL such as ``s3://bucket/cache`` from a folder."""
+    return isinstance(place, str) and re.match(r"[a-z][a-z0-9+.-]+://", place) is not None
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def refuse_url(name: str, place: str | Path) -> None:
+    """Raise where a folder is wanted and a URL was given, which would be taken for a folder of a strange name.
+
+    Raises:
+        ValueError: if ``place``, the argument ``name``, is a URL.
+    """
+    if is_url(place):
+        raise ValueError(
+            f"{name} must be a folder; got the URL {without_password(str(place))}; "
+            "`talkhead cache fetch URL --output FOLDER` brings a cache to one"
+        )
 
 
 @contextmanager
@@ -84,7 +110,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         FileExistsError: if there is something at ``folder``.
         OSError: if it cannot be made.
+        ValueError: if it is a URL.
     """
+    refuse_url("output", folder)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: '{folder}' exists and is not an empty folder; choose another or delete it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -11,24 +10,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from talkhead.data.index import Layout
 from talkhead.data.manifest import Entry, clip_damage, clip_file, read_manifest
 from talkhead.data.preprocess import Summary, preprocess
 from talkhead.data.workers import Mapper, map_sources
-from talkhead.media.files import replacing, write_whole
+from talkhead.media.files import replacing, without_password, write_whole
 from talkhead.progress import work_bar
 
 _MANIFEST = "manifest.jsonl"
 _SMALL = ("contact_sheet.png", "preprocess.json", _MANIFEST)  # in the order in which they are brought
 _TRIES = 3
 _EVERY = 20.0  # s between two copies of the manifest
-
-
-def is_url(place: str | Path) -> bool:
-    """Tell a URL such as ``s3://bucket/cache`` from a folder."""
-    return isinstance(place, str) and re.match(r"[a-z][a-z0-9+.-]+://", place) is not None
 
 
 def preprocess_to_url(
@@ -117,8 +110,7 @@ class UrlCache:
     @property
     def shown(self) -> str:
         """The URL without a password."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return without_password(self.url)
 
     def pull(self, folder: Path) -> None:
         """Bring the small files into a folder, those that there are; take away what a killed run left half-written."""
