@@ -141,7 +141,7 @@ def test_stopped_at_any_moment_the_same_call_goes_on(
         patch.setattr(VideoDiffusion, "training_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make(clips, tmp_path / "anna", base)
-    assert read_checkpoint(tmp_path / "anna.work" / "video" / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert read_checkpoint(tmp_path / "anna.work" / "video" / "checkpoints" / "last.ckpt")["global_step"] == 3
     with monkeypatch.context() as patch:
         patch.setattr("talkhead.adapting.adapt.choose_portrait", lambda shots: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 from talkhead.media.files import write_whole
 from talkhead.modules.checkpoint import checkpoints_in
-from talkhead.modules.run import FOLDER, RunCheckpoint, RunGuard, outputs_of, settle_checkpoint
+from talkhead.modules.run import FOLDER, RunGuard, outputs_of, settle_checkpoint
 from talkhead.progress import work_bar
 
 _WARM, _TIMED = 3, 8
@@ -118,10 +118,8 @@ def fit_speaker_part(
 def _trainer(
     folder: Path, callbacks: list[Callback], steps: int, epoch: int, device: torch.device, precision: Any
 ) -> Trainer:
-    """Return what makes so many steps, with a checkpoint after each epoch and no validation."""
-    # None at Ctrl-C: epochs are short here, and what is timed is whole ones.
-    saved = RunCheckpoint(save_last=True, save_on_train_epoch_end=True, save_on_exception=False)
-    given = {"callbacks": [*callbacks, saved], "default_root_dir": str(folder)}
+    """Return what makes so many steps, with a checkpoint after each epoch and at a stop, and without validation."""
+    given = {"callbacks": list(callbacks), "default_root_dir": str(folder)}
     return Trainer(
         **{**given, **outputs_of(given)},
         accelerator="gpu" if device.type == "cuda" else "cpu",
