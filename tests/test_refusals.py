@@ -8,13 +8,18 @@ import pytest
 import torch
 from conftest import POINTS, OneFace, speech
 
-from talkhead.media.read import write_audio
+from talkhead.media.read import write_audio, write_image
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.motion import LandmarkSequence
 
 REFUSED = [
-    ({"detector": OneFace(None), "reference_landmarks": None}, ValueError, "image: no face"),
+    ({"detector": OneFace(None), "reference_landmarks": None}, ValueError, "image: no face was found by"),
+    (
+        {"image": "nobody.png", "detector": OneFace(None), "reference_landmarks": None},
+        ValueError,
+        "image: no face was found in 'nobody.png' by",
+    ),
     ({"image": "absent.png"}, FileNotFoundError, "no such file"),
     ({"image": "text.png"}, ValueError, "image: .* cannot be read"),
     ({"image": torch.zeros(3, 8, 8)}, ValueError, r"image must be .* got shape \(3, 8, 8\), torch.float32"),
@@ -65,6 +70,7 @@ REFUSED = [
 def test_refused_in_one_sentence_without_half_a_file(pipe, portrait, tmp_path, monkeypatch, change, kind, words):
     monkeypatch.chdir(tmp_path)
     Path("text.png").write_text("this is no picture")
+    write_image("nobody.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
     with wave.open("empty.wav", "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
     (tmp_path / "out").mkdir()

@@ -320,7 +320,7 @@ def begin_live(
     """
     picture = read_portrait(image)
     if reference_landmarks is None:
-        reference_landmarks = find_face(picture, pipeline._detector(detector), face)
+        reference_landmarks = find_face(picture, pipeline._detector(detector), face, image)
     portrait = crop_portrait(picture, reference_landmarks, pipeline.info["crop_scale"], pipeline.renderer.config.size)
     return Live(pipeline, portrait, fps=choose_fps(fps, None, pipeline.info["fps"]), **options)
 

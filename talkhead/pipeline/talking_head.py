@@ -321,7 +321,7 @@ class TalkingHeadPipeline:
         picture = read_portrait(image, transparent)
         alpha = read_alpha(image) if transparent else None
         if reference_landmarks is None:
-            reference_landmarks = find_face(picture, self._detector(detector), face)
+            reference_landmarks = find_face(picture, self._detector(detector), face, image)
         portrait = crop_portrait(picture, reference_landmarks, self.info["crop_scale"], self.renderer.config.size)
         num_frames = count_frames(given, speech, portrait, rate)
         options["bank"] = None if references is None else self._bank(references, detector, face)

@@ -55,7 +55,7 @@ def read_references(
         else:
             picture = read_portrait(one)
             try:
-                found = [(picture, find_face(picture, detector, face))]
+                found = [(picture, find_face(picture, detector, face, one))]
             except ValueError as error:
                 raise ValueError(str(error).replace("image:", "references:", 1)) from error
         faces += found

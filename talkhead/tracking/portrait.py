@@ -35,8 +35,14 @@ def read_portrait(image: Any, transparent: bool = False) -> Tensor:
     return (picture if picture.shape[0] == 3 else picture.permute(2, 0, 1)).contiguous().cpu()
 
 
-def find_face(picture: Tensor, detector: LandmarkDetector, face: str | int) -> Tensor:
+def find_face(picture: Tensor, detector: LandmarkDetector, face: str | int, image: Any = None) -> Tensor:
     """Return the (68, 2) px landmarks of the face in a (3, H, W) uint8 picture.
+
+    Args:
+        picture: from ``read_portrait``.
+        detector: what looks for it.
+        face: which one, see ``LandmarkDetector``.
+        image: what the picture was read from: a file is named where there is no face in it.
 
     Raises:
         ValueError: if there is no face, or not the one asked for.
@@ -44,8 +50,9 @@ def find_face(picture: Tensor, detector: LandmarkDetector, face: str | int) -> T
     found = detector(picture, face=face)
     if found is None:
         which = "" if face == "largest" else f" ({face!r})"
+        where = f" in '{image}'" if isinstance(image, str | Path) else ""
         raise ValueError(
-            f"image: no face{which} was found by the detector {detector.name}; "
+            f"image: no face{which} was found{where} by the detector {detector.name}; "
             "give a picture with a face seen from the front and at least 40 px high, or reference_landmarks"
         )
     return found.landmarks
