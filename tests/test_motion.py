@@ -6,8 +6,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from conftest import POINTS
 
-from talkhead.pipeline.motion import LandmarkSequence, motion_gains, retarget
+from talkhead.face.motion_gains import motion_gains, retarget
+from talkhead.metrics import mouth_opening
+from talkhead.pipeline.motion import LandmarkSequence
 
 
 def turn(points: torch.Tensor, degrees: float, scale: float, shift: tuple[float, float]) -> torch.Tensor:
@@ -126,6 +129,18 @@ def test_mouth_gain_moves_the_mouth_alone(reference_landmarks):
     assert torch.allclose(out[1, 48:68, 1], reference_landmarks[48:68, 1] + 6, atol=1e-3)
     assert torch.allclose(out[:, :48], moved[:, :48], atol=1e-3)
     assert torch.allclose(out[0], reference_landmarks, atol=1e-3)
+
+
+def test_lips_that_a_gain_would_have_cross_touch():
+    """Closed from an opening of 1 px to 0.2 px: twice that motion would end 0.6 px beyond."""
+    narrow, wide = POINTS.clone(), POINTS.clone()
+    for frame, gap in ((narrow, 0.2), (wide, 2.0)):
+        frame[[65, 66, 67]] = frame[[63, 62, 61]] + torch.tensor([0.0, gap])
+    rest = narrow + 0
+    rest[[65, 66, 67], 1] += 0.8
+    out = motion_gains(torch.stack([narrow, wide]), rest, mouth=2)
+    assert torch.allclose(mouth_opening(out), torch.tensor([0.0, 3.0]), atol=1e-3)
+    assert torch.allclose(mouth_opening(motion_gains(out, rest, mouth=0.5)), torch.tensor([0.5, 2.0]), atol=1e-3)
 
 
 def test_blink_gain_keeps_eyes_open(reference_landmarks):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import Clip, emotion_probabilities
+from talkhead.face.motion_gains import retarget
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import leave_to
 from talkhead.pipeline.hearing import classify
-from talkhead.pipeline.motion import retarget
 
 if TYPE_CHECKING:
     from talkhead.evaluate.rows import Truth

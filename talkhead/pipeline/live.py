@@ -23,12 +23,12 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.face.articulation import articulate
 from talkhead.face.idle import idle_motion
+from talkhead.face.motion_gains import check_gain, motion_gains
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
 from talkhead.nets.head_motion import RATE
 from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.drawn_head import DrawnHead, hear_prosody
 from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
-from talkhead.pipeline.motion import check_gain, motion_gains
 from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait
 from talkhead.pipeline.worn import wear_expressions

@@ -14,12 +14,13 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, to_crop
 from talkhead.face.landmarks import check_landmarks
+from talkhead.face.motion_gains import motion_gains
 from talkhead.media.formats import open_writer
 from talkhead.media.read import exact_fps, read_audio
 from talkhead.media.recording import Recording
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, EmotionTrack, join_tracks
-from talkhead.pipeline.motion import LandmarkSequence, motion_gains
+from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.speech.level import num_frames_of
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.devices import chosen_device, give_back_memory
+from talkhead.face.motion_gains import check_gain
 from talkhead.media.files import check_apart, new_folder
 from talkhead.media.formats import open_writer
 from talkhead.nets.conformer import ConformerClassifier
@@ -31,7 +32,7 @@ from talkhead.pipeline.drawn_head import DrawnHead, draw_head
 from talkhead.pipeline.feeling import check_plot, check_strength, emotion_keys, join_tracks, warn_unmoved
 from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.live import Live, begin_live
-from talkhead.pipeline.motion import LandmarkSequence, check_gain
+from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.painting import paint
 from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
 from talkhead.pipeline.stages import (
