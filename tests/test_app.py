@@ -96,7 +96,7 @@ def test_a_wrong_file_is_one_sentence(browser, address, inputs):
     page = browser.new_page()
     fill(page, address, inputs / "nobody.png", inputs / "short.wav")
     page.locator("#speak").click()
-    page.get_by_text("no face was found by the detector fixed").first.wait_for()
+    page.get_by_text("image: no face was found in 'nobody.png' by the detector fixed").first.wait_for()
 
 
 @pytest.mark.browser
@@ -137,7 +137,7 @@ def test_the_second_tab_paints_an_edited_motion(browser, address, inputs, tmp_pa
     page = browser.new_page()
     page.set_default_timeout(60_000)
     page.goto(address)
-    page.get_by_role("tab", name="Edit the motion").click()
+    page.get_by_role("tab", name="Edit motion").click()
     tab = page.get_by_role("tabpanel").filter(has_text="Smoothing in frames")
     tab.locator("input[type=file][accept*=image]").first.set_input_files(inputs / "portrait.png")
     tab.locator("input[type=file][accept*=npz]").first.set_input_files(tmp_path / "motion.npz")

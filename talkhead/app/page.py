@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -70,9 +71,9 @@ def make_page(
         )
         with gr.Tab("Speak"):
             _speak_tab(gr, maker)
-        with gr.Tab("Edit the motion"):
+        with gr.Tab("Edit motion"):
             _edit_tab(gr, maker)
-        with gr.Tab("Score a video"):
+        with gr.Tab("Score video"):
             _score_tab(gr, maker)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
@@ -207,15 +208,16 @@ def with_dots(frame: Tensor, points: Tensor) -> Tensor:
     return marked
 
 
-def _in_one_sentence(gr: Any, work: Callable[..., Any]) -> Callable[..., Any]:
-    """Show the library's errors as they are: one sentence."""
+def _in_one_sentence(gr: Any, maker: _Maker, work: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the library's errors as they are: one sentence; of a file its name, for where it lies is the server's."""
 
     @wraps(work)
     def shown(*inputs: Any) -> Any:
         try:
             return work(*inputs)
         except (ValueError, OSError, ImportError) as error:
-            raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
+            said = re.sub(rf"{re.escape(str(maker.folder))}/(\w+/)*", "", " ".join(str(error).split()))
+            raise gr.Error(said, duration=None, print_exception=False) from error
 
     return shown
 
@@ -245,7 +247,7 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
         return maker.speak(*(*inputs, progress))
 
     inputs = [speaker, image, audio, emotion, strength, *gains, frame, size, seed, steps]
-    button.click(_in_one_sentence(gr, speak), inputs, outputs, api_name="speak")
+    button.click(_in_one_sentence(gr, maker, speak), inputs, outputs, api_name="speak")
 
 
 def _edit_tab(gr: Any, maker: _Maker) -> None:
@@ -266,7 +268,7 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
         return maker.repaint(*(*inputs, progress))
 
     inputs = [speaker, image, motion, audio, *gains, smoothing]
-    button.click(_in_one_sentence(gr, repaint), inputs, outputs, api_name="repaint")
+    button.click(_in_one_sentence(gr, maker, repaint), inputs, outputs, api_name="repaint")
 
 
 def _score_tab(gr: Any, maker: _Maker) -> None:
@@ -277,7 +279,7 @@ def _score_tab(gr: Any, maker: _Maker) -> None:
     def judge(file: str | None, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         return maker.score(file, progress)
 
-    button.click(_in_one_sentence(gr, judge), [video], [table], api_name="score")
+    button.click(_in_one_sentence(gr, maker, judge), [video], [table], api_name="score")
 
 
 def _speaker(gr: Any, maker: _Maker) -> Any:
@@ -286,9 +288,11 @@ def _speaker(gr: Any, maker: _Maker) -> Any:
 
 
 def _outputs(gr: Any) -> list[Any]:
-    return [
+    shown = [
         gr.Video(label="Video", autoplay=True, height=360, elem_classes="made", buttons=KEEP),
         gr.Video(label="Its landmarks", height=240, buttons=KEEP),
         gr.File(label="Its motion, to edit and paint again"),
-        gr.Image(label="The emotion", type="filepath", height=240, buttons=KEEP),
     ]
+    gr.Markdown("The emotion over time")  # gradio's own label would lie on the plot
+    plot = gr.Image(label="The emotion", show_label=False, type="filepath", height=240, buttons=KEEP)
+    return [*shown, plot]

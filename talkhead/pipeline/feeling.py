@@ -119,7 +119,7 @@ class EmotionTrack:
         """
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
+        figure = Figure(figsize=(8, 4), layout="constrained")
         times = (self.start + torch.arange(len(self.asked))) / float(self.fps)
         for axes, values, title in zip(
             figure.subplots(2, 1, sharex=True), (self.asked, self.shown), ("asked for, or heard", "shown"), strict=True
@@ -128,7 +128,8 @@ class EmotionTrack:
             axes.set(ylim=(0, 1), ylabel=title)
             axes.margins(x=0)
         axes.set_xlabel("s")
-        figure.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0))
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside right center", reverse=True)  # as they lie on each other
         with replacing(path) as unfinished:
             figure.savefig(unfinished)
 
