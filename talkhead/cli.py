@@ -64,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         if os.environ.get("TALKHEAD_TRACEBACK"):
             raise
-        print(f"talkhead: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        said = " ".join(str(error).split()) or type(error).__name__
+        if "torchaudio" in said and "library" in said:  # its wheel was built for CUDA, and torch was not
+            said += "; run `talkhead doctor --fix`"
+        print(f"talkhead: error: {said}", file=sys.stderr)
         return 2
 
 

@@ -71,6 +71,14 @@ def test_errors_are_one_sentence(sentence: Callable[..., str], tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_torchaudio_for_cuda_names_its_mend(sentence: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: list[str]) -> int:
+        raise OSError("Could not load this library: site-packages/torchaudio/lib/_torchaudio.abi3.so")
+
+    monkeypatch.setattr("talkhead.cli.train", broken)
+    assert sentence("fit").endswith("_torchaudio.abi3.so; run `talkhead doctor --fix`")
+
+
 def test_a_traceback_can_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TALKHEAD_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
