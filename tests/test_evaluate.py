@@ -20,7 +20,7 @@ from talkhead.data.clip import Clip
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.evaluate import Table, ablate, evaluate
 from talkhead.evaluate.motions import apply_mean_motion, mean_motion
-from talkhead.evaluate.report import ClipLog, average
+from talkhead.evaluate.report import ClipLog, Report, average
 from talkhead.evaluate.rows import (
     DETECTOR_FLOOR,
     GENERATOR,
@@ -339,3 +339,14 @@ def test_ablate_of_the_bridge_sweeps_its_steps(tiny_cache: Path, tmp_path: Path)
     assert list(report.tables["ablation"].rows) == [REPEATED, WARPED, *steps]
     with pytest.raises(ValueError, match=r"1\.\.1000"):
         ablate(model(landmarks=False), tiny_cache, tmp_path, detector=None, num_inference_steps=(2000,))
+
+
+@pytest.mark.parametrize(("width", "heads"), [(200, ["Pictures", "measure 0"]), (60, ["Pictures", "ours"])])
+def test_a_table_too_wide_for_the_screen_lies_on_its_side(width, heads, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = {f"m{n}": (f"measure {n}", 2) for n in range(9)}
+    Report({"pictures": Table("Pictures", columns, {"ours": {f"m{n}": n + 0.5 for n in range(9)}})}, {}).print()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert all(len(line) <= width for line in lines)
+    assert all(head in lines[1] for head in heads) and "…" not in "".join(lines)
+    assert any("measure 8" in line and ("8.50" in line) == (width == 60) for line in lines)

@@ -95,13 +95,16 @@ class Report:
         write_whole(folder / f"{stem}.md", self.markdown().encode())
 
     def print(self) -> None:
-        """Show the tables and the protocol on the screen."""
+        """Show the tables and the protocol on the screen; a table that is too wide for it lies on its side."""
         from rich.console import Console
         from rich.table import Table as Grid
 
         console = Console()
         for table in self.tables.values():
-            head, *body = table.cells()
+            cells = table.cells()
+            if sum(max(map(len, column)) + 3 for column in zip(*cells, strict=True)) >= console.width:
+                cells = [list(column) for column in zip(*cells, strict=True)]
+            head, *body = cells
             grid = Grid(head[0])
             for heading in head[1:]:
                 grid.add_column(heading, justify="right")
