@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 
@@ -28,6 +30,14 @@ def work(config: dict[str, list[str]]) -> None:
         raise RuntimeError(f"talkhead fit ended with {code}; what went wrong stands above")
 
 
+def refused(arguments: list[str]) -> int:
+    """Read the arguments as `talkhead fit` does and return its exit code: what it refuses the workers need not try."""
+    from talkhead.cli import main as talkhead
+
+    with redirect_stdout(StringIO()):
+        return talkhead(["fit", *arguments, "--print_config"])
+
+
 def main() -> int:
     """Start the workers and wait for them."""
     given = sys.argv[1:]
@@ -39,6 +49,9 @@ def main() -> int:
     parser.add_argument("--address", help="of the cluster, or auto (one on this machine)")
     parser.add_argument("--attempts", type=int, default=3, help="starts after a worker has died (%(default)s)")
     args, fit = parser.parse_args(given[:border]), given[border + 1 :]
+
+    if code := refused(fit):
+        return code
 
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -1,6 +1,7 @@
 """`examples/train_slurm.sh` on a cluster's stand-in: two tasks on this machine, told who they are as SLURM tells it."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -103,3 +104,14 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(tiny_cache: Path, tm
     assert job.returncode == 0, said[-3000:]
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == done + 1
     assert sorted(log.name for log in (run / "logs").iterdir()) == ["version_0", "version_1"]
+
+
+def test_a_mistyped_option_does_not_reach_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(ROOT / "examples" / "train_ray.py"))
+    words = ["train_ray.py", "--", "--config", "landmark", "--data.root", "cache", "--trainer.max_epochz=3"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setitem(sys.modules, "ray", None)  # its import would fail
+    assert script["main"]() == 2
+    assert "max_epochz" in capsys.readouterr().err
