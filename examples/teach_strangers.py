@@ -33,7 +33,7 @@ from talkhead.modules.landmark import landmark_loss
 from talkhead.modules.speech_augmentation import augment_speech
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.stages import ANYONE
-from talkhead.speaker.folder import BUNDLED
+from talkhead.speaker.folder import BUNDLED, save_part
 
 OWN, OTHERS = 5, 3
 Example = tuple[Tensor, Tensor, Tensor]
@@ -118,7 +118,7 @@ def main() -> None:
     after = teach(net, own, others, args.steps, args.rate)
     mixed = {name: torch.lerp(before[name], v, args.share) if v.is_floating_point() else v for name, v in after.items()}
     net.load_state_dict(mixed)
-    net.eval().save_pretrained(args.output)
+    save_part(net.eval(), args.output)
     print(f"taught on {len(own)} clips and on {sum(map(len, others.values()))} of {', '.join(others)}: {args.output}")
 
 

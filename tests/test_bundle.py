@@ -70,6 +70,8 @@ def test_save_and_load_again(folder, tmp_path):
     first.save_pretrained(tmp_path / "copy")
     second = TalkingHeadPipeline.from_pretrained(str(tmp_path / "copy"))
     assert second.info == first.info
+    for path in (tmp_path / "copy").rglob("*.json"):
+        assert str(folder.parent) not in path.read_text()  # where it was loaded from is nobody else's business
     assert (tmp_path / "copy" / "portrait.png").read_bytes() == (folder / "portrait.png").read_bytes()
     with pytest.raises(FileExistsError, match="not an empty folder"):
         first.save_pretrained(tmp_path / "copy")

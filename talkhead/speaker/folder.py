@@ -155,9 +155,23 @@ def write_parts(
     parts = {"landmark": landmark, "head": head, "emotion": emotion, "renderer": renderer, "scheduler": scheduler}
     for name, part in parts.items():
         if part is not None:
-            part.save_pretrained(folder / name)
+            save_part(part, folder / name)
     facts = {**info, "talkhead": __version__, "size": renderer.config["size"]}
     (folder / "pipeline.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def save_part(part: Any, folder: str | Path) -> None:
+    """Write a network or a scheduler, without where on this machine it was loaded from, which diffusers would tell.
+
+    Args:
+        part: what has diffusers' ``save_pretrained``.
+        folder: where to.
+    """
+    part.save_pretrained(folder)
+    for path in Path(folder).glob("*config.json"):
+        config = read_json(path)
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @renamed_arguments(portrait_landmarks="reference_landmarks")
