@@ -3,7 +3,8 @@
     python examples/measure_references.py CACHE [--speaker SPEAKER] [--frames 50] [--limit 24] [--part test]
 
 Each clip's first frame is the portrait, frames 1 to 49 are painted from their true landmarks in one network call, and
-the three further pictures come from the rest of the same clip. Rows that do nothing stand beside.
+the three further pictures come from the rest of the same clip. "Lent" rows have the inside of the mouth from the
+speaker's own pictures, as the pipeline does it (`--teeth`). Rows that do nothing stand beside.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from talkhead.data.dataset import ClipDataset
 from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.windows import render_windows
+from talkhead.speaker.references import lend_mouth
 
 FURTHER = 3
 
@@ -71,11 +73,17 @@ def measure(pipeline: TalkingHeadPipeline, clip: Clip, count: int) -> dict[str, 
         moved = thin_plate_spline_warp(portrait[None].float(), points[None], landmarks[None])[0]
         return moved.round().clamp(0, 255).to(torch.uint8)
 
+    def lent(bank: tuple[Tensor, Tensor] | None) -> Tensor:
+        borrowed = lend_mouth(pipeline.folder, portrait, points, bank, 1.0)
+        return ours(bank) if borrowed is None else borrowed(ours(bank), landmarks)
+
     ways: dict[str, Callable[[], Tensor]] = {
         "first frame, repeated": lambda: portrait.expand_as(truth),
         "first frame, warped by the true landmarks": warp,
         "ours, one portrait": lambda: ours(None),
+        "ours, one portrait, lent": lambda: lent(None),
         f"ours, and {FURTHER} further pictures": lambda: ours(bank),
+        f"ours, and {FURTHER} further pictures, lent": lambda: lent(bank),
     }
     x0, y0, x1, y1 = metrics.mouth_box(landmarks, truth.shape[-1])
     box = slice(y0, y1), slice(x0, x1)

@@ -255,3 +255,20 @@ def read_image(source: str | Path | bytes | Any, opacity: bool = False) -> Tenso
         say_hdr(name, frame.color_trc)
         picture = rgb_picture(frame, aspect=pixel_aspect(stream))
     return torch.cat([picture, torch.full_like(picture[:1], 255)]) if opacity else picture
+
+
+def read_alpha(image: Any) -> Tensor:
+    """Return the (H, W) uint8 opacity of a picture, upright as `read_image` returns its colours.
+
+    Args:
+        image: a file or a PIL image.
+
+    Raises:
+        ValueError: if the picture has no opacity, or there is none to ask for.
+    """
+    if not isinstance(image, str | Path | bytes) and not hasattr(image, "convert"):
+        raise ValueError("transparent needs a file or a PIL image with an alpha channel; an array's opacity is unknown")
+    alpha = read_image(image, opacity=True)[3]
+    if alpha.min() == 255:
+        raise ValueError("transparent needs a picture with an alpha channel, such as a PNG or WebP; this one has none")
+    return alpha

@@ -32,6 +32,7 @@ from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
 from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait
 from talkhead.pipeline.worn import wear_expressions
+from talkhead.speaker.references import lend_mouth
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector
@@ -89,6 +90,7 @@ class Live:
         brow: gain of the brows' motion.
         blink: gain of the eyelids' motion.
         idle: see `TalkingHeadPipeline.stream`.
+        teeth: see `TalkingHeadPipeline.stream`.
         frame: "crop" or "full"; see `TalkingHeadPipeline.stream`.
         size: px, side of the crop; see `TalkingHeadPipeline.stream`.
 
@@ -114,6 +116,7 @@ class Live:
         brow: float = 1.0,
         blink: float = 1.0,
         idle: float = 1.0,
+        teeth: float = 1.0,
         frame: Literal["crop", "full"] = "crop",
         size: int | None = None,
     ) -> None:
@@ -133,7 +136,8 @@ class Live:
         self._head = self._drawn_head(pipeline.head_net)
         self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
-        self._placer = FramePlacer(portrait, frame, size, device=self._painted_on)
+        lent = lend_mouth(pipeline.folder, portrait.face, portrait.reference_landmarks, None, teeth)
+        self._placer = FramePlacer(portrait, frame, size, device=self._painted_on, lent=lent)
         self.size = self._placer.size
         self._sound, self._first = torch.empty(0), 0  # the sound that is kept, and the number of its first sample
         self._arrived = self.num_frames = 0

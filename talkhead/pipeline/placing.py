@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from talkhead.face.borrowed_mouth import BorrowedMouth
 from talkhead.face.crop import crop_frames
 from talkhead.face.detail import DetailRestorer
-from talkhead.media.read import read_image
 from talkhead.pipeline.stages import Portrait
 
 LARGEST = 512
@@ -31,6 +30,7 @@ class FramePlacer:
         size: side of the crop in px; None: as the portrait has it, from the renderer's size to ``LARGEST``.
         alpha: (H, W) uint8 opacity of the portrait's picture: frames then have four channels.
         device: where the squares are enlarged and pasted.
+        lent: fills opened mouths.
 
     Raises:
         ValueError: if ``frame`` or ``size`` is out of range, or ``size`` is given for a whole picture.
@@ -43,9 +43,10 @@ class FramePlacer:
         size: int | None = None,
         alpha: Tensor | None = None,
         device: torch.device | str = "cpu",
+        lent: BorrowedMouth | None = None,
     ) -> None:
         check_output(frame, size)
-        self._portrait, self._full = portrait, frame == "full"
+        self._portrait, self._full, self._lent = portrait, frame == "full", lent
         picture = portrait.picture if alpha is None else torch.cat((portrait.picture, alpha[None]))
         picture, self._device = picture.to(device), device
         self._painted_size = portrait.face.shape[-1]
@@ -77,6 +78,8 @@ class FramePlacer:
         elif self._side < self._painted_size:
             whole = type(self._portrait.crop)(0.0, 0.0, float(self._painted_size))
             painted = crop_frames(painted, whole, self._side)
+        if self._lent is not None:
+            painted = self._lent(painted, self._on_square(landmarks))
         squares = painted.permute(0, 2, 3, 1)
         return (self._in_picture(squares) if self._full else squares).contiguous().cpu()
 
@@ -84,6 +87,9 @@ class FramePlacer:
         """Turn (..., 68, 2) px of the painted square into px of the frames."""
         if self._full:
             return self._portrait.to_picture(landmarks)
+        return self._on_square(landmarks)
+
+    def _on_square(self, landmarks: Tensor) -> Tensor:
         return (landmarks + 0.5) * (self._side / self._painted_size) - 0.5
 
     def _in_picture(self, squares: Tensor) -> Tensor:
@@ -110,23 +116,6 @@ def check_output(frame: str, size: int | None) -> None:
         raise ValueError("size is for frame='crop'; with frame='full' the frames are as large as the portrait")
     if size is not None and (size != int(size) or not 16 <= size <= 4096):
         raise ValueError(f"size must be a whole number of px in 16..4096; got {size}")
-
-
-def read_alpha(image: Any) -> Tensor:
-    """Return the (H, W) uint8 opacity of a picture, upright as `read_portrait` returns its colours.
-
-    Args:
-        image: a file or a PIL image.
-
-    Raises:
-        ValueError: if the picture has no opacity, or there is none to ask for.
-    """
-    if not isinstance(image, str | Path | bytes) and not hasattr(image, "convert"):
-        raise ValueError("transparent needs a file or a PIL image with an alpha channel; an array's opacity is unknown")
-    alpha = read_image(image, opacity=True)[3]
-    if alpha.min() == 255:
-        raise ValueError("transparent needs a picture with an alpha channel, such as a PNG or WebP; this one has none")
-    return alpha
 
 
 def _threes(picture: Tensor) -> list[Tensor]:

@@ -24,6 +24,7 @@ from talkhead.devices import chosen_device, give_back_memory
 from talkhead.face.motion_gains import check_gain
 from talkhead.media.files import check_apart, new_folder
 from talkhead.media.formats import open_writer
+from talkhead.media.read import read_alpha
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
@@ -34,7 +35,7 @@ from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.live import Live, begin_live
 from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.painting import paint
-from talkhead.pipeline.placing import FramePlacer, check_output, read_alpha
+from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import (
     Result,
     Stream,
@@ -54,7 +55,7 @@ from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
 from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_parts, write_parts
-from talkhead.speaker.references import Bank, load_bank, read_references
+from talkhead.speaker.references import Bank, lend_mouth, load_bank, read_references
 from talkhead.speaker.trained import check_emotions
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector
@@ -253,6 +254,7 @@ class TalkingHeadPipeline:
         start_timestep: int | None = None,
         windows_per_call: int | None = None,
         references: Sequence[Any] | str | Path | None = None,
+        teeth: float = 1.0,
     ) -> Stream:
         """Make the video piece by piece, in memory that does not grow with its pictures.
 
@@ -296,6 +298,8 @@ class TalkingHeadPipeline:
             references: up to four further pictures of the person, or a video of him: teeth and lips that the portrait
                 does not show; of more, those whose mouths differ the most. "speaker": the pipeline's own, for its own
                 speaker. None: the portrait alone.
+            teeth: how much of an opened mouth's inside the pipeline's speaker lends where no picture of the person
+                shows one so wide, in [0, 1]; see `BorrowedMouth`.
 
         Returns:
             The pieces, each a `Result`, in order.
@@ -348,7 +352,8 @@ class TalkingHeadPipeline:
             moved = wear_expressions(moved, portrait.reference_landmarks, keys, self.landmark_net, breath, rate)
         told = keys.told_at(times, self.renderer, emotion_strength)
         painted = paint(self.renderer, self.scheduler, portrait, moved, told, options)
-        placer = FramePlacer(portrait, frame, size, alpha, self.device)
+        lent = lend_mouth(self.folder, portrait.face, portrait.reference_landmarks, options["bank"], teeth)
+        placer = FramePlacer(portrait, frame, size, alpha, self.device, lent)
         return Stream(painted, portrait, speech, keys, rate, num_frames, placer)
 
     def live(self, image: Any, **options: Any) -> Live:

@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "frame": _TEXT, "size": _WHOLE, "transparent": _FLAG, "detector": _TEXT, "face": (str, int), "mouth": _NUMBER,
     "pose": _NUMBER, "brow": _NUMBER, "blink": _NUMBER, "idle": _NUMBER, "num_inference_steps": _WHOLE, "seed": _WHOLE,
     "guidance_scale": _NUMBER, "start_timestep": _WHOLE, "window": _WHOLE, "overlap": _WHOLE,
-    "windows_per_call": _WHOLE, "preset": _TEXT,
+    "windows_per_call": _WHOLE, "preset": _TEXT, "teeth": _NUMBER,
 }  # fmt: skip
 """What a line may say, and the JSON types of its value; null everywhere stands for the default."""
 _WORDS = {

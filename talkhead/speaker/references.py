@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from talkhead.data.index import VIDEO
+from talkhead.face.borrowed_mouth import BorrowedMouth
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.face.mouth_bank import mouth_shape
 from talkhead.media.read import iter_frames
@@ -90,6 +91,30 @@ def differing_mouths(landmarks: Tensor, most: int = MOST) -> list[int]:
         distance[chosen] = -1.0
         chosen.append(int(distance.argmax()))
     return chosen
+
+
+def lend_mouth(
+    folder: Path | None, face: Tensor, landmarks: Tensor, own: Bank | None, strength: float
+) -> BorrowedMouth | None:
+    """Let a speaker's own pictures lend another portrait the inside of its mouth.
+
+    Args:
+        folder: the speaker's; None, or one without pictures, lends nothing.
+        face: (3, s, s) uint8 the portrait as the renderer sees it.
+        landmarks: (68, 2) px of it.
+        own: further pictures of the portrait's person.
+        strength: share of what is lent, in [0, 1]; see `BorrowedMouth`.
+
+    Raises:
+        ValueError: if ``strength`` is out of range, or the speaker's pictures are damaged.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"teeth must be in [0, 1], the share of the speaker's mouth that is lent; got {strength}")
+    bank = load_bank(folder, face.shape[-1]) if strength and folder is not None else None
+    if bank is None:
+        return None
+    shown = landmarks[None] if own is None else torch.cat((landmarks[None], own[1].to(landmarks)))
+    return BorrowedMouth(bank[0].to(face.device), bank[1].to(face.device), face, shown, strength)
 
 
 def load_bank(folder: Path, size: int) -> Bank | None:
