@@ -136,7 +136,7 @@ class Live:
         self._head = self._drawn_head(pipeline.head_net)
         self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
-        lent = lend_mouth(pipeline.folder, portrait.face, portrait.reference_landmarks, None, teeth)
+        lent = lend_mouth(pipeline.folder, portrait.face, portrait.reference_landmarks, None, teeth, self._painted_on)
         self._placer = FramePlacer(portrait, frame, size, device=self._painted_on, lent=lent)
         self.size = self._placer.size
         self._sound, self._first = torch.empty(0), 0  # the sound that is kept, and the number of its first sample

@@ -352,7 +352,7 @@ class TalkingHeadPipeline:
             moved = wear_expressions(moved, portrait.reference_landmarks, keys, self.landmark_net, breath, rate)
         told = keys.told_at(times, self.renderer, emotion_strength)
         painted = paint(self.renderer, self.scheduler, portrait, moved, told, options)
-        lent = lend_mouth(self.folder, portrait.face, portrait.reference_landmarks, options["bank"], teeth)
+        lent = lend_mouth(self.folder, portrait.face, portrait.reference_landmarks, options["bank"], teeth, self.device)
         placer = FramePlacer(portrait, frame, size, alpha, self.device, lent)
         return Stream(painted, portrait, speech, keys, rate, num_frames, placer)
 

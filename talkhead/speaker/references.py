@@ -94,7 +94,12 @@ def differing_mouths(landmarks: Tensor, most: int = MOST) -> list[int]:
 
 
 def lend_mouth(
-    folder: Path | None, face: Tensor, landmarks: Tensor, own: Bank | None, strength: float
+    folder: Path | None,
+    face: Tensor,
+    landmarks: Tensor,
+    own: Bank | None,
+    strength: float,
+    device: torch.device | str = "cpu",
 ) -> BorrowedMouth | None:
     """Let a speaker's own pictures lend another portrait the inside of its mouth.
 
@@ -104,6 +109,7 @@ def lend_mouth(
         landmarks: (68, 2) px of it.
         own: further pictures of the portrait's person.
         strength: share of what is lent, in [0, 1]; see `BorrowedMouth`.
+        device: where mouths are to be filled.
 
     Raises:
         ValueError: if ``strength`` is out of range, or the speaker's pictures are damaged.
@@ -114,7 +120,8 @@ def lend_mouth(
     if bank is None:
         return None
     shown = landmarks[None] if own is None else torch.cat((landmarks[None], own[1].to(landmarks)))
-    return BorrowedMouth(bank[0].to(face.device), bank[1].to(face.device), face, shown, strength)
+    lender, bank_landmarks = bank
+    return BorrowedMouth(lender.to(device), bank_landmarks.to(device), face.to(device), shown.to(device), strength)
 
 
 def load_bank(folder: Path, size: int) -> Bank | None:
