@@ -209,6 +209,7 @@ def draw(rows: Scores, settings: Sequence[Setting]) -> Any:
     figure = Figure(figsize=(11, 5), layout="constrained")
     panels = figure.subplots(1, 2)
     paper = {"psnr": PAPER_PSNR, "ssim": PAPER_SSIM}
+    few = min((setting.t for setting in settings), default=1) < PAPER_STEPS[0]  # beside the paper's hundreds
     for axes, (key, title) in zip(panels, (("psnr", "PSNR (dB)"), ("ssim", "SSIM")), strict=True):
         for curve in dict.fromkeys(setting.curve for setting in settings):
             points = sorted((s.t, rows[s.row][key]) for s in settings if s.curve == curve)
@@ -216,7 +217,7 @@ def draw(rows: Scores, settings: Sequence[Setting]) -> Any:
         for name, style in ((REPEATED, ":"), (WARPED, "--")):
             axes.axhline(rows[name][key], color="grey", linestyle=style, label=name)
         axes.plot(PAPER_STEPS, paper[key], color="black", marker="x", linewidth=0.8, label="paper, Table 2 (MEAD M030)")
-        axes.set(title=title, xlabel="t")
+        axes.set(title=title, xlabel="t", xscale="log" if few else "linear")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
 
