@@ -84,3 +84,13 @@ def test_no_file_is_one_sentence(address):
         page.locator("#source").select_option("file")
         page.locator("#start").click()
         page.get_by_text("Choose a file first.").wait_for()
+
+
+def test_a_page_that_may_not_hear_says_so(address):
+    with chromium() as browser:
+        page = browser.new_page()
+        page.add_init_script("Object.defineProperty(window, 'isSecureContext', { value: false })")
+        page.goto(address)
+        page.locator("#start").click()
+        page.get_by_text("only over HTTPS").wait_for()
+        assert page.locator("#start").is_enabled()

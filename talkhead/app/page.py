@@ -274,7 +274,9 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
 def _score_tab(gr: Any, maker: _Maker) -> None:
     video = gr.Video(label="Video", sources=["upload"], height=320, buttons=KEEP)
     button = gr.Button("Score", variant="primary")
-    table = gr.Dataframe(headers=["measure", "value"], label="Scores", interactive=False)
+    table = gr.Dataframe(
+        headers=["measure", "value"], label="Scores", interactive=False, wrap=True, column_widths=["40%", "60%"]
+    )
 
     def judge(file: str | None, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         return maker.score(file, progress)
