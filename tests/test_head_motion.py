@@ -10,10 +10,10 @@ from talkhead import metrics
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.frame import face_frame
 from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
+from talkhead.heads.drawn_head import DrawnHead, draw_head
 from talkhead.modules.head_motion import HeadMotionGenerator, _moved, _nonnegative, hear
 from talkhead.nets.head_motion import SCALES, HeadMotionNet, gaussian, structure_function
 from talkhead.ops.blink_clock import BlinkClock
-from talkhead.pipeline.drawn_head import DrawnHead, draw_head
 from talkhead.speech.level import speech_level
 from talkhead.speech.prosody import PROSODY, prosody
 

@@ -19,7 +19,7 @@ SLOW = 3  # a busy machine with two cores may take this many times what an idle 
 ORDER = [
     "data.clip", "media", "face", "ops", "speech", "metrics", "tracking", "data", "nets", "schedulers", "losses",
     "logs", "modules",
-    "speaker", "pipeline", "dubbing", "evaluate", "adapting", "inventory", "app", "scale", "cli",
+    "speaker", "heads", "pipeline", "dubbing", "evaluate", "adapting", "inventory", "app", "scale", "cli",
 ]  # fmt: skip
 # Rooms that know nothing of each other.
 SIDE_BY_SIDE = {"media", "face", "ops"}

@@ -19,6 +19,7 @@ import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,14 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.pipeline.live import Live, LiveFrames
+from talkhead.pipeline.live import Live, LiveMotion
 
 LONGEST_PIECE = 1.0
 """Seconds of sound in one message."""
 LONGEST_QUEUE = 5.0
 """Seconds of sound that may wait; a client that sends more at once is not live, and is told so."""
 PATIENCE = 0.3
-"""Seconds of sound that may wait before frames are skipped; then the newest hop alone is painted."""
+"""Seconds of frames that may wait to be painted; of more the newest hop alone is painted."""
 QUALITY = 85
 """Of the JPEG pictures."""
 SETTINGS = {"emotion": str, "size": int, "seed": int}
@@ -76,10 +77,11 @@ def make_server(
     first = pipeline.live(image, reference_landmarks=reference_landmarks, **options)
     first.push(torch.zeros(SAMPLE_RATE))  # warm, so that the first client does not wait
     landmarks = first.portrait.landmarks
-    # Each client has its share of the cores, even one alone: on two cores two threads made one second of speech in more
-    # than a second, for they wait for each other, and the browser wants a core too (docs/measurements/hands.md).
-    share = max(1, torch.get_num_threads() // clients)  # of the cores, or of what OMP_NUM_THREADS says
-    workers = ThreadPoolExecutor(clients, "live", initializer=torch.set_num_threads, initargs=(share,))
+    # A client takes two workers, one to hear the next hop while the other paints this one. Within an operation two
+    # threads wait for each other: they made one second of speech in more than a second (docs/measurements/hands.md).
+    count = max(2, clients)
+    share = max(1, torch.get_num_threads() // count)  # of the cores, or of what OMP_NUM_THREADS says
+    workers = ThreadPoolExecutor(count, "live", initializer=torch.set_num_threads, initargs=(share,))
     speaking: set[object] = set()
 
     @asynccontextmanager
@@ -120,7 +122,7 @@ def make_server(
 
 
 class _Session:
-    """One client: a queue of sound between the task that receives and the one that paints."""
+    """One client: sound waits for who moves the face, and motion for who paints it, each in a queue of its own."""
 
     def __init__(
         self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any
@@ -130,28 +132,31 @@ class _Session:
         self._waiting: list[Tensor] = []
         self._ended = False
         self._news = asyncio.Event()
+        self._moved: asyncio.Queue[LiveMotion | None] = asyncio.Queue()  # None: what is left is in _last
+        self._last: LiveMotion | None = None
 
     async def run(self, socket: Any) -> None:
         """Speak until the client ends or goes."""
-        receiving: asyncio.Task[None] | None = None
+        tasks: list[asyncio.Task[None]] = []
         try:
             first = await self._message(socket)
             settings = first if isinstance(first, dict) and not first.get("end") else {}
             live = await self._work(self._begin, settings)
             await _tell(socket, {"type": "start", "fps": float(live.fps), "size": live.size, "delay": live.delay})
             self._take(first if settings is not first else None)
-            receiving = asyncio.create_task(self._receive(socket))
-            await self._paint(socket, live, receiving)
+            work = (self._receive(socket), self._move(live), self._paint(socket, live))
+            tasks = [asyncio.create_task(part) for part in work]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
-            if receiving is not None:
-                receiving.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _receive(self, socket: Any) -> None:
-        try:
-            while not self._ended:
-                self._take(await self._message(socket))
-        finally:
-            self._news.set()
+        while not self._ended:
+            self._take(await self._message(socket))
 
     def _take(self, message: Tensor | dict[str, Any] | None) -> None:
         """Queue a piece of sound, or note that there is no more."""
@@ -168,31 +173,41 @@ class _Session:
                 )
         self._news.set()
 
-    async def _paint(self, socket: Any, live: Live, receiving: asyncio.Task[None]) -> None:
-        while True:
+    async def _move(self, live: Live) -> None:
+        """Turn the sound that waits into motion that waits."""
+        ended = False
+        while not ended:
             await self._news.wait()
             self._news.clear()
-            if receiving.done() and receiving.exception() is not None and not self._ended:
-                raise receiving.exception()  # type: ignore[misc]
-            pieces, self._waiting = self._waiting, []
-            ended = self._ended
-            behind = sum(map(len, pieces)) / SAMPLE_RATE
-            at_most = live.hop if behind > PATIENCE else None
-            if pieces:
-                done = live.num_frames
-                frames = await self._work(live.push, torch.cat(pieces), at_most)
-                if frames.start > done:
-                    skipped = frames.start - done
-                    await _tell(socket, {"type": "slow", "skipped": skipped, "behind": round(behind, 2)})
-                await self._send(socket, frames)
-            if ended:
-                await self._send(socket, await self._work(live.flush))
-                await _tell(socket, {"type": "end"})
-                return
+            pieces, self._waiting, ended = self._waiting, [], self._ended
+            if pieces and len((motion := await self._work(live.move, torch.cat(pieces))).landmarks):
+                self._moved.put_nowait(motion)
+        self._last = await self._work(live.finish)
+        self._moved.put_nowait(None)
 
-    async def _send(self, socket: Any, frames: LiveFrames) -> None:
-        for index, picture in enumerate(await self._work(_jpegs, frames.frames)):
-            await socket.send_bytes((frames.start + index).to_bytes(4, "little") + picture)
+    async def _paint(self, socket: Any, live: Live) -> None:
+        """Show the motion that waits, or, where it is too much, the newest of it; the stream's end is always shown."""
+        ended = False
+        while not ended:
+            waiting = [await self._moved.get()]
+            while not self._moved.empty():
+                waiting.append(self._moved.get_nowait())
+            ended = waiting[-1] is None
+            if parts := [motion for motion in waiting if motion is not None]:
+                await self._show(socket, live, reduce(LiveMotion.join, parts))
+        assert self._last is not None
+        await self._show(socket, live, self._last, last=True)
+        await _tell(socket, {"type": "end"})
+
+    async def _show(self, socket: Any, live: Live, motion: LiveMotion, last: bool = False) -> None:
+        behind = len(motion.landmarks) / live.fps
+        at_most = live.hop if behind > PATIENCE and not last else None
+        first, pictures = await self._work(_pictures, live, motion, at_most)
+        if first > motion.start:
+            message = {"type": "slow", "skipped": first - motion.start, "behind": round(float(behind), 2)}
+            await _tell(socket, message)
+        for number, picture in enumerate(pictures, first):
+            await socket.send_bytes(number.to_bytes(4, "little") + picture)
 
     async def _work(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
@@ -232,16 +247,16 @@ def _samples(message: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(message, "<i2").astype(np.float32) / 32768)
 
 
-def _jpegs(frames: Tensor) -> list[bytes]:
-    """Encode (T, H, W, 3) uint8 frames."""
+def _pictures(live: Live, motion: LiveMotion, at_most: int | None) -> tuple[int, list[bytes]]:
+    """Paint a motion; return the number of the first frame that was not skipped, and all of them as JPEG."""
     from PIL import Image
 
-    pictures = []
-    for frame in frames.numpy():
+    painted, pictures = live.paint(motion, at_most), []
+    for frame in painted.frames.numpy():
         buffer = io.BytesIO()
         Image.fromarray(frame).save(buffer, "JPEG", quality=QUALITY)
         pictures.append(buffer.getvalue())
-    return pictures
+    return painted.start, pictures
 
 
 async def _tell(socket: Any, message: dict[str, Any]) -> None:

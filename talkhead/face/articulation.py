@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from talkhead.face.frame import eye_line, face_size, quarter_turn
-from talkhead.face.head_state import move_head, read_head, still_head
+from talkhead.face.head_state import RestingHead
 from talkhead.face.mouth_gate import bring_together, gaps_between_lips
 from talkhead.face.points import LOWER_JAW, MOUTH
 
@@ -35,14 +35,14 @@ def articulate(
     """
     if articulation == habit == 1 and not closing:
         return landmarks
-    head = habit * read_head(landmarks, rest)
-    moved = still_head(landmarks, rest)
+    resting = RestingHead(rest)
+    head, moved = resting.split(landmarks)
     for points in (LOWER_JAW, MOUTH):
         part = moved[:, points]
         moved[:, points] = torch.lerp(part.mean(0), part, articulation)
     if closing:
         moved = shut_narrow(moved, rest, closing)
-    return move_head(part_lips(moved, rest), rest, head)
+    return resting.move(part_lips(moved, rest), habit * head)
 
 
 def shut_narrow(landmarks: Tensor, rest: Tensor, closing: float) -> Tensor:

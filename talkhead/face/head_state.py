@@ -38,6 +38,64 @@ _INNER_LIPS = (0.17, 0.34, 0.38, 0.34, 0.17, 0.33, 0.37, 0.33)
 DEPTH = (*_JAW, *_JAW[-2::-1], *_BROW, *_BROW[::-1], *_NOSE, *_EYE, *_LEFT_EYE, *_LIPS, *_INNER_LIPS)
 
 
+class RestingHead:
+    """A face at rest, measured once: what its tracks' head motion is read against, taken out of and put on.
+
+    Args:
+        identity: (..., 68, 2) px.
+    """
+
+    def __init__(self, identity: Tensor) -> None:
+        centre, axes = identity[..., list(RIGID), :].mean(-2, keepdim=True), face_frame(identity)[1]
+        self._frame = centre.unsqueeze(-3), axes.unsqueeze(-3)  # origin in the middle of the rigid points, face sizes
+        self._z = to_face(identity, (centre, axes)).unsqueeze(-3)
+        self._modes = _turn_modes(self._z)
+        # Two unknowns, two equations: where the nose stands against the eyes.
+        self._lever = torch.linalg.inv(_nose_from_eyes(self._modes))
+
+    def read(self, landmarks: Tensor) -> Tensor:
+        """See ``read_head``."""
+        return self.split(landmarks)[0]
+
+    def split(self, landmarks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``read_head`` and ``still_head`` return of a (..., T, 68, 2) px track."""
+        w = to_face(landmarks, self._frame)
+        head = _fit(self._z, w)
+        undone = _undone(head, w)
+        e = undone - self._z
+        turned = turn(_nose_from_eyes(e), self._lever)
+        left = e - self._sideways(turned)
+        eyes = left[..., list(EYE_CORNERS), 1].mean(-1)
+        brows = torch.stack([eyes - left[..., brow, 1].mean(-1) for brow in BROWS], -1)
+        pose = torch.stack([head.factor.abs().log(), head.factor.angle()], -1)
+        shift = head(torch.zeros_like(w[..., :1, :]))[..., 0, :]
+        state = torch.cat([shift, pose, turned, brows], dim=-1)
+        return state, self._picture(undone - self._turned(state))
+
+    def move(self, landmarks: Tensor, state: Tensor) -> Tensor:
+        """See ``move_head``."""
+        w = to_face(landmarks, self._frame) + self._turned(state)
+        cos, sin = state[..., 3].cos(), state[..., 3].sin()
+        matrix = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
+        return self._picture(state[..., 2].exp()[..., None, None] * turn(w, matrix) + state[..., None, :2])
+
+    def _sideways(self, turned: Tensor) -> Tensor:
+        """Return (..., T, 68, 2): where (..., T, 2) yaw and pitch take the points, in face sizes."""
+        yaw, pitch = (self._modes[..., None, axis, :, :] for axis in (0, 1))
+        return turned[..., 0, None, None] * yaw + turned[..., 1, None, None] * pitch
+
+    def _turned(self, state: Tensor) -> Tensor:
+        """Return (..., T, 68, 2): where yaw, pitch and brows take the points, in face sizes."""
+        moved = self._sideways(state[..., 4:6])
+        for side, brow in enumerate(BROWS):
+            moved[..., brow, 1] -= state[..., 6 + side, None]
+        return moved
+
+    def _picture(self, own: Tensor) -> Tensor:
+        """Write a (..., T, 68, 2) track of the face's own coordinates in px."""
+        return self._frame[0] + turn(own, self._frame[1])
+
+
 def read_head(landmarks: Tensor, identity: Tensor) -> Tensor:
     """Read the head's motion off a track.
 
@@ -48,18 +106,7 @@ def read_head(landmarks: Tensor, identity: Tensor) -> Tensor:
     Returns:
         (..., T, 8), in the order of ``STATE``; all 0 where a frame is the face at rest.
     """
-    z, w = _own(identity, identity).unsqueeze(-3), _own(landmarks, identity)
-    head = _fit(z, w)
-    e = _undone(head, w) - z
-    modes = _turn_modes(identity)
-    # Two unknowns, two equations: where the nose stands against the eyes.
-    lever = _nose_from_eyes(modes)
-    turned = torch.linalg.solve(lever.mT.unsqueeze(-3), _nose_from_eyes(e).unsqueeze(-1)).squeeze(-1)
-    left = e - torch.einsum("...tm,...mkc->...tkc", turned, modes)
-    eyes = left[..., list(EYE_CORNERS), 1].mean(-1)
-    brows = torch.stack([eyes - left[..., brow, 1].mean(-1) for brow in BROWS], -1)
-    pose = torch.stack([head.factor.abs().log(), head.factor.angle()], -1)
-    return torch.cat([head(torch.zeros_like(w[..., :1, :]))[..., 0, :], pose, turned, brows], dim=-1)
+    return RestingHead(identity).read(landmarks)
 
 
 def still_head(landmarks: Tensor, identity: Tensor) -> Tensor:
@@ -72,8 +119,7 @@ def still_head(landmarks: Tensor, identity: Tensor) -> Tensor:
     Returns:
         (..., T, 68, 2) px.
     """
-    z, w = _own(identity, identity).unsqueeze(-3), _own(landmarks, identity)
-    return _picture(_undone(_fit(z, w), w) - _turned(read_head(landmarks, identity), identity), identity)
+    return RestingHead(identity).split(landmarks)[1]
 
 
 def move_head(landmarks: Tensor, identity: Tensor, state: Tensor) -> Tensor:
@@ -94,11 +140,7 @@ def move_head(landmarks: Tensor, identity: Tensor, state: Tensor) -> Tensor:
         >>> torch.allclose(still_head(moved, face), face.expand(5, 68, 2), atol=0.5)
         True
     """
-    w = _own(landmarks, identity) + _turned(state, identity)
-    cos, sin = state[..., 3].cos(), state[..., 3].sin()
-    matrix = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
-    w = state[..., 2].exp()[..., None, None] * turn(w, matrix) + state[..., None, :2]
-    return _picture(w, identity)
+    return RestingHead(identity).move(landmarks, state)
 
 
 def close_lids(landmarks: Tensor, closing: Tensor) -> Tensor:
@@ -119,44 +161,16 @@ def close_lids(landmarks: Tensor, closing: Tensor) -> Tensor:
     return moved
 
 
-def _turned(state: Tensor, identity: Tensor) -> Tensor:
-    """Return (..., T, 68, 2): where yaw, pitch and brows take the points, in face sizes."""
-    moved = torch.einsum("...tm,...mkc->...tkc", state[..., 4:6], _turn_modes(identity))
-    for side, brow in enumerate(BROWS):
-        moved[..., brow, 1] -= state[..., 6 + side, None]
-    return moved
-
-
-def _turn_modes(identity: Tensor) -> Tensor:
-    """Return (..., 2, 68, 2): how the points move per unit of yaw and pitch, less what a similarity explains of it."""
-    depth = torch.tensor(DEPTH).to(identity)
+def _turn_modes(z: Tensor) -> Tensor:
+    """Return (..., 2, 68, 2): how the points of (..., 1, 68, 2) move per unit of yaw and pitch, less a similarity."""
+    depth = torch.tensor(DEPTH).to(z)
     small = 1e-3 * torch.stack([torch.stack([depth, 0 * depth], -1), torch.stack([0 * depth, depth], -1)])
-    z = _own(identity, identity).unsqueeze(-3)
     return 1e3 * (_undone(_fit(z, z + small), z + small) - z)
 
 
 def _nose_from_eyes(points: Tensor) -> Tensor:
     """Return (..., 2): the nose's middle less the eye corners' of (..., 68, 2)."""
     return points[..., NOSE_BASE, :].mean(-2) - points[..., list(EYE_CORNERS), :].mean(-2)
-
-
-def _rigid_frame(identity: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the face's own coordinates about the middle of its rigid points."""
-    return identity[..., list(RIGID), :].mean(-2, keepdim=True), face_frame(identity)[1]
-
-
-def _own(landmarks: Tensor, identity: Tensor) -> Tensor:
-    """Write px in the face's own coordinates, from the middle of its rigid points, in face sizes."""
-    centre, axes = _rigid_frame(identity)
-    if landmarks.ndim > identity.ndim:
-        centre, axes = centre.unsqueeze(-3), axes.unsqueeze(-3)
-    return to_face(landmarks, (centre, axes))
-
-
-def _picture(own: Tensor, identity: Tensor) -> Tensor:
-    """The inverse of ``_own`` for a (..., T, 68, 2) track."""
-    centre, axes = _rigid_frame(identity)
-    return centre.unsqueeze(-3) + turn(own, axes.unsqueeze(-3))
 
 
 def _fit(z: Tensor, w: Tensor) -> Similarity:

@@ -4,7 +4,9 @@ Frames are made in hops of a few. A hop is made as soon as ``look_ahead`` more s
 net hears the last seconds up to then, and its answers for neighbouring hops are cross-faded where they overlap. Hops
 lie at absolute frames, so the frames do not depend on the pieces in which the sound comes.
 
-A frame leaves look_ahead + hop + the time to compute a hop after its own sound, at the latest.
+A frame leaves look_ahead + hop + the time to compute a hop after its own sound, at the latest. ``push`` does it in one
+go; a server with two cores calls ``move`` in one thread and ``paint`` in another, for neither looks at what the other
+changes: the next hop is then heard while this one is painted.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from talkhead.face.articulation import articulate
 from talkhead.face.idle import idle_motion
 from talkhead.face.motion_gains import check_gain, motion_gains
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
+from talkhead.heads.drawn_head import DrawnHead, hear_prosody
 from talkhead.nets.head_motion import RATE
 from talkhead.pipeline.at_once import paint_at_once
-from talkhead.pipeline.drawn_head import DrawnHead, hear_prosody
 from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
 from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait
@@ -63,6 +65,26 @@ class LiveFrames:
     start: int
 
 
+@dataclass(frozen=True)
+class LiveMotion:
+    """Frames that can be painted.
+
+    Attributes:
+        landmarks: (T, 68, 2) px of the painted square, T >= 0.
+        audio: (S,) float32 their sound at 16 kHz.
+        start: number of the first of them since the stream began.
+    """
+
+    landmarks: Tensor
+    audio: Tensor
+    start: int
+
+    def join(self, following: LiveMotion) -> LiveMotion:
+        """Return these frames and those that follow."""
+        landmarks = torch.cat((self.landmarks, following.landmarks))
+        return LiveMotion(landmarks, torch.cat((self.audio, following.audio)), self.start)
+
+
 class Live:
     """Frames for sound that comes in pieces; made by `TalkingHeadPipeline.live`.
 
@@ -72,7 +94,7 @@ class Live:
         fps: frames per second.
         hop: frames made at once.
         delay: seconds after its own sound that a frame leaves at the latest, without the time to compute it.
-        num_frames: frames that have left, those that were skipped included.
+        num_frames: frames that have been moved, those that were skipped included.
 
     Args:
         pipeline: whose networks are used.
@@ -146,14 +168,12 @@ class Live:
         self._worn = self._wear()
         self._over = False
 
-    @torch.inference_mode()
     def push(self, samples: Tensor, at_most: int | None = None) -> LiveFrames:
-        """Take a piece of sound, and return the frames that can leave.
+        """Take a piece of sound, and return the frames that can leave: ``paint`` of ``move``.
 
         Args:
             samples: (s,) floats in [-1, 1] at 16 kHz, of any length.
-            at_most: paint no more than the last so many of them: for one who is late. The others are skipped, and
-                counted; ``start`` of the result tells. None: all.
+            at_most: see ``paint``.
 
         Returns:
             The frames, their landmarks and their sound; (0, H, W, 3) frames where none can leave yet.
@@ -161,6 +181,15 @@ class Live:
         Raises:
             ValueError: if the samples have another shape, type or range, or the stream is over.
         """
+        return self.paint(self.move(samples), at_most)
+
+    def flush(self) -> LiveFrames:
+        """Return the frames that still waited for sound; the stream is over."""
+        return self.paint(self.finish())
+
+    @torch.inference_mode()
+    def move(self, samples: Tensor) -> LiveMotion:
+        """Take a piece of sound as ``push`` does, and return the motion of the frames that can leave."""
         samples = torch.as_tensor(samples)
         if samples.ndim != 1 or not samples.is_floating_point():
             raise ValueError(f"samples must be (s,) floats in [-1, 1]; got {tuple(samples.shape)}, {samples.dtype}")
@@ -170,21 +199,33 @@ class Live:
             raise ValueError("the stream is over: flush was called; begin another with pipeline.live")
         self._sound = torch.cat((self._sound, samples.float().cpu()))
         self._arrived += len(samples)
-        parts = []
-        while self._sample(self.num_frames + self.hop + self._ahead) <= self._arrived:
-            parts.append(self._move(self.hop, self._ahead))
-        return self._painted(parts, at_most)
+        return self._moved(self._while_heard())
 
     @torch.inference_mode()
-    def flush(self) -> LiveFrames:
-        """Return the frames that still waited for sound; the stream is over."""
+    def finish(self) -> LiveMotion:
+        """Return the motion of the frames that still waited for sound; the stream is over."""
         self._over = True
-        total = num_frames_of(self._arrived, float(self.fps)) if self._arrived else 0
-        parts = []
-        while self.num_frames < total:
-            left = total - self.num_frames
-            parts.append(self._move(min(self.hop, left), min(self._ahead, max(0, left - self.hop))))
-        return self._painted(parts, None)
+        return self._moved(self._to_the_end())
+
+    @torch.inference_mode()
+    def paint(self, motion: LiveMotion, at_most: int | None = None) -> LiveFrames:
+        """Paint frames that ``move`` or ``finish`` returned.
+
+        Args:
+            motion: of whole hops, or the stream's last.
+            at_most: paint no more than the last so many of them: for one who is late. The others are skipped; ``start``
+                of the result tells. None: all.
+        """
+        skipped = 0 if at_most is None else max(0, len(motion.landmarks) - at_most)
+        landmarks, start = motion.landmarks[skipped:], motion.start + skipped
+        hops = landmarks.split(self.hop) if len(landmarks) else ()
+        frames = [self._paint(part, start + place * self.hop) for place, part in enumerate(hops)]
+        return LiveFrames(
+            frames=torch.cat(frames) if frames else torch.empty(0, *self.size, 3, dtype=torch.uint8),
+            landmarks=self._placer.to_frame(landmarks),
+            audio=motion.audio[self._sample(start) - self._sample(motion.start) :],
+            start=start,
+        )
 
     def _sample(self, frame: int) -> int:
         return round(frame * SAMPLE_RATE / self.fps)
@@ -261,22 +302,22 @@ class Live:
         strength = torch.tensor([self._strength])
         return wear_expressions(moving, self.portrait.reference_landmarks, self._keys, self._net, strength, self.fps)
 
-    def _painted(self, parts: list[Tensor], at_most: int | None) -> LiveFrames:
-        """Paint the newest frames and give them their sound."""
-        landmarks = torch.cat(parts) if parts else torch.empty(0, 68, 2)
-        if at_most is not None:
-            landmarks = landmarks[max(0, len(landmarks) - at_most) :]
-        start = self.num_frames - len(landmarks)
-        hops = landmarks.split(self.hop) if len(landmarks) else ()
-        frames = [self._paint(part, start + place * self.hop) for place, part in enumerate(hops)]
-        height, width = self.size
-        first, last = (min(self._sample(n), self._arrived) - self._first for n in (start, self.num_frames))
-        return LiveFrames(
-            frames=torch.cat(frames) if frames else torch.empty(0, height, width, 3, dtype=torch.uint8),
-            landmarks=self._placer.to_frame(landmarks),
-            audio=self._sound[max(0, first) : max(0, last)].clone(),
-            start=start,
-        )
+    def _while_heard(self) -> Iterator[Tensor]:
+        while self._sample(self.num_frames + self.hop + self._ahead) <= self._arrived:
+            yield self._move(self.hop, self._ahead)
+
+    def _to_the_end(self) -> Iterator[Tensor]:
+        total = num_frames_of(self._arrived, float(self.fps)) if self._arrived else 0
+        while self.num_frames < total:
+            left = total - self.num_frames
+            yield self._move(min(self.hop, left), min(self._ahead, max(0, left - self.hop)))
+
+    def _moved(self, parts: Iterator[Tensor]) -> LiveMotion:
+        """Give the parts their sound, which is looked up before they let it be forgotten."""
+        start = self.num_frames
+        sound = self._sound[self._sample(start) - self._first :]
+        landmarks = torch.cat([torch.empty(0, 68, 2), *parts])
+        return LiveMotion(landmarks, sound[: self._sample(self.num_frames) - self._sample(start)].clone(), start)
 
     def _paint(self, landmarks: Tensor, start: int) -> Tensor:
         """Return (t, H, W, 3) uint8 frames."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.devices import chosen_device, give_back_memory
 from talkhead.face.motion_gains import check_gain
+from talkhead.heads.drawn_head import DrawnHead, draw_head
 from talkhead.media.files import check_apart, new_folder
 from talkhead.media.formats import open_writer
 from talkhead.media.read import read_alpha
@@ -29,7 +30,6 @@ from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
-from talkhead.pipeline.drawn_head import DrawnHead, draw_head
 from talkhead.pipeline.feeling import check_plot, check_strength, emotion_keys, join_tracks, warn_unmoved
 from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.live import Live, begin_live

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.face.head_state import close_lids, move_head, still_head
+from talkhead.face.head_state import RestingHead, close_lids
 from talkhead.face.points import EYES
 from talkhead.media.recording import Recording
 from talkhead.nets.head_motion import RATE, HeadMotionNet, structure_function
@@ -46,7 +46,7 @@ class DrawnHead:
         gains = {"pose": 1.0, "brow": 1.0, "blink": 1.0, **(gains or {})}
         self._gain, self._blink = torch.tensor([gains["pose"]] * 6 + [gains["brow"]] * 2), gains["blink"]
         self._net, self._face, self._emotion, self._fps, self._seed = net, face, emotion.to(net.device), fps, seed
-        self._clock = BlinkClock(seed)
+        self._clock, self._resting = BlinkClock(seed), RestingHead(face)
         self._start: Tensor | None = None
 
     def __call__(self, moved: Tensor, first: int, heard: Tensor, heard_from: int = 0) -> Tensor:
@@ -68,10 +68,10 @@ class DrawnHead:
         lags = torch.arange(first, first + len(moved)) / self._fps * RATE
         memory = 1 - 0.5 * structure_function(lags).to(state) @ self._net.spectrum.cpu().mT
         state = self._gain * (state - self._start * memory)
-        still = still_head(moved, self._face)
+        still = self._resting.split(moved)[1]
         still[:, EYES] = self._face[EYES]
         shut = (self._blink * closing).clamp(0, 1)
-        return move_head(close_lids(still, shut.to(moved)), self._face, state.to(moved))
+        return self._resting.move(close_lids(still, shut.to(moved)), state.to(moved))
 
     def _drawn(self, heard: Tensor, heard_from: int, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Return (count, 8) states and (count,) closings of a video's frames, read between the net's own."""
