@@ -146,13 +146,14 @@ class _Session:
             self._take(first if settings is not first else None)
             work = (self._receive(socket), self._move(live), self._paint(socket, live))
             tasks = [asyncio.create_task(part) for part in work]
+            for task in tasks:  # of several that fail together one is told of; the others' errors are seen here
+                task.add_done_callback(lambda task: task.cancelled() or task.exception())
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _receive(self, socket: Any) -> None:
         while not self._ended:
