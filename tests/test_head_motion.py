@@ -12,10 +12,12 @@ from talkhead.face.frame import face_frame
 from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
 from talkhead.heads.drawn_head import DrawnHead, draw_head
 from talkhead.modules.head_motion import HeadMotionGenerator, _moved, _nonnegative, hear
-from talkhead.nets.head_motion import SCALES, HeadMotionNet, gaussian, structure_function
+from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.ops.blink_clock import BlinkClock
+from talkhead.ops.smooth_noise import SCALES, gaussian, structure_function
 from talkhead.speech.level import speech_level
-from talkhead.speech.prosody import PROSODY, prosody
+from talkhead.speech.pitch import GrowingPitchgram
+from talkhead.speech.prosody import PITCH_HOP, PROSODY, prosody
 
 NEUTRAL = emotion_probabilities("neutral")
 
@@ -190,6 +192,15 @@ def test_prosody_is_the_same_for_loud_and_soft_and_knows_the_melody() -> None:
     rise = heard[2, 30:45].mean() - heard[2, 5:20].mean()
     assert rise.item() == pytest.approx(math.log2(1.5), abs=0.06)  # a pitch bin is a 17th of an octave
     assert prosody(torch.zeros(1600), speech_level(torch.zeros(1600)), 3).abs().max() == 0
+
+
+def test_prosody_of_a_growing_recording_is_that_of_each_piece() -> None:
+    """Whatever has been heard before, and however much of the start is forgotten."""
+    sound, gram, level = torch.randn(64000) * 0.1, GrowingPitchgram(PITCH_HOP), torch.tensor(0.1)
+    for first, last in ((0, 3), (0, 3), (0, 6), (0, 31), (10, 34), (10, 61), (58, 64), (80, 90), (70, 75)):
+        gram.first, piece = first, sound[first * 640 : last * 640]
+        heard = prosody(piece, level, last - first, gram)
+        assert torch.allclose(heard, prosody(piece, level, last - first), atol=1e-4)
 
 
 def test_training_measures_learns_and_calibrates(face: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

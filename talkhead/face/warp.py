@@ -98,13 +98,14 @@ def sample(pictures: Tensor, field: Tensor, mode: Literal["sharp", "bilinear"] =
 def _finer(pictures: Tensor) -> Tensor:
     """Put a pixel between every two: (B, C, H, W) to (B, C, 2 H - 1, 2 W - 1), the old ones unchanged."""
     for _ in range(2):  # along the columns, then, transposed, along the rows
-        places = pictures.shape[-1] - 1
+        pictures, places = pictures.contiguous(), pictures.shape[-1] - 1
         padded = F.pad(pictures, (_LOBES - 1, _LOBES - 1, 0, 0), mode="replicate")
-        between = torch.zeros_like(padded[..., :places])
-        for tap, weight in enumerate(_HALFWAY):
-            between = between + weight * padded[..., tap : tap + places]
-        finer = torch.stack([pictures[..., :-1], between], -1).flatten(-2)
-        pictures = torch.cat([finer, pictures[..., -1:]], -1).transpose(-1, -2)
+        between = _HALFWAY[0] * padded[..., :places]
+        for tap, weight in enumerate(_HALFWAY[1:], 1):
+            between.add_(padded[..., tap : tap + places], alpha=weight)
+        finer = pictures.new_empty(*pictures.shape[:-1], 2 * places + 1)
+        finer[..., ::2], finer[..., 1::2] = pictures, between
+        pictures = finer.transpose(-1, -2)
     return pictures
 
 

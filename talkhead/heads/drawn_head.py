@@ -12,9 +12,11 @@ from talkhead.data.clip import SAMPLE_RATE
 from talkhead.face.head_state import RestingHead, close_lids
 from talkhead.face.points import EYES
 from talkhead.media.recording import Recording
-from talkhead.nets.head_motion import RATE, HeadMotionNet, structure_function
+from talkhead.nets.head_motion import RATE, HeadMotionNet
 from talkhead.ops.blink_clock import BlinkClock
+from talkhead.ops.smooth_noise import structure_function
 from talkhead.speech.level import sample_at, speech_level
+from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import prosody
 
 
@@ -92,6 +94,6 @@ def draw_head(lay: DrawnHead, moved: Iterator[Tensor], speech: Tensor | Recordin
         done += len(part)
 
 
-def hear_prosody(speech: Tensor | Recording, level: Tensor) -> Tensor:
+def hear_prosody(speech: Tensor | Recording, level: Tensor, gram: GrowingPitchgram | None = None) -> Tensor:
     """Return the (P, N) prosody of (S,) speech at the net's ``RATE``, the last frame begun included."""
-    return prosody(speech.cpu(), level, max(1, math.ceil(len(speech) / SAMPLE_RATE * RATE)))
+    return prosody(speech.cpu(), level, max(1, math.ceil(len(speech) / SAMPLE_RATE * RATE)), gram)

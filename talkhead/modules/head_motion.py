@@ -14,15 +14,8 @@ from talkhead.face.head_state import STATE, close_lids, move_head, read_head, st
 from talkhead.metrics import BlinkRate, BrowDynamics, HeadMotion, brow_dynamics, eye_opening
 from talkhead.metrics.blinks import blink_moments
 from talkhead.modules.training_module import Stage, TrainingModule
-from talkhead.nets.head_motion import (
-    BLINK_AFTER,
-    BLINK_BEFORE,
-    RATE,
-    SCALES,
-    SOURCE_REACH,
-    HeadMotionNet,
-    structure_function,
-)
+from talkhead.nets.head_motion import BLINK_AFTER, BLINK_BEFORE, RATE, HeadMotionNet
+from talkhead.ops.smooth_noise import SCALES, SOURCE_REACH, structure_function
 from talkhead.speech.level import speech_level
 from talkhead.speech.prosody import prosody
 

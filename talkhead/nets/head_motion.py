@@ -28,15 +28,11 @@ from torch import Tensor, nn
 from talkhead.data.clip import EMOTIONS
 from talkhead.face.head_state import STATE
 from talkhead.ops.blink_clock import BlinkClock
-from talkhead.ops.philox import philox4x32, split_seed, uniform
+from talkhead.ops.smooth_noise import SCALES, SOURCE_REACH, gaussian, kernels
 from talkhead.speech.prosody import PROSODY
 
 RATE = 25
 """Frames per second at which the net thinks."""
-SCALES = (0.6, 1.5, 3.0, 6.0, 12.0, 24.0)
-"""Standard deviations, in frames, of the Gaussian kernels of the source's six processes."""
-SOURCE_REACH = 72
-"""Frames of white noise to each side that the slowest of them needs."""
 BLINK_BEFORE, BLINK_AFTER = 6, 15
 """Frames of a blink's course before and after the lids are closest."""
 
@@ -98,15 +94,20 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         Returns:
             (B, 8, N - 2 reach): the frames that have all their neighbours. Nothing is padded.
         """
+        return self._slope(x, self._told(s, emotion), heard)
+
+    def _told(self, s: Tensor, emotion: Tensor) -> Tensor:
         angle = s[:, None] * math.pi * 2 ** torch.arange(8, device=s.device)
         neutral = F.one_hot(torch.tensor(EMOTIONS.index("neutral")), len(EMOTIONS)).to(emotion)
-        told = self.time(torch.cat([angle.sin(), angle.cos()], 1)) + self.emotion(emotion - neutral)
-        h = self.entry(torch.cat([x, heard], 1)) + told.unsqueeze(-1)
+        return self.time(torch.cat([angle.sin(), angle.cos()], 1)) + self.emotion(emotion - neutral)
+
+    def _slope(self, x: Tensor, told: Tensor, heard: Tensor) -> Tensor:
+        h = _convolved(self.entry, torch.cat([x, heard], 1)) + told.unsqueeze(-1)
         for layer in self.layers:
-            inner = layer(F.silu(h))
+            inner = _convolved(layer, F.silu(h))
             cut = (h.shape[-1] - inner.shape[-1]) // 2
             h = h[..., cut : h.shape[-1] - cut] + inner
-        return self.exit(F.silu(h))
+        return _convolved(self.exit, F.silu(h))
 
     def source(self, seed: int, first: int, count: int) -> Tensor:
         """Return the source's frames ``first`` to ``first + count - 1``: (8, count), unit spread."""
@@ -115,9 +116,8 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
 
     def coloured(self, white: Tensor) -> Tensor:
         """Give white noise (..., 8, 6, N + 144) the motion's spectrum: (..., 8, N)."""
-        kernels = _kernels().to(white)
         flat = white.reshape(-1, len(SCALES), white.shape[-1])
-        parts = F.conv1d(flat, kernels, groups=len(SCALES)).unflatten(0, white.shape[:-2])
+        parts = F.conv1d(flat, kernels().to(white), groups=len(SCALES)).unflatten(0, white.shape[:-2])
         return (parts * self.spectrum.sqrt().unsqueeze(-1)).sum(-2)
 
     @torch.no_grad()
@@ -150,19 +150,19 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         index = torch.arange(first - margin, first + count + margin, device=heard.device)
         around = heard[:, (index - heard_from).clamp(0, heard.shape[1] - 1)].unsqueeze(0)
         x = self.source(seed, first - margin, count + 2 * margin).unsqueeze(0)
-        for step in range(steps):
-            x = self._midpoint(x, step / steps, 1 / steps, around, emotion.unsqueeze(0))
+        told = self._told(torch.arange(2 * steps).to(x) / (2 * steps), emotion.unsqueeze(0))
+        for begun, between in told.view(steps, 2, 1, -1):
+            x = self._midpoint(x, begun, between, 1 / steps, around)
         state = x[0].mT * self.spread * self.gain
         return state, self._closing(heard, first, count, clock or BlinkClock(seed), heard_from)
 
-    def _midpoint(self, x: Tensor, s: float, h: float, heard: Tensor, emotion: Tensor) -> Tensor:
+    def _midpoint(self, x: Tensor, begun: Tensor, between: Tensor, h: float, heard: Tensor) -> Tensor:
         """Take one midpoint step; the result has ``2 * reach`` frames less at both ends."""
         cut = (heard.shape[-1] - x.shape[-1]) // 2
         heard = heard[..., cut : heard.shape[-1] - cut]
         reach = self.reach
-        half = x[..., reach:-reach] + h / 2 * self.velocity(x, x.new_full((1,), s), heard, emotion)
-        slope = self.velocity(half, x.new_full((1,), s + h / 2), heard[..., reach:-reach], emotion)
-        return x[..., 2 * reach : -2 * reach] + h * slope
+        half = x[..., reach:-reach] + h / 2 * self._slope(x, begun, heard)
+        return x[..., 2 * reach : -2 * reach] + h * self._slope(half, between, heard[..., reach:-reach])
 
     def intensity(self, heard: Tensor) -> Tensor:
         """Return the (..., N) logarithm of the blinks' intensity per frame, before ``blink_rate``."""
@@ -181,27 +181,9 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         return F.conv1d(moments.to(self.blink)[None, None], self.blink.flip(0)[None, None])[0, 0].clamp(0, 1)
 
 
-def gaussian(seed: int, first: int, count: int, channels: int) -> Tensor:
-    """Return (channels, count) standard normal numbers that are functions of (seed, frame, channel) alone."""
-    words = _words(seed, torch.arange(first, first + count), torch.arange(channels)[:, None])
-    radius = (-2 * (1 - uniform(words[0])).log()).sqrt()  # Box and Muller
-    return radius * (2 * math.pi * uniform(words[1])).cos()
-
-
-def _words(seed: int, frame: Tensor, channel: Tensor) -> tuple[Tensor, ...]:
-    """Return Philox's words for each (frame, channel); frames may be negative."""
-    low, high = split_seed(frame.cpu())
-    return philox4x32((low, high, channel, torch.zeros_like(low)), split_seed(torch.tensor(seed)))
-
-
-def _kernels() -> Tensor:
-    """Return (6, 1, 2 reach + 1): Gaussian kernels of unit energy, so that white noise keeps its variance."""
-    time = torch.arange(-SOURCE_REACH, SOURCE_REACH + 1, dtype=torch.float64)
-    kernels = torch.exp(-0.5 * (time / torch.tensor(SCALES, dtype=torch.float64)[:, None]) ** 2)
-    return (kernels / kernels.norm(dim=1, keepdim=True)).float().unsqueeze(1)
-
-
-def structure_function(lags: Tensor) -> Tensor:
-    """Return (L, 6): E|g_{t+l} - g_t|^2 of each unit process at each lag, 2 (1 - exp(-l^2 / 4 sigma^2))."""
-    sigma = torch.tensor(SCALES, dtype=torch.float64)
-    return 2 * (1 - torch.exp(-(lags.double()[:, None] ** 2) / (4 * sigma**2)))
+def _convolved(layer: nn.Conv1d, x: Tensor) -> Tensor:
+    """Return ``layer(x)`` as one product: of a few hundred frames a convolution's preparations take longer than it."""
+    kept = x.shape[-1] - layer.dilation[0] * (layer.kernel_size[0] - 1)
+    taps = [x[..., tap * layer.dilation[0] :][..., :kept] for tap in range(layer.kernel_size[0])]
+    assert layer.bias is not None
+    return layer.weight.mT.flatten(1) @ torch.cat(taps, 1) + layer.bias.unsqueeze(-1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from talkhead.devices import has_fast_bf16
 from talkhead.nets.renderer import Condition, Renderer
 from talkhead.pipeline.windows import Painted, set_timesteps
 from talkhead.schedulers import Scheduler
@@ -34,3 +35,18 @@ def paint_at_once(
         predicted, moved = renderer.predict_displaced(x, timestep, condition, told)
         x = scheduler.step(predicted, timestep, x).prev_sample
     return Painted(renderer.decode(x).cpu(), moved)
+
+
+def ready_to_paint(renderer: Renderer) -> Renderer:
+    """Return a copy whose weights already have the type that each call would round them to: the same pictures, sooner.
+
+    Where there is no bf16 arithmetic, it is the renderer itself. For what is called often with few frames: of the 40 ms
+    of three frames, rounding five million weights took six.
+    """
+    if not has_fast_bf16(renderer.device):
+        return renderer
+    ready = copy.deepcopy(renderer)
+    for layer in ready.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.to(torch.bfloat16)
+    return ready

@@ -29,13 +29,15 @@ from talkhead.face.motion_gains import check_gain, motion_gains
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
 from talkhead.heads.drawn_head import DrawnHead, hear_prosody
 from talkhead.nets.head_motion import RATE
-from talkhead.pipeline.at_once import paint_at_once
+from talkhead.pipeline.at_once import paint_at_once, ready_to_paint
 from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
 from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait
 from talkhead.pipeline.worn import wear_expressions
 from talkhead.speaker.references import lend_mouth
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
+from talkhead.speech.pitch import GrowingPitchgram
+from talkhead.speech.prosody import PITCH_HOP
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector
 
@@ -148,14 +150,15 @@ class Live:
         gains = {"mouth": mouth, "pose": pose, "brow": brow, "blink": blink, "idle": idle}
         for name, gain in gains.items():
             check_gain(name, gain)
-        self._net, self._renderer, self._scheduler = pipeline.landmark_net, pipeline.renderer, pipeline.scheduler
+        self._net, self._scheduler = pipeline.landmark_net, pipeline.scheduler
+        self._renderer = ready_to_paint(pipeline.renderer)
         self.portrait, self._keys, self._strength = portrait, emotion_keys(emotion), emotion_strength
         # A diffusers model looks through all its modules for its device: milliseconds, of a hop's hundred.
         self._heard_on, self._painted_on = self._net.device, self._renderer.device
         self._rest = close_mouth(portrait.reference_landmarks)
         self.hop, self._seed, self._steps, self.fps = hop, seed, num_inference_steps, fps
         self._idle, self._gains = gains.pop("idle"), gains
-        self._head = self._drawn_head(pipeline.head_net)
+        self._head, self._gram = self._drawn_head(pipeline.head_net), GrowingPitchgram(PITCH_HOP)
         self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
         lent = lend_mouth(pipeline.folder, portrait.face, portrait.reference_landmarks, None, teeth, self._painted_on)
@@ -287,7 +290,8 @@ class Live:
         skipped = -self._first % frame
         whole = len(kept) if self._over else len(kept) - (len(kept) - skipped) % frame
         heard = kept[skipped : max(whole, skipped + 1)]
-        return hear_prosody(heard, level), (self._first + skipped) // frame
+        self._gram.first = (self._first + skipped) // frame
+        return hear_prosody(heard, level, self._gram), self._gram.first
 
     def _forget(self) -> None:
         """Drop the sound that nothing looks at any more, in whole seconds, so that it is copied seldom."""

@@ -55,12 +55,42 @@ class Pitchgram(nn.Module):
         Returns:
             (B, S // hop + 1, 60) float32, 0 where not valid.
         """
-        frames = nn.functional.pad(audio, (self.SIZE // 2, self.SIZE // 2)).unfold(1, self.SIZE, self.hop)
-        power = torch.fft.rfft(frames * self.window).abs().square() * mask
-        energy = power.sum(2, keepdim=True)
+        heard = self._heard(nn.functional.pad(audio, (self.SIZE // 2, self.SIZE // 2))) * mask
+        energy = heard[..., PITCH_BINS:]
         # A floor relative to the recording itself: how loud it is changes nothing.
         floor = 1e-4 * energy.sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-        return power @ self.cosines / (energy + floor).clamp(min=1e-20)
+        return heard[..., :PITCH_BINS] / (energy + floor).clamp(min=1e-20)
+
+    def _heard(self, padded: Tensor) -> Tensor:
+        """Return (B, T, 61): r(p) at the 60 periods and r(0) of each frame of sound that has its margins."""
+        power = torch.fft.rfft(padded.unfold(1, self.SIZE, self.hop) * self.window).abs().square()
+        return torch.cat((power @ self.cosines, power.sum(2, keepdim=True)), 2)
+
+
+class GrowingPitchgram(Pitchgram):
+    """The same of a recording that grows at its end and is forgotten at its start: a frame is transformed once.
+
+    Attributes:
+        first: number, since the beginning, of the first frame of the sound that is heard next.
+    """
+
+    first = 0
+
+    def __init__(self, hop: int):
+        """Make the transform, with ``hop`` samples from one frame to the next."""
+        super().__init__(hop)
+        self._kept, self._from = torch.empty(1, 0, PITCH_BINS + 1), 0
+
+    def _heard(self, padded: Tensor) -> Tensor:
+        """Return the frames; all but the first and the last, whose margins are no sound, are kept for the next call."""
+        kept = (
+            self._kept[:, max(0, self.first + 1 - self._from) :] if self._from <= self.first + 1 else self._kept[:, :0]
+        )
+        new = padded[:, (1 + kept.shape[1]) * self.hop :]
+        parts = [super()._heard(padded[:, : self.SIZE]), kept]
+        frames = torch.cat(parts + ([super()._heard(new)] if new.shape[1] >= self.SIZE else []), 1)
+        self._kept, self._from = frames[:, 1:-1], self.first + 1
+        return frames
 
 
 def melody(frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,21 +9,25 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.media.recording import Recording
 from talkhead.speech.level import block_rms, frame_centres, sample_at
-from talkhead.speech.pitch import OCTAVES, Pitchgram, melody
+from talkhead.speech.pitch import OCTAVES, GrowingPitchgram, Pitchgram, melody
 
 PROSODY = 10
 """Numbers per frame."""
 
+PITCH_HOP = SAMPLE_RATE // 25
+"""Samples from one look at the pitch to the next."""
+
 _CHUNK = 60 * SAMPLE_RATE
 
 
-def prosody(audio: Tensor | Recording, level: Tensor, num_frames: int) -> Tensor:
+def prosody(audio: Tensor | Recording, level: Tensor, num_frames: int, gram: GrowingPitchgram | None = None) -> Tensor:
     """Describe how a recording is spoken.
 
     Args:
         audio: (S,) waveform at 16 kHz that spans the frames.
         level: () its speech level (``speech_level``).
         num_frames: T.
+        gram: of a recording of less than a minute that is heard again and again as it grows, 25 frames per second.
 
     Returns:
         (10, T): loudness in units of 20 dB, 1 at the speech level and 0 where it is 20 dB below and quieter; how voiced
@@ -35,7 +39,7 @@ def prosody(audio: Tensor | Recording, level: Tensor, num_frames: int) -> Tensor
     smooth = F.avg_pool1d(F.pad(rms[None, None], (2, 2), mode="replicate"), 5, 1)
     place = (frame_centres(len(audio), num_frames, audio.device) - 79.5) / 160
     loud = (20 * torch.log10(sample_at(smooth, place)[0, 0] / level + 1e-6) / 20 + 1).clamp(0, 1.5)
-    voiced, pitch = _melody(audio, num_frames)
+    voiced, pitch = _melody(audio, num_frames, gram or Pitchgram(PITCH_HOP).to(audio.device))
     voiced = voiced * (loud > 0).float()
     pitch = pitch * (voiced > 0.5)
     rows = [loud, voiced, pitch, _slope(loud), _slope(pitch), _over(loud, 13), _over(loud, 51), _over(voiced, 13)]
@@ -43,9 +47,8 @@ def prosody(audio: Tensor | Recording, level: Tensor, num_frames: int) -> Tensor
     return torch.stack(rows)
 
 
-def _melody(audio: Tensor | Recording, num_frames: int) -> tuple[Tensor, Tensor]:
+def _melody(audio: Tensor | Recording, num_frames: int, gram: Pitchgram) -> tuple[Tensor, Tensor]:
     """Return (T,) how voiced and (T,) octaves from the median pitch."""
-    gram = Pitchgram(SAMPLE_RATE // 25).to(audio.device)
     heard = []
     for chunk in audio.split(_CHUNK):  # an hour's Fourier transforms do not fit into memory
         mask = torch.ones(1, len(chunk) // gram.hop + 1, 1, dtype=torch.bool, device=audio.device)
