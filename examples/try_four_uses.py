@@ -67,7 +67,7 @@ def use_app(page: Any, files: Path, shots: Path) -> float:
         page.wait_for_function("() => { const v = document.querySelector('.made video'); return v && v.duration > 0; }")
         seconds = time.perf_counter() - start
         page.wait_for_timeout(1500)
-        page.screenshot(path=shots / "uses_app.png")
+        page.screenshot(path=shots / "uses_app.png", full_page=True)
     return seconds
 
 
