@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
-from talkhead.devices import chosen_device, give_back_memory
+from talkhead.devices import chosen_device
 from talkhead.face.motion_gains import check_gain
 from talkhead.heads.drawn_head import DrawnHead, draw_head
 from talkhead.media.files import check_apart, new_folder
@@ -62,7 +62,6 @@ from talkhead.tracking.track import LandmarkDetector, load_detector
 
 DEFAULTS = {"fps": "25", "crop_scale": 1.5, "window": 16, "overlap": 4, "num_inference_steps": 4}
 """What a pipeline does where its ``pipeline.json`` does not say otherwise."""
-_TIDY = 256  # frames between two times that free memory goes back to the system
 
 
 class TalkingHeadPipeline:
@@ -218,8 +217,6 @@ class TalkingHeadPipeline:
                 for number, frame in enumerate(piece.frames):
                     video.append(frame)
                     advance(piece.emotion_track.word(number))
-                if piece.start % _TIDY < len(piece.frames):
-                    give_back_memory()
         if plot_emotion is not None:
             join_tracks(tracks).plot(plot_emotion)
         return Path(output)
