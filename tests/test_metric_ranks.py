@@ -13,17 +13,23 @@ from talkhead import metrics
 TRACKS = torch.rand(5, 40, 68, 2, generator=torch.Generator().manual_seed(0)) * 4
 TRACKS = TRACKS + torch.rand(68, 2, generator=torch.Generator().manual_seed(1)) * 100
 TRACKS[:, :, 36:48] += torch.tensor([0.0, 40.0])
+TRACKS[:, :, 42:48] += torch.tensor([80.0, 0.0])
+TRACKS[:, :, 30] += TRACKS[0, 0, 36:48].mean(0) + torch.tensor([0.0, 40.0]) - TRACKS[0, 0, 30]
 SOUND = torch.randn(5, 25600, generator=torch.Generator().manual_seed(2)) * 0.1
 SOUND[:, 8000:16000] = 0
+PICTURES = torch.randint(256, (2, 5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
 WHOSE = torch.randn(5, 40, 128, generator=torch.Generator().manual_seed(3))
 
 CASES: dict[str, tuple[Callable[..., Metric], tuple[Tensor, ...]]] = {
     "lip dynamics": (lambda **k: metrics.LipDynamics(128, **k), (TRACKS,)),
     "brow dynamics": (metrics.BrowDynamics, (TRACKS,)),
     "roll": (metrics.HeadMotion, (TRACKS,)),
+    "yaw": (lambda **k: metrics.HeadMotion("yaw", **k), (TRACKS,)),
+    "pitch": (lambda **k: metrics.HeadMotion("pitch", **k), (TRACKS,)),
     "shift": (lambda **k: metrics.HeadMotion("shift", **k), (TRACKS,)),
     "silent lips": (metrics.SilentLips, (TRACKS, SOUND)),
     "identity": (metrics.IdentitySimilarity, (WHOSE, WHOSE[:, 0])),
+    "perceptual": (lambda **k: metrics.PerceptualDistance(torch.nn.AvgPool2d(2), **k), tuple(PICTURES)),
     "drift": (metrics.DriftPerMinute, (TRACKS[:, :, 0, 0],)),
 }
 
@@ -50,17 +56,36 @@ def test_two_ranks_measure_as_one(name: str) -> None:
 
 
 def test_two_ranks_count_blinks_as_one() -> None:
-    """Blinks per minute weigh each clip by its length, on whichever rank it is."""
+    """Blinks per minute weigh each clip by its length, on whichever rank it is; durations the clips that blink."""
     tracks = TRACKS.mean(1, keepdim=True).repeat(1, 100, 1, 1)
     tracks[:, :, [41, 40, 47, 46]] = tracks[:, :, [37, 38, 43, 44]] + torch.tensor([0.0, 10.0])
-    tracks[:3, 50:54, [41, 40, 47, 46], 1] -= 8
-    whole, other = metrics.BlinkRate(), metrics.BlinkRate()
-    for clip in tracks:
-        whole.update(clip)
-    for clip in tracks[2:]:
-        other.update(clip)
-    mine = metrics.BlinkRate(dist_sync_fn=gathered(other), distributed_available_fn=lambda: True)
-    for clip in tracks[:2]:
-        mine.update(clip)
-    assert whole.compute().item() == pytest.approx(3 / (5 * 100 / 25 / 60))
-    assert mine.compute().item() == pytest.approx(whole.compute().item())
+    for clip, length in enumerate((4, 4, 8)):
+        tracks[clip, 50 : 50 + length, [41, 40, 47, 46], 1] -= 8
+    for make, expected in ((metrics.BlinkRate, 3 / (5 * 100 / 25 / 60)), (metrics.BlinkDuration, None)):
+        whole, other = make(), make()
+        for clip in tracks:
+            whole.update(clip)
+        for clip in tracks[2:]:
+            other.update(clip)
+        mine = make(dist_sync_fn=gathered(other), distributed_available_fn=lambda: True)
+        for clip in tracks[:2]:
+            mine.update(clip)
+        durations = [metrics.find_blinks(clip, 25.0).duration for clip in tracks[:3]]
+        assert whole.compute().item() == pytest.approx(expected or sum(durations) / 3, rel=1e-5)
+        assert mine.compute().item() == pytest.approx(whole.compute().item())
+    assert durations[2] > 1.5 * durations[0]
+
+
+def test_two_ranks_compare_seeds_as_one() -> None:
+    """Each rank has its own portraits; a portrait's seeds are together."""
+    seeds = [TRACKS[:2], TRACKS[2:4], TRACKS[1:5]]
+    whole, other = metrics.HeadDiversity(), metrics.HeadDiversity()
+    for one in seeds:
+        whole.update(one)
+    for one in seeds[1:]:
+        other.update(one)
+    mine = metrics.HeadDiversity(dist_sync_fn=gathered(other), distributed_available_fn=lambda: True)
+    mine.update(seeds[0])
+    expected = sum(metrics.head_diversity(one).item() for one in seeds) / 3
+    assert whole.compute().item() == pytest.approx(expected, rel=1e-5)
+    assert mine.compute().item() == pytest.approx(expected, rel=1e-5)

@@ -42,10 +42,14 @@ ALIVE = {
     "pitch": "pitch",
     "shift": "head shift",
     "blinks": "blinks/min",
+    "blink_seconds": "a blink's duration (s)",
 }
 """Measures that need no truth, and are as good as they are close to it."""
 OUR_COLUMNS = {
-    **{key: (heading, 3 if key in ("silent", "brows", "shift") else 2) for key, heading in ALIVE.items()},
+    **{
+        key: (heading, 3 if key in ("silent", "brows", "shift", "blink_seconds") else 2)
+        for key, heading in ALIVE.items()
+    },
     **{f"{key}_closeness": (f"{heading}, closeness", 2) for key, heading in ALIVE.items()},
     "sync_match": ("sync match", 3),
     "sync_confidence": ("sync confidence", 3),
@@ -108,12 +112,13 @@ def alone(take: Judged, expert: SyncNet | None) -> dict[str, float]:
     """Return the measures that need no truth."""
     landmarks, size = take.landmarks, take.frames.shape[-1]
     seconds = len(landmarks) / take.fps
-    motion = metrics.head_motion(landmarks)
+    motion, blinks = metrics.head_motion(landmarks), metrics.find_blinks(landmarks, take.fps)
     scores: dict[str, float] = {
         "lips": metrics.lip_dynamics(landmarks, size).item(),
         "brows": metrics.brow_dynamics(landmarks).item() if len(landmarks) > 1 else math.nan,
         **{name: value.item() for name, value in motion.items()},
-        "blinks": metrics.find_blinks(landmarks, take.fps).per_minute,
+        "blinks": blinks.per_minute,
+        "blink_seconds": blinks.duration,
         **_sharpness(take),
         "found": take.found,
     }

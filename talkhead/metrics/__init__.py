@@ -8,7 +8,7 @@ Pictures are uint8 RGB with the data range fixed at 255. Landmarks are px, (x, y
 are collected in ``docs/metrics.md``.
 """
 
-from talkhead.metrics.blinks import BlinkRate, Blinks, eye_opening, find_blinks
+from talkhead.metrics.blinks import BlinkDuration, BlinkRate, Blinks, eye_opening, find_blinks
 from talkhead.metrics.identity import (
     DriftPerMinute,
     IdentitySimilarity,
@@ -31,6 +31,7 @@ from talkhead.metrics.landmarks import (
 )
 from talkhead.metrics.liveliness import (
     BrowDynamics,
+    HeadDiversity,
     HeadMotion,
     HeadPose,
     LipDynamics,
@@ -49,6 +50,7 @@ from talkhead.metrics.perceptual import PerceptualDistance, feature_distance, pe
 from talkhead.metrics.pictures import FramePSNR, FrameSSIM, mouth_box, psnr, seam_ratio, sharpness, ssim
 
 __all__ = [
+    "BlinkDuration",
     "BlinkRate",
     "Blinks",
     "BrowDynamics",
@@ -56,6 +58,7 @@ __all__ = [
     "DriftPerMinute",
     "FramePSNR",
     "FrameSSIM",
+    "HeadDiversity",
     "HeadMotion",
     "HeadPose",
     "IdentitySimilarity",

@@ -94,6 +94,15 @@ class BlinkRate(MeanMetric):
         return torch.tensor([find_blinks(clip, self.fps).per_minute for clip in clips])
 
 
+class BlinkDuration(BlinkRate):
+    """:func:`find_blinks`' duration in seconds averaged over the clips that blink."""
+
+    def values(self, landmarks: Tensor) -> Tensor:
+        """Return each clip's mean duration, NaN without a blink; landmarks as in `BlinkRate`."""
+        clips = landmarks if landmarks.ndim == 4 else landmarks[None]
+        return torch.tensor([find_blinks(clip, self.fps).duration for clip in clips])
+
+
 def _running_quantile(values: Tensor, window: int, share: float) -> Tensor:
     half = min(window // 2, len(values) - 1)
     padded = F.pad(values[None, None], (half, half), mode="reflect")[0, 0]

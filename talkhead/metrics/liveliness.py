@@ -290,6 +290,16 @@ class SilentLips(MeanMetric):
         )
 
 
+class HeadDiversity(MeanMetric):
+    """:func:`head_diversity` averaged over portraits and recordings."""
+
+    higher_is_better = None
+
+    def values(self, landmarks: Tensor) -> Tensor:
+        """Return the value of one portrait and recording; landmarks are (N, T, 68, 2) px, N >= 2 seeds."""
+        return head_diversity(landmarks)
+
+
 _SIDES = ((RIGHT_BROW, RIGHT_EYE), (LEFT_BROW, LEFT_EYE))
 
 
