@@ -36,6 +36,16 @@ def test_narrow_openings_close_twice_as_fast_and_never_cross(degrees: float) -> 
     assert shut.tolist() == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.parametrize("degrees", [0.0, -20.0])
+def test_restraint_takes_a_share_of_loudness_out_of_the_opening(degrees: float) -> None:
+    rest, size = turned(face(), degrees, 1.7), 1.7 * face_size(face()).item()
+    loudness = 20 * torch.tensor([1e-6, 0.2, 1.0, 1.2, 0.6]).log10()  # amplitudes of mean 0.6
+    spoken = torch.stack([turned(face(10.0), degrees, 1.7)] * 5)
+    after = mouth_opening(articulate(spoken, rest, restraint=0.05, loudness=loudness)) - mouth_opening(spoken)
+    wanted = [0.05 * size * away for away in (0.6, 0.4, -0.4, -0.6, 0.0)]
+    assert after.tolist() == pytest.approx(wanted, abs=1e-3)
+
+
 def test_nothing_asked_for_changes_nothing() -> None:
     spoken = torch.stack([face(k) for k in range(5)])
     assert articulate(spoken, face()) is spoken

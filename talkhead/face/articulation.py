@@ -1,7 +1,8 @@
 """How far a mouth moves: the swing of lips and jaw about their mean, for a voice that the net was not trained on.
 
 A regression that hears a stranger is less sure and moves less than the stranger does. The lips' swing about their mean
-posture is therefore widened; the posture itself, which belongs to the face, is not. Where the net's own speaker is one
+posture is therefore widened; the posture itself, which belongs to the face, is not. What it is sure of is loudness,
+which it follows more than people do: a part of that is taken away. Where the net's own speaker is one
 whose lips a detector sees apart when they touch, narrow openings are closed further. Lips meet but never cross, unless
 they do so at rest.
 """
@@ -18,7 +19,13 @@ from talkhead.face.points import LOWER_JAW, MOUTH
 
 
 def articulate(
-    landmarks: Tensor, rest: Tensor, articulation: float = 1.0, habit: float = 1.0, closing: float = 0.0
+    landmarks: Tensor,
+    rest: Tensor,
+    articulation: float = 1.0,
+    habit: float = 1.0,
+    closing: float = 0.0,
+    restraint: float = 0.0,
+    loudness: Tensor | None = None,
 ) -> Tensor:
     """Widen the mouth's swing, and keep a share of the head's motion.
 
@@ -29,17 +36,25 @@ def articulate(
         habit: gain of the head's and brows' motion from rest: 1 keeps what the net has learnt of its speaker, 0 holds
             the head still.
         closing: opening in face sizes under which lips close twice as fast, ``shut_narrow``; 0: as predicted.
+        restraint: opening in face sizes that a sound of the speech level no longer brings, others in proportion to
+            their amplitude.
+        loudness: (T,) of the frames, dB relative to the speech level; None where there is no restraint.
 
     Returns:
         (T, 68, 2) px.
     """
-    if articulation == habit == 1 and not closing:
+    if articulation == habit == 1 and not closing and not restraint:
         return landmarks
     resting = RestingHead(rest)
     head, moved = resting.split(landmarks)
     for points in (LOWER_JAW, MOUTH):
         part = moved[:, points]
         moved[:, points] = torch.lerp(part.mean(0), part, articulation)
+    if restraint:
+        assert loudness is not None
+        amplitude = 10 ** (loudness.to(moved) / 20)
+        surplus = restraint * face_size(rest) * (amplitude - amplitude.mean())
+        moved = bring_together(moved, surplus.view(-1, 1, 1) * _down(moved).expand(-1, 3, 2))
     if closing:
         moved = shut_narrow(moved, rest, closing)
     return resting.move(part_lips(moved, rest), habit * head)

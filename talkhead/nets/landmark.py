@@ -284,6 +284,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         articulation: float = 1.0,
         habit: float = 1.0,
         closing: float = 0.0,
+        restraint: float = 0.0,
     ) -> Iterator[Tensor]:
         """Predict the landmarks of a recording of any length, window by window, in constant memory.
 
@@ -304,6 +305,7 @@ class LandmarkNet(ModelMixin, ConfigMixin):
             articulation: gain of the mouth's swing, for voices that the net was not trained on (``articulate``).
             habit: gain of the head's mean motion, which is that of the speakers trained on.
             closing: opening in face sizes under which lips close twice as fast (``articulate``).
+            restraint: how much less than it predicts the opening follows the loudness (``articulate``).
 
         Yields:
             (t, 68, 2) px. The frames add up to T = ceil(S / 16000 * fps): no sound is left without a picture.
@@ -315,13 +317,14 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         self.eval()
         total = num_frames_of(len(audio), fps)
         level = speech_level(audio)
-        opened = speech_gate(frame_decibels(audio, level, total), fps) if gate else None
+        loudness = frame_decibels(audio, level, total)
+        opened = speech_gate(loudness, fps) if gate else None
         rest = close_mouth(reference_landmarks) if gate else reference_landmarks
         done = 0
         heard = partial(self._hear, audio, rest, emotion, fps, level, size)
 
         def hear(low: int, high: int) -> Tensor:
-            return articulate(heard(low, high), rest, articulation, habit, closing)
+            return articulate(heard(low, high), rest, articulation, habit, closing, restraint, loudness[low:high])
 
         for part in cross_faded(hear, total, round(window_seconds * fps), round(context_seconds * fps)):
             if opened is not None:

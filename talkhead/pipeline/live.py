@@ -245,8 +245,9 @@ class Live:
         inputs = (heard, self._rest, told, level)
         sound, rest, told, level = (tensor[None].to(self._heard_on) for tensor in inputs)
         moved = self._net(sound, rest, told, stop - low, level)[0].cpu()
-        part = articulate(moved, self._rest, **ANYONE)[start - low :]
-        part = relax_mouth(part, self._rest, self._gate(kept, level[0].cpu(), stop)[-len(part) :])
+        loudness = self._loudness(kept, level[0].cpu(), stop)
+        part = articulate(moved, self._rest, **ANYONE, loudness=loudness[-len(moved) :])[start - low :]
+        part = relax_mouth(part, self._rest, speech_gate(loudness, float(self.fps))[-len(part) :])
         if self._overlap is not None and (shared := min(len(self._overlap), len(part), self.hop)):
             ramp = ((torch.arange(shared) + 0.5) / shared).view(-1, 1, 1)
             part = torch.cat((torch.lerp(self._overlap[:shared], part[:shared], ramp), part[shared:]))
@@ -269,11 +270,9 @@ class Live:
         part = self._sound[first - self._first : last - self._first]
         return F.pad(part, (0, last - first - len(part)))
 
-    def _gate(self, kept: Tensor, level: Tensor, stop: int) -> Tensor:
-        """Return the gate of the frames in the kept sound, which begins on a frame."""
-        frames = stop - round(self._first * self.fps / SAMPLE_RATE)
-        kept = F.pad(kept, (0, self._sample(stop) - self._first - len(kept)))
-        return speech_gate(frame_decibels(kept, level, frames), float(self.fps))
+    def _loudness(self, kept: Tensor, level: Tensor, stop: int) -> Tensor:
+        """Return the loudness in dB of the frames in the kept sound, which begins on a frame."""
+        return frame_decibels(kept, level, stop - round(self._first * self.fps / SAMPLE_RATE))
 
     def _drawn_head(self, net: Any) -> DrawnHead | None:
         """Return what draws the head, where the pipeline has it and the head is to live; then the gains are its own."""

@@ -297,7 +297,7 @@ def place_landmarks(given: Tensor | LandmarkSequence, portrait: Portrait, chunk:
         yield portrait.to_face(part)
 
 
-ANYONE: dict[str, Any] = {"articulation": 1.35, "habit": 0.5, "closing": 0.09}
+ANYONE: dict[str, Any] = {"articulation": 1.35, "habit": 0.5, "closing": 0.09, "restraint": 0.04}
 """How the landmark net's motion is changed for a voice and a face it was not trained on (docs/landmark.md)."""
 
 
