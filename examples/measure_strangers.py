@@ -35,9 +35,9 @@ from talkhead.data.dataset import ClipDataset
 from talkhead.evaluate.videos import load_sync
 from talkhead.face.frame import face_size
 from talkhead.face.head_state import move_head, read_head, still_head
+from talkhead.heads.drawn_head import DrawnHead, draw_head
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.pipeline.drawn_head import DrawnHead, draw_head
 from talkhead.pipeline.stages import ANYONE
 from talkhead.speaker.folder import BUNDLED
 
