@@ -110,6 +110,7 @@ def test_the_page_holds_all_it_shows(report) -> None:
     page = (output / "videos.html").read_text()
     assert page.count("data:image/png") == 2 and page.count("data:image/jpeg") >= 8
     assert "http" not in page.replace("http-equiv", "") and "<td>same</td>" in page
+    assert "<td>lip dynamics</td>" in page, "the wide table lies on its side"
     saved = json.loads((output / "videos.json").read_text())
     assert saved["clips"]["a"]["scores"]["same"]["psnr"] > 30
     assert "As in the paper's Table 1" in (output / "videos.md").read_text()

@@ -19,6 +19,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding
 table{border-collapse:collapse;margin:1em 0}th,td{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
 td{vertical-align:top}td img{max-width:none}div.wide{overflow-x:auto}img{max-width:100%}
+div.row{display:flex;flex-wrap:wrap;gap:1em}figure{margin:0;width:180px}
 tr.nothing{color:#777}dt{font-weight:600}
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from talkhead.evaluate.report import Report, Table
 from talkhead.evaluate.video_scores import ALIVE, STILL, TRUTH
 
 SCATTER = {"m_ld": "M-LD, px256", "psnr": "PSNR, dB", "sync_match": "sync match", "lips": "lip dynamics, px256"}
+WIDEST = 14
+"""Columns that a page has room for."""
 
 
 def write_page(
@@ -43,11 +46,13 @@ def write_page(
 
 
 def _table(table: Table) -> str:
-    """Return a table; columns that nobody has are left out."""
+    """Return a table; columns that nobody has are left out, and one too wide for a page lies on its side."""
     head, *body = table.cells()
-    kept = [0, *(n for n in range(1, len(head)) if any(row[n] != "-" for row in body))]
-    shown = [[row[n] for n in kept] for row in body]
-    return html_table([head[n] for n in kept], shown, lambda row: "nothing" if row in (STILL, TRUTH) else "")
+    kept = [n for n in range(1, len(head)) if any(row[n] != "-" for row in body)]
+    cells = [["", *(head[n] for n in kept)], *([row[0], *(row[n] for n in kept)] for row in body)]
+    if len(kept) > WIDEST:
+        cells = [list(column) for column in zip(*cells, strict=True)]
+    return html_table(cells[0], cells[1:], lambda row: "nothing" if row in (STILL, TRUTH) else "")
 
 
 def _closeness(report: Report, methods: Sequence[str]) -> Any:
@@ -66,10 +71,10 @@ def _closeness(report: Report, methods: Sequence[str]) -> Any:
             values = [value / top for value, top in zip(values, most, strict=True)]
         places = [n + 0.8 * (number + 0.5) / len(shown) - 0.4 for n in range(len(ALIVE))]
         axes.bar(places, [max(v, -1.0) if math.isfinite(v) else 0 for v in values], 0.8 / len(shown), label=row)
-    axes.set_xticks(range(len(ALIVE)), list(ALIVE.values()))
+    axes.set_xticks(range(len(ALIVE)), [textwrap.fill(label, 12) for label in ALIVE.values()])
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylabel("closeness to the truth" if paired else "over the largest")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False)
     return figure
 
 
@@ -95,10 +100,10 @@ def _scatter(report: Report, methods: Sequence[str]) -> Any:
 
 
 def _pictures(name: str, rows: Mapping[str, Tensor], methods: Sequence[str]) -> str:
-    """Return a clip's frames in a row, each under its method's name."""
+    """Return a clip's frames side by side, each under its method's name."""
     cells = "".join(
-        f"<td>{html_picture(rows[row], 180)}<br>{html.escape(row)}</td>"
+        f"<figure>{html_picture(rows[row], 180)}<figcaption>{html.escape(row)}</figcaption></figure>"
         for row in (TRUTH, STILL, *methods)
         if row in rows
     )
-    return f"<h3>{html.escape(name)}</h3><div class='wide'><table><tr>{cells}</tr></table></div>"
+    return f"<h3>{html.escape(name)}</h3><div class='row'>{cells}</div>"

@@ -45,11 +45,9 @@ ALIVE = {
     "blink_seconds": "a blink's duration (s)",
 }
 """Measures that need no truth, and are as good as they are close to it."""
+_DECIMALS = {"silent": 3, "brows": 4, "shift": 3, "blink_seconds": 3}
 OUR_COLUMNS = {
-    **{
-        key: (heading, 3 if key in ("silent", "brows", "shift", "blink_seconds") else 2)
-        for key, heading in ALIVE.items()
-    },
+    **{key: (heading, _DECIMALS.get(key, 2)) for key, heading in ALIVE.items()},
     **{f"{key}_closeness": (f"{heading}, closeness", 2) for key, heading in ALIVE.items()},
     "sync_match": ("sync match", 3),
     "sync_confidence": ("sync confidence", 3),
