@@ -181,9 +181,9 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         return F.conv1d(moments.to(self.blink)[None, None], self.blink.flip(0)[None, None])[0, 0].clamp(0, 1)
 
 
-def _convolved(layer: nn.Conv1d, x: Tensor) -> Tensor:
+def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
     """Return ``layer(x)`` as one product: of a few hundred frames a convolution's preparations take longer than it."""
     kept = x.shape[-1] - layer.dilation[0] * (layer.kernel_size[0] - 1)
     taps = [x[..., tap * layer.dilation[0] :][..., :kept] for tap in range(layer.kernel_size[0])]
-    assert layer.bias is not None
+    assert isinstance(layer, nn.Conv1d) and layer.bias is not None
     return layer.weight.mT.flatten(1) @ torch.cat(taps, 1) + layer.bias.unsqueeze(-1)

@@ -165,6 +165,7 @@ class Live:
         self._placer = FramePlacer(portrait, frame, size, device=self._painted_on, lent=lent)
         self.size = self._placer.size
         self._sound, self._first = torch.empty(0), 0  # the sound that is kept, and the number of its first sample
+        self._fresh: list[Tensor] = []  # sound that no hop has needed yet
         self._arrived = self.num_frames = 0
         self._overlap: Tensor | None = None
         self._waiting: deque[Tensor] = deque()
@@ -200,9 +201,9 @@ class Live:
             raise ValueError("samples must be finite and lie in [-1, 1]")
         if self._over:
             raise ValueError("the stream is over: flush was called; begin another with pipeline.live")
-        self._sound = torch.cat((self._sound, samples.float().cpu()))
+        self._fresh.append(samples.float().cpu())
         self._arrived += len(samples)
-        return self._moved(self._while_heard())
+        return self._moved(self._while_heard()) if self._is_due() else self._nothing()
 
     @torch.inference_mode()
     def finish(self) -> LiveMotion:
@@ -305,8 +306,14 @@ class Live:
         strength = torch.tensor([self._strength])
         return wear_expressions(moving, self.portrait.reference_landmarks, self._keys, self._net, strength, self.fps)
 
+    def _nothing(self) -> LiveMotion:
+        return LiveMotion(torch.empty(0, 68, 2), torch.empty(0), self.num_frames)
+
+    def _is_due(self) -> bool:
+        return self._sample(self.num_frames + self.hop + self._ahead) <= self._arrived
+
     def _while_heard(self) -> Iterator[Tensor]:
-        while self._sample(self.num_frames + self.hop + self._ahead) <= self._arrived:
+        while self._is_due():
             yield self._move(self.hop, self._ahead)
 
     def _to_the_end(self) -> Iterator[Tensor]:
@@ -317,6 +324,7 @@ class Live:
 
     def _moved(self, parts: Iterator[Tensor]) -> LiveMotion:
         """Give the parts their sound, which is looked up before they let it be forgotten."""
+        self._sound, self._fresh = torch.cat((self._sound, *self._fresh)), []
         start = self.num_frames
         sound = self._sound[self._sample(start) - self._first :]
         landmarks = torch.cat([torch.empty(0, 68, 2), *parts])
