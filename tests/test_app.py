@@ -92,6 +92,23 @@ def test_from_upload_to_a_playing_video(browser, address, inputs):
 
 
 @pytest.mark.browser
+def test_a_microphone_is_heard(address, inputs):
+    with chromium(inputs / "longer.wav") as browser:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        page.locator("input[type=file][accept*=image]").first.set_input_files(inputs / "portrait.png")
+        page.get_by_label("Record audio").first.click()
+        page.locator("button.record-button").first.click()
+        page.wait_for_timeout(1500)
+        page.locator("button.stop-button").first.click()
+        page.get_by_label("Play").first.wait_for()
+        page.wait_for_timeout(1500)  # the upload's own request
+        page.locator("#speak").click()
+        assert 0.5 < made(page) < 5
+
+
+@pytest.mark.browser
 def test_a_wrong_file_is_one_sentence(browser, address, inputs):
     page = browser.new_page()
     fill(page, address, inputs / "nobody.png", inputs / "short.wav")
