@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 from talkhead.nets.unet3d import Block, StepClassEmbedding, TemporalAttention, TemporalConv, UNet3D
+from talkhead.ops.patches import fold, unfold
 
 
 def small(**changes) -> UNet3D:
@@ -37,6 +39,33 @@ def test_temporal_convolution_is_conv3d():
     torch.testing.assert_close(layer(frames, 5).unflatten(0, (2, 5)).permute(0, 2, 1, 3, 4), truth)
     single = layer(frames[:1], 1)
     torch.testing.assert_close(single[0], frames[0] * layer.taps.sum(0)[:, None, None])
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("learns", [False, True])
+def test_folding_is_pixel_unshuffle_and_unfolding_its_inverse(patch, dtype, learns):
+    """Both ways, a row of a block as one word and number by number, which gradients pass."""
+    video = torch.randn(2, 5, 3, 8, 12).to(dtype).requires_grad_(learns)
+    parts = [video[:, :2], video[:, 2:]]
+    folded = fold(parts, patch)
+    assert torch.equal(folded, F.pixel_unshuffle(rearrange(video, "b c t h w -> (b t) c h w"), patch))
+    assert folded.is_contiguous(memory_format=torch.channels_last) and folded.requires_grad == learns
+    back = unfold(folded, patch, 3)
+    assert torch.equal(back, video)
+    if learns:
+        back.square().sum().backward()
+        assert torch.equal(video.grad, 2 * video)
+
+
+def test_channels_that_are_left_out_are_zeros():
+    net, x = small(), torch.randn(1, 5, 3, 16, 16)
+    x[:, 3:] = 0
+    with torch.no_grad():
+        whole = net(x, torch.tensor([10]), uniform(1))
+        torch.testing.assert_close(net(x[:, :3], torch.tensor([10]), uniform(1), absent=2), whole)
+    with pytest.raises(ValueError, match=r"sample must be \(B, 3, T, H, W\)"):
+        net(x, torch.tensor([10]), uniform(1), absent=2)
 
 
 def test_attention_over_time_by_hand():

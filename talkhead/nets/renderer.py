@@ -214,10 +214,11 @@ class Renderer(ModelMixin, ConfigMixin):
                 blend=blend,
             )  # fmt: skip
             assert isinstance(noise, Tensor)  # no mask was asked for
-            sharp, coarse = self._channels(noise, carrier * 2 - 1, picture * 2 - 1, field, landmarks)
+            carrier, picture = carrier * 2 - 1, picture * 2 - 1
+            sharp, coarse = self._channels(noise, carrier, picture, field, landmarks)
             moved = None if self.config.carrier == "reference" else field
             offered = self._bank(bank, landmarks)
-            return Condition(noise, carrier * 2 - 1, sharp, picture * 2 - 1, coarse, moved, offered)
+            return Condition(noise, carrier, sharp, picture, coarse, moved, offered)
 
     def forward(self, sample: Tensor, timestep: Tensor | int, condition: Condition, emotion: Tensor) -> Tensor:
         """Predict what the scheduler's ``prediction_type`` names (x_0 by default).
@@ -245,10 +246,9 @@ class Renderer(ModelMixin, ConfigMixin):
         if condition.bank is not None:
             trust = condition.bank[:, :, 3:]
             seen.append(torch.cat([condition.bank[:, :, :3] * trust, trust], 2).flatten(1, 2))
-        elif self.config.bank:
-            seen.append(sample.new_zeros(()).expand(len(sample), 4 * self.config.bank, *sample.shape[2:]))
+        absent = 4 * self.config.bank if condition.bank is None else 0
         still = condition.picture if self.config.coarse and self.config.reference_channels else None
-        return self.unet(seen, timestep, emotion, coarse=condition.coarse, still=still).float()
+        return self.unet(seen, timestep, emotion, coarse=condition.coarse, still=still, absent=absent).float()
 
     def _answer(self, out: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """Turn the U-Net's channels into a prediction and the reference's displacement in it, if any."""

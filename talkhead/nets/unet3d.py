@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from talkhead.nets.attention import relative_attention
+from talkhead.ops.patches import fold, unfold
 
 _GROUPS = 8
 
@@ -99,17 +100,19 @@ class UNet3D(ModelMixin, ConfigMixin):
         emotion: Tensor,
         coarse: Tensor | None = None,
         still: Tensor | None = None,
+        absent: int = 0,
     ) -> Tensor:
         """Predict.
 
         Args:
-            sample: (B, C, T, H, W) input, or several whose channels add up to C; H and W divisible by patch * 2 **
-                (levels - 1), any T.
+            sample: (B, C, T, H, W) input, or several whose channels add up to C less ``absent``; H and W divisible by
+                patch * 2 ** (levels - 1), any T.
             timestep: (B,) diffusion step, 0 to 1000.
             emotion: (B, 8) class probabilities; zeros where no class is given.
             coarse: (B, coarse_channels, T, H / 2, W / 2) smooth conditions.
             still: (B, still_channels, H, W) what is the same for all frames: its part of the first convolution is
                 computed once.
+            absent: how many of the last input channels are left out, being 0.
 
         Returns:
             (B, out_channels, T, H, W).
@@ -118,14 +121,15 @@ class UNet3D(ModelMixin, ConfigMixin):
             ValueError: if H or W does not divide.
         """
         parts = [sample] if isinstance(sample, Tensor) else list(sample)
-        self._check(parts)
+        self._check(parts, absent)
         frames, patch = parts[0].shape[2], self.config.patch
         condition = self.embed(timestep, emotion).repeat_interleave(frames, 0)
-        x = self.stem(torch.cat([fold(part, patch) for part in parts if part.shape[1]], 1))
+        seen = fold([part for part in parts if part.shape[1]], patch)
+        x = F.conv2d(seen, self.stem.weight[:, : seen.shape[1]], self.stem.bias, padding=1)
         if coarse is not None:
-            x = x + self.coarse_stem(fold(coarse, patch // 2))
+            x = x + self.coarse_stem(fold([coarse], patch // 2))
         if still is not None:
-            x = x + self.still_stem(fold(still[:, :, None], patch)).repeat_interleave(frames, 0)
+            x = x + self.still_stem(fold([still[:, :, None]], patch)).repeat_interleave(frames, 0)
         skips = []
         for level, blocks in enumerate(self.down):
             x = self._run(blocks, x, condition, frames)
@@ -146,33 +150,15 @@ class UNet3D(ModelMixin, ConfigMixin):
                 x = block(x, condition, frames)
         return x
 
-    def _check(self, parts: Sequence[Tensor]) -> None:
-        factor = self.config.patch * 2 ** (len(self.config.widths) - 1)
-        if any(part.ndim != 5 for part in parts) or sum(part.shape[1] for part in parts) != self.config.in_channels:
+    def _check(self, parts: Sequence[Tensor], absent: int) -> None:
+        factor, channels = self.config.patch * 2 ** (len(self.config.widths) - 1), self.config.in_channels - absent
+        if any(part.ndim != 5 for part in parts) or sum(part.shape[1] for part in parts) != channels:
             raise ValueError(
-                f"sample must be (B, {self.config.in_channels}, T, H, W); got "
-                f"{' and '.join(str(tuple(part.shape)) for part in parts)}"
+                f"sample must be (B, {channels}, T, H, W); got {' and '.join(str(tuple(part.shape)) for part in parts)}"
             )
         height, width = parts[0].shape[-2:]
         if height % factor or width % factor:
             raise ValueError(f"height and width must be multiples of {factor}; got {(height, width)}")
-
-
-def fold(video: Tensor, patch: int) -> Tensor:
-    """Fold blocks of patch x patch px of a (B, C, T, H, W) video into channels, in the order of ``pixel_unshuffle``.
-
-    One copy brings the result to (B T, C patch^2, H / patch, W / patch), channels last, in autocast's type:
-    ``pixel_unshuffle`` and the two copies around it took a third of a call's time on a CPU.
-    """
-    kind = video.device.type
-    if torch.is_autocast_enabled(kind):
-        video = video.to(torch.get_autocast_dtype(kind))
-    return rearrange(rearrange(video, "b c t (h p) (w q) -> (b t) h w (c p q)", p=patch, q=patch), "n h w c -> n c h w")
-
-
-def unfold(pictures: Tensor, patch: int, frames: int) -> Tensor:
-    """Turn (B T, C patch^2, h, w) back into a (B, C, T, h patch, w patch) video, as ``pixel_shuffle`` does."""
-    return rearrange(pictures, "(b t) (c p q) h w -> b c t (h p) (w q)", t=frames, p=patch, q=patch)
 
 
 class StepClassEmbedding(nn.Module):
@@ -233,11 +219,17 @@ class TemporalConv(nn.Module):
         """Filter (B T, C, H, W) features along T."""
         if frames == 1:
             return x * self.taps.sum(0)[:, None, None].to(x.dtype)
-        taps = self.taps.to(x.dtype)[..., None, None]
-        video = x.unflatten(0, (-1, frames))
-        padded = torch.cat([video[:, :1], video, video[:, -1:]], 1)
-        mixed = torch.addcmul(video * taps[1], padded[:, :-2], taps[0])
-        return torch.addcmul(mixed, padded[:, 2:], taps[2]).flatten(0, 1)
+        taps = self.taps.to(x.dtype)
+        if x.is_cuda:
+            video = x.unflatten(0, (-1, frames))
+            padded = torch.cat([video[:, :1], video, video[:, -1:]], 1)
+            mixed = torch.addcmul(video * taps[1, :, None, None], padded[:, :-2], taps[0, :, None, None])
+            return torch.addcmul(mixed, padded[:, 2:], taps[2, :, None, None]).flatten(0, 1)
+        # A column of pixels per frame, channels last: a CPU's own kernel takes a tenth of the time of the sums above.
+        video = rearrange(x, "(b t) c h w -> b t (h w) c", t=frames)
+        padded = rearrange(torch.cat([video[:, :1], video, video[:, -1:]], 1), "b t p c -> b c t p")
+        mixed = F.conv2d(padded, taps.T[:, None, :, None], groups=x.shape[1])
+        return rearrange(mixed, "b c t (h w) -> (b t) c h w", h=x.shape[2])
 
 
 class TemporalAttention(nn.Module):

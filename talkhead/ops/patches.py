@@ -1,0 +1,51 @@
+"""Blocks of patch x patch px folded into channels, and back: what stands before and after a U-Net's convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+_WORDS = {4: torch.int32, 8: torch.int64, 16: torch.complex128}
+"""Types that hold so many bytes: a block's row is moved as one of them, not as its numbers one by one."""
+
+
+def fold(videos: Sequence[Tensor], patch: int) -> Tensor:
+    """Fold blocks of patch x patch px of (B, C, T, H, W) videos into channels, as ``pixel_unshuffle`` does.
+
+    Args:
+        videos: several whose channels are put one behind the other.
+        patch: px.
+
+    Returns:
+        (B T, C patch^2, H / patch, W / patch), C the sum of all, channels last, in autocast's type.
+    """
+    kind = videos[0].device.type
+    if torch.is_autocast_enabled(kind):
+        videos = [video.to(torch.get_autocast_dtype(kind)) for video in videos]
+    video = videos[0] if len(videos) == 1 else torch.cat(list(videos), 1)
+    word = _word(video, patch)
+    if word is None:
+        rows = rearrange(video, "b c t (h p) (w q) -> (b t) h w (c p q)", p=patch, q=patch)
+    else:
+        words = rearrange(video.contiguous().view(word), "b c t (h p) w -> (b t) h w (c p)", p=patch)
+        rows = words.contiguous().view(video.dtype)
+    return rearrange(rows, "n h w c -> n c h w")
+
+
+def unfold(pictures: Tensor, patch: int, frames: int) -> Tensor:
+    """Turn (B T, C patch^2, h, w) back into a (B, C, T, h patch, w patch) video, as ``pixel_shuffle`` does."""
+    word = _word(pictures, patch)
+    if word is None:
+        return rearrange(pictures, "(b t) (c p q) h w -> b c t (h p) (w q)", t=frames, p=patch, q=patch)
+    words = rearrange(pictures, "n c h w -> n h w c").contiguous().view(word)
+    rows = rearrange(words, "(b t) h w (c p) -> b c t (h p) w", t=frames, p=patch)
+    return rows.contiguous().view(pictures.dtype)
+
+
+def _word(tensor: Tensor, patch: int) -> torch.dtype | None:
+    """Return the type that holds a block's row; None where there is none, or gradients or a graph must pass."""
+    graph = torch.compiler.is_compiling() or (tensor.requires_grad and torch.is_grad_enabled())
+    return None if graph else _WORDS.get(patch * tensor.element_size())
