@@ -22,18 +22,18 @@ def signed_distance(outline: Tensor, size: tuple[int, int], stride: int = 1) -> 
         >>> signed_distance(square, (9, 9))[4, [0, 4, 7]].tolist()
         [2.0, -2.0, 1.0]
     """
-    start = outline.detach().float()[..., None, None, :, :]
-    end = start.roll(-1, -2)
+    start_x, start_y = outline.detach().float()[..., None, None, :, :].unbind(-1)  # each (..., 1, 1, K)
+    end_x, end_y = start_x.roll(-1, -1), start_y.roll(-1, -1)
     shift = (stride - 1) / 2
-    ys = torch.arange(0, size[0], stride, device=outline.device) + shift
-    xs = torch.arange(0, size[1], stride, device=outline.device) + shift
-    place = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1)[..., None, :]  # (h, w, 1, 2)
-    edge, offset = end - start, place - start
-    along = ((offset * edge).sum(-1) / edge.square().sum(-1).clamp_min(1e-12)).clamp(0, 1)
-    distance = (offset - along[..., None] * edge).square().sum(-1).amin(-1).sqrt()
-    y = place[..., 1]
-    spans = (start[..., 1] > y) != (end[..., 1] > y)
-    slope = edge[..., 0] / torch.where(edge[..., 1] == 0, torch.ones_like(edge[..., 1]), edge[..., 1])
-    crossed = spans & (offset[..., 0] < slope * offset[..., 1])
+    y = torch.arange(0, size[0], stride, device=outline.device)[:, None, None] + shift
+    x = torch.arange(0, size[1], stride, device=outline.device)[:, None] + shift
+    edge_x, edge_y = end_x - start_x, end_y - start_y
+    right, down = x - start_x, y - start_y  # (..., 1, w, K) and (..., h, 1, K)
+    along = (right * edge_x + down * edge_y) / (edge_x.square() + edge_y.square()).clamp_min(1e-12)
+    along = along.clamp(0, 1)
+    distance = ((right - along * edge_x).square() + (down - along * edge_y).square()).amin(-1).sqrt()
+    spans = (start_y > y) != (end_y > y)
+    slope = edge_x / torch.where(edge_y == 0, torch.ones_like(edge_y), edge_y)
+    crossed = spans & (right < slope * down)
     inside = crossed.sum(-1) % 2 == 1
     return torch.where(inside, -distance, distance)
