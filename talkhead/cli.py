@@ -260,7 +260,7 @@ def add_rendering(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--guidance-scale", type=float, default=1.0, help="above 1 exaggerates the emotion (%(default)s)")
     verb.add_argument("--emotion-scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its old name
     verb.add_argument("--seed", type=seed, default=0, help="the same seed makes the same video (%(default)s)")
-    verb.add_argument("--windows-per-call", type=int, metavar="N", help="painted together (8 on a GPU, else 1)")
+    verb.add_argument("--windows-per-call", type=int, metavar="N", help="painted at once (8 on a GPU, else 1 a thread)")
     verb.add_argument("--compile", action="store_true", help="compile the renderer: slow to start, then faster")
     verb.add_argument("--preset", default="medium", help="H.264's speed, such as veryfast (%(default)s)")
     add_device(verb)

@@ -1,11 +1,16 @@
-"""Where tensors live: what a name such as ``auto`` or ``cuda:1`` means on this machine, and memory that is free."""
+"""Where tensors live, what a name such as ``auto`` means here, how cores are shared, and memory that is free."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
+
+P, R = TypeVar("P"), TypeVar("R")
 
 
 def chosen_device(name: str | torch.device = "auto") -> torch.device:
@@ -42,6 +47,36 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def side_by_side(work: Callable[[P], R], parts: Sequence[P]) -> list[R]:
+    """Do independent pieces of work for the CPU at once, each with its share of PyTorch's threads.
+
+    Threads that share every small step of one piece wait for each other at its end; those that have a piece of their
+    own do not.
+
+    Args:
+        work: what is done with each piece; in inference mode where the caller is.
+        parts: the pieces.
+
+    Returns:
+        The results in the pieces' order.
+    """
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    workers = min(threads, len(parts))
+    if workers < 2:
+        return [work(part) for part in parts]
+
+    def alone(part: P) -> R:
+        torch.set_num_threads(threads // workers)  # of this thread, and of those that begin after it
+        with torch.inference_mode(inference):
+            return work(part)
+
+    try:
+        with ThreadPoolExecutor(workers, "part") as pool:
+            return list(pool.map(alone, parts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def give_back_memory() -> None:

@@ -2,12 +2,14 @@
 
 import ctypes
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from talkhead.devices import chosen_device, give_back_memory
+from talkhead.devices import chosen_device, give_back_memory, side_by_side
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.tracking.track import load_detector
 
@@ -49,6 +51,29 @@ def test_compile_compiles_the_network_alone(monkeypatch) -> None:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc keeps and gives back holes")
+def test_pieces_side_by_side_share_the_threads_and_keep_their_order() -> None:
+    threads, met = torch.get_num_threads(), threading.Barrier(2, timeout=30)
+
+    def work(piece: int) -> tuple[int, int, bool]:
+        met.wait()  # nobody passes alone
+        return piece, torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    try:
+        torch.set_num_threads(4)
+        with torch.inference_mode():
+            assert side_by_side(work, [3, 1]) == [(3, 2, True), (1, 2, True)]
+        assert side_by_side(work, [1, 2, 3, 4]) == [(piece, 1, False) for piece in (1, 2, 3, 4)]
+        assert torch.get_num_threads() == 4
+        with ThreadPoolExecutor(1) as later:  # what begins afterwards has all threads again
+            assert later.submit(torch.get_num_threads).result() == 4
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda piece: 1 // piece, [1, 0])
+        torch.set_num_threads(1)
+        assert side_by_side(lambda piece: threading.current_thread(), [1, 2]) == [threading.main_thread()] * 2
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_memory_between_what_is_used_goes_back():
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

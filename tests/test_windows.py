@@ -8,7 +8,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from talkhead.nets.renderer import Condition, Renderer
-from talkhead.pipeline.windows import crossfade, cut_segments, render_windows, set_timesteps
+from talkhead.ops.segments import crossfade, cut_segments
+from talkhead.pipeline.windows import render_windows, set_timesteps
 from talkhead.schedulers import MaskNoiseBridgeScheduler
 
 EMOTION = torch.eye(8)[5]
@@ -131,7 +132,7 @@ def test_each_windows_own_motion_and_emotion_reach_it_in_a_shared_call():
         )
         for n in (1, 4)
     )
-    assert (one.int() - four.int()).abs().max() <= 1  # of 255: a batch's sums are rounded in another order
+    assert (one.int() - four.int()).abs().max() <= 2  # of 255: a batch's sums are rounded in another order, in bf16
 
 
 def test_frames_leave_before_the_last_arrives_and_are_forgotten():

@@ -127,11 +127,11 @@ class GIFWriter(VideoWriter):
         self._options = {}
         self._palette = _palette_graph((self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2), self.fps)
 
-    def _for_encoder(self, picture: np.ndarray) -> Any:
+    def _for_encoder(self, picture: np.ndarray, number: int) -> Any:
         import av
 
         shown = av.VideoFrame.from_ndarray(picture, format=self.source)
-        shown.pts, shown.time_base = self.frames_written, 1 / self.fps
+        shown.pts, shown.time_base = number, 1 / self.fps
         self._palette.push(shown)
         return self._palette.pull()
 

@@ -6,7 +6,9 @@ Every file is written under a temporary name beside its target and renamed when 
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +26,8 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 """x264's speeds."""
 ENCODING_THREADS = 2
 """Of the encoder, on every machine: their number decides on the bytes."""
+WAITING_FRAMES = 32
+"""Frames that wait to be encoded at most; who appends another waits, too."""
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Sample rates that AAC can carry (ISO/IEC 14496-3, table 1.18)."""
 
@@ -89,10 +93,11 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int = SAMPLE_RATE)
 class VideoWriter:
     """Write an MP4 that browsers play: H.264 (yuv420p, BT.709) and AAC, the index in front of the data.
 
-    Frames are appended one by one, sound is encoded beside them, so memory stays constant. The file appears under its
-    name only on a clean exit; on any error, Ctrl-C included, nothing is left behind. H.264 in yuv420p has even sizes
-    only: an odd width or height is made even by repeating the last column or row. All frames and all sound given are
-    written; where their lengths differ by more than one frame a ``MediaWarning`` says so.
+    Frames are appended one by one and encoded, with the sound, in a thread beside the work that makes them; few wait,
+    so memory stays constant. The file appears under its name only on a clean exit; on any error, Ctrl-C included,
+    nothing is left behind. H.264 in yuv420p has even sizes only: an odd width or height is made even by repeating the
+    last column or row. All frames and all sound given are written; where their lengths differ by more than one frame a
+    ``MediaWarning`` says so.
 
     Other containers are written by classes that differ in the attributes below.
 
@@ -163,11 +168,13 @@ class VideoWriter:
             # x264 165's AVX-512 code makes another file of the same frames each time (its macroblock tree does).
             self._options["x264-params"] = "asm=avx2"
         self._samples = 0
+        self._waiting: deque[Future[None]] = deque()
         self.frames_written = 0
 
     def __enter__(self) -> Self:
         """Open the temporary file."""
         import av
+        from av.video.reformatter import VideoReformatter
 
         options = {"movflags": "+faststart"} if self.container == "mp4" else {}
         with ExitStack() as stack:
@@ -190,6 +197,8 @@ class VideoWriter:
         if self._sound is not None:
             encoder, rate = self.sound
             self._audio = self._container.add_stream(encoder, rate=rate or self._sample_rate, layout="mono")
+        self._converter = VideoReformatter()
+        self._thread = ThreadPoolExecutor(1, "encoder")
         return self
 
     def append(self, frame: Tensor) -> None:
@@ -201,31 +210,45 @@ class VideoWriter:
         Raises:
             ValueError: if its shape or type is another.
         """
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) == WAITING_FRAMES):
+            self._waiting.popleft().result()
         picture = _interleaved(frame) if self.source == "rgb24" else frame.cpu().numpy()
         if picture.shape[:2] != self.size:
             raise ValueError(
                 f"frame must be {self.size} px (height, width) as the writer's size; got {picture.shape[:2]}"
             )
         odd = [(0, side % 2) for side in self.size]
-        shown = self._for_encoder(np.ascontiguousarray(np.pad(picture, [*odd, (0, 0)], mode="edge")))
-        shown.pts, shown.time_base = self.frames_written, 1 / self.fps
-        self._container.mux(self._video.encode(shown))
+        own = np.pad(picture, [*odd, (0, 0)], mode="edge")  # a copy, whatever becomes of the frame
+        self._waiting.append(self._thread.submit(self._encode, own, self.frames_written))
         self.frames_written += 1
-        self._encode_sound(until=round(self.frames_written / self.fps * self._sample_rate))
 
-    def _for_encoder(self, picture: np.ndarray) -> Any:
-        """Return an (H, W, C) picture as the encoder takes it."""
+    def _encode(self, picture: np.ndarray, number: int) -> None:
+        """Encode frame ``number`` and the sound up to its end."""
+        shown = self._for_encoder(picture, number)
+        shown.pts, shown.time_base = number, 1 / self.fps
+        self._container.mux(self._video.encode(shown))
+        self._encode_sound(until=round((number + 1) / self.fps * self._sample_rate))
+
+    def _for_encoder(self, picture: np.ndarray, number: int) -> Any:
+        """Return an (H, W, C) picture, frame ``number``, as the encoder takes it."""
         import av
         from av.video.reformatter import Interpolation as Flags
 
         shown = av.VideoFrame.from_ndarray(picture, format=self.source)
-        exact = Flags.BICUBIC | Flags.ACCURATE_RND
-        return shown.reformat(format=self.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG", interpolation=exact)
+        # One converter for all frames: to set one up takes longer than a small frame.
+        return self._converter.reformat(
+            shown,
+            format=self.pix_fmt,
+            dst_colorspace="ITU709",
+            dst_color_range="MPEG",
+            interpolation=Flags.BICUBIC | Flags.ACCURATE_RND,
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the file and give it its name, or delete it after an error."""
+        self._thread.shutdown(cancel_futures=error is not None)
         if error is not None:
             self._abandon()
             self._whole.__exit__(kind, error, trace)
@@ -244,6 +267,8 @@ class VideoWriter:
             self._container.close()
 
     def _finish(self) -> None:
+        for frame in self._waiting:
+            frame.result()
         if not self.frames_written:
             raise ValueError(f"video: no frame was appended to {str(self.path)!r}; append at least one")
         self._encode_sound(until=None)

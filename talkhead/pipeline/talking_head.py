@@ -290,8 +290,8 @@ class TalkingHeadPipeline:
             window: frames painted together; None: the pipeline's.
             overlap: frames shared by neighbouring windows; None: the pipeline's.
             start_timestep: how noisy the process' start is; None: the noise end.
-            windows_per_call: windows painted in one network call, at most; None: 8 on a GPU, else 1. Fewer need less
-                memory.
+            windows_per_call: windows painted in one network call, at most; None: 8 on a GPU, else 1 for each
+                thread. Fewer need less memory.
             references: up to four further pictures of the person, or a video of him: teeth and lips that the portrait
                 does not show; of more, those whose mouths differ the most. "speaker": the pipeline's own, for its own
                 speaker. None: the portrait alone.

@@ -13,8 +13,8 @@ on. Only two segments more than there are steps are held, whatever the video's l
 later ones have not even arrived.
 
 Windows at one level do not need each other's answers, only each other's frames. So if several segments arrive together,
-the windows that they complete are painted in one call, level by level (``windows_per_call``): a graphics card is filled
-by a batch of windows, and hardly by one.
+the windows that they complete are painted together, level by level (``windows_per_call``): a graphics card is filled
+by a batch of windows, and hardly by one; the cores of a CPU paint a window each.
 
 The noise is keyed by the seed and the absolute frame, the portrait is in every window: nothing drifts, and the
 result does not depend on how, or how far, the stream is consumed.
@@ -25,50 +25,22 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import accumulate, groupby, pairwise
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from talkhead.devices import side_by_side
 from talkhead.nets.renderer import Condition, Renderer
+from talkhead.ops.segments import crossfade, cut_segments
 from talkhead.schedulers import Scheduler, even_timesteps
 
-
-def cut_segments(landmarks: Iterable[Tensor], length: int, overlap: int) -> Iterator[tuple[Tensor, bool]]:
-    """Cut a stream of frames into segments of ``length``; the last has up to ``length + overlap`` frames.
-
-    A segment is given away only when more than ``overlap`` frames follow it, so that no window adds fewer.
-
-    Args:
-        landmarks: chunks (t, ...) of any t, in order.
-        length: frames of a segment.
-        overlap: frames that a window takes from the next segment.
-
-    Yields:
-        (frames of the segment, whether it is the last).
-    """
-    held: Tensor | None = None
-    for chunk in landmarks:
-        held = chunk if held is None else torch.cat((held, chunk))
-        while len(held) > length + overlap:
-            yield held[:length], False
-            held = held[length:]
-    if held is not None and len(held):
-        yield held, True
-
-
-def crossfade(overlap: int) -> Tensor:
-    """Return the (overlap,) weights of the newer window: a squared sine, rising, symmetric about 1/2.
-
-    Example:
-        >>> crossfade(3)
-        tensor([0.1464, 0.5000, 0.8536])
-    """
-    place = torch.arange(1, overlap + 1, dtype=torch.float64) / (overlap + 1)
-    return (torch.sin(place * torch.pi / 2) ** 2).float()
+_TOGETHER = 8
+"""Windows painted together at most, where nobody says otherwise."""
+_P, _R = TypeVar("_P"), TypeVar("_R")
 
 
 class Painted(NamedTuple):
@@ -145,8 +117,9 @@ def paint_windows(
         overlap: frames that neighbouring windows share, at most half a window.
         start_timestep: how noisy the start is, the rest of it being the carrier; None starts at the noise end.
         guidance_scale: 1 follows the emotion, more exaggerates it at twice the cost (classifier-free guidance).
-        windows_per_call: windows that share a network call, at most; None: 8 on a GPU, else 1. The first calls take
-            fewer, 1, 2, 4 ..., so that the first frames do not wait. It changes no more than a call's rounding.
+        windows_per_call: windows that share a network call, at most; None: 8 on a GPU; on the CPU 1, but as many calls
+            at once as there are threads, up to 8. The first take fewer, 1, 2, 4 ..., so that the first frames do not
+            wait. It changes no more than a call's rounding.
         bank: further pictures of the person, (R, 3, H, W) uint8 of the renderer's size, and their landmarks
             (R, 68, 2) px: mouths to copy from.
 
@@ -160,9 +133,10 @@ def paint_windows(
     scheduler = copy.deepcopy(scheduler)
     # On the CPU, wherever the renderer is: each step reads its number, and would wait for the card.
     set_timesteps(scheduler, num_inference_steps, start_timestep, "cpu")
-    most = (8 if renderer.device.type == "cuda" else 1) if windows_per_call is None else windows_per_call
+    per_call = windows_per_call or (_TOGETHER if renderer.device.type == "cuda" else 1)
+    most = per_call if windows_per_call or per_call > 1 else min(torch.get_num_threads(), _TOGETHER)
     partial = start_timestep is not None
-    painter = _Painter(renderer, scheduler, emotion, overlap, seed, partial, guidance_scale, most)
+    painter = _Painter(renderer, scheduler, emotion, overlap, seed, partial, guidance_scale, most, per_call)
     if bank is not None:
         painter.bank = bank[0][None].to(renderer.device), bank[1][None].to(renderer.device)
     portrait = (reference[None].to(renderer.device), reference_landmarks[None].to(renderer.device))
@@ -207,7 +181,8 @@ class _Painter:
 
     Attributes:
         partial: whether the process starts from the noised carrier rather than from the noise end.
-        together: how many windows share a network call, at most.
+        together: how many windows are painted together, at most.
+        per_call: how many of them share a network call.
         bank: further pictures of the person and their landmarks, with a leading 1, or None.
     """
 
@@ -223,11 +198,12 @@ class _Painter:
         partial: bool,
         guidance_scale: float,
         together: int,
+        per_call: int,
     ) -> None:
         self.renderer, self.scheduler = renderer, scheduler
         self.emotion, self.guidance_scale = emotion.to(renderer.device), guidance_scale
         self.overlap, self.ramp = overlap, crossfade(overlap).to(renderer.device)
-        self.seed, self.partial, self.together = seed, partial, together
+        self.seed, self.partial, self.together, self.per_call = seed, partial, together, per_call
         self.timesteps: list[int] = scheduler.timesteps.tolist()
         self.segments: deque[_Segment] = deque()
         self.arrived = 0
@@ -235,19 +211,22 @@ class _Painter:
     @torch.inference_mode()
     def arrive(self, portrait: tuple[Tensor, Tensor], segments: list[Tensor]) -> None:
         """Put the next segments' landmarks, (t, 68, 2) px each, at the noise end."""
-        landmarks = torch.cat(segments)[None].to(self.renderer.device, non_blocking=True)
-        condition = self.renderer.prepare(
-            *portrait, landmarks, bank=self.bank, seed=self.seed, frame_offset=self.arrived
-        )
-        x = condition.noise
-        if self.partial:
-            x = self.scheduler.add_noise(condition.carrier, x, torch.tensor(self.timesteps[:1]))
-        place = 0
-        for length in map(len, segments):
-            own = condition if len(segments) == 1 else condition.frames(place, place + length)
-            self.segments.append(_Segment(self.arrived + place, x[:, :, place : place + length], own))
-            place += length
-        self.arrived += place
+        starts = list(accumulate(map(len, segments), initial=self.arrived))
+
+        def prepared(places: Sequence[int]) -> list[Condition]:
+            landmarks = torch.cat([segments[place] for place in places])[None]
+            landmarks, first = landmarks.to(self.renderer.device, non_blocking=True), starts[places[0]]
+            whole = self.renderer.prepare(*portrait, landmarks, bank=self.bank, seed=self.seed, frame_offset=first)
+            ends = [starts[place] - first for place in (*places, places[-1] + 1)]
+            return [whole] if len(places) == 1 else [whole.frames(*own) for own in pairwise(ends)]
+
+        conditions = [own for call in self._calls(prepared, range(len(segments))) for own in call]
+        for start, condition in zip(starts, conditions, strict=False):
+            x = condition.noise
+            if self.partial:
+                x = self.scheduler.add_noise(condition.carrier, x, torch.tensor(self.timesteps[:1]))
+            self.segments.append(_Segment(start, x, condition))
+        self.arrived = starts[-1]
 
     @torch.inference_mode()
     def advance(self, last: bool) -> Iterator[Painted]:
@@ -294,8 +273,8 @@ class _Painter:
 
     def _predict(self, windows: list[_Segment], level: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield x_0 (1, 3, t, H, W) and displacement of each of several windows of one length, a few in a call."""
-        for first in range(0, len(windows), self.together):
-            part = windows[first : first + self.together]
+
+        def answered(part: Sequence[_Segment]) -> Iterator[tuple[Tensor, Tensor | None]]:
             x, condition = part[0].x, part[0].condition
             if len(part) > 1:
                 x, condition = torch.cat([w.x for w in part]), batched([w.condition for w in part])
@@ -303,7 +282,17 @@ class _Painter:
             answer, moved = self.renderer.predict_displaced(
                 x, self.timesteps[level], condition, emotion, self.guidance_scale
             )
-            yield from zip(answer.split(1), [None] * len(part) if moved is None else moved.split(1), strict=True)
+            return zip(answer.split(1), [None] * len(part) if moved is None else moved.split(1), strict=True)
+
+        for answers in self._calls(answered, windows):
+            yield from answers
+
+    def _calls(self, work: Callable[[Sequence[_P]], _R], pieces: Sequence[_P]) -> list[_R]:
+        """Return what ``work`` makes of the pieces, a few in a call; on the CPU several calls at once."""
+        parts = [pieces[first : first + self.per_call] for first in range(0, len(pieces), self.per_call)]
+        if self.renderer.device.type == "cpu" and self.together > self.per_call:
+            return side_by_side(work, parts)
+        return [work(part) for part in parts]
 
     def _told(self, start: int, length: int) -> Tensor:
         """Return the (1, 8) emotion of ``length`` frames from ``start`` on."""

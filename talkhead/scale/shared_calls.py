@@ -70,6 +70,7 @@ class _Turn(threading.Thread):
         self._task = task
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._working = False
+        self._asking = threading.Lock()  # a task's windows may ask from threads of their own
         self.call: _Call | None = None
         self.done = False
         self.result: Any = None
@@ -86,9 +87,10 @@ class _Turn(threading.Thread):
         self._back.release()
 
     def _ask(self, call: _Call) -> Answer:
-        self.call = call
-        self._back.release()
-        self._go.acquire()
+        with self._asking:
+            self.call = call
+            self._back.release()
+            self._go.acquire()
         if isinstance(call.answer, BaseException):
             raise call.answer
         return cast(Answer, call.answer)
