@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import tiny_face
+from safetensors.torch import save_file
 
 from talkhead.face.borrowed_mouth import BorrowedMouth
 from talkhead.face.points import INNER_LIP
@@ -77,3 +78,13 @@ def test_nothing_is_lent_without_pictures_or_wish(tmp_path):
     assert lend_mouth(tmp_path, face, points, None, 1.0) is None
     with pytest.raises(ValueError, match=r"teeth must be in \[0, 1\].*got 1.5"):
         lend_mouth(tmp_path, face, points, None, 1.5)
+
+
+def test_a_lender_of_another_size_lends_too(tmp_path):
+    pictures, bank = lender()
+    save_file({"pictures": pictures, "landmarks": bank}, tmp_path / "bank.safetensors")
+    face = torch.full((3, 64, 64), int(LIGHT), dtype=torch.uint8)
+    borrowed = lend_mouth(tmp_path, face, tiny_face(64, 0.0), None, 1.0)
+    filled = borrowed(face[None], tiny_face(64, 1.0)[None])
+    y, x = tiny_face(64, 1.0)[INNER_LIP].mean(0).flip(0).round().int().tolist()
+    assert filled[0, 0, y, x] > LIGHT + 50

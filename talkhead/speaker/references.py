@@ -116,7 +116,7 @@ def lend_mouth(
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"teeth must be in [0, 1], the share of the speaker's mouth that is lent; got {strength}")
-    bank = load_bank(folder, face.shape[-1]) if strength and folder is not None else None
+    bank = load_bank(folder) if strength and folder is not None else None
     if bank is None:
         return None
     shown = landmarks[None] if own is None else torch.cat((landmarks[None], own[1].to(landmarks)))
@@ -124,12 +124,12 @@ def lend_mouth(
     return BorrowedMouth(lender.to(device), bank_landmarks.to(device), face.to(device), shown.to(device), strength)
 
 
-def load_bank(folder: Path, size: int) -> Bank | None:
+def load_bank(folder: Path, size: int | None = None) -> Bank | None:
     """Load a speaker's own mouths; None where the folder has none.
 
     Args:
         folder: the speaker's.
-        size: px, the renderer's.
+        size: px, the renderer's; None: any.
 
     Raises:
         ValueError: if the file is damaged or holds something else.
@@ -142,7 +142,8 @@ def load_bank(folder: Path, size: int) -> Bank | None:
         pictures, landmarks = tensors["pictures"], tensors["landmarks"]
     except (SafetensorError, KeyError, OSError) as error:
         raise ValueError(f"pipeline: '{path}' is no bank of mouths ({error}); export the speaker again") from error
-    count = len(pictures)
+    size = (pictures.shape or (0,))[-1] if size is None else size
+    count = pictures.shape[0] if pictures.ndim else 0
     right = pictures.shape == (count, 3, size, size) and landmarks.shape == (count, 68, 2) and 1 <= count <= 64
     if not right or pictures.dtype != torch.uint8 or not landmarks.isfinite().all():
         raise ValueError(
