@@ -183,7 +183,8 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
 
 def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
     """Return ``layer(x)`` as one product: of a few hundred frames a convolution's preparations take longer than it."""
-    kept = x.shape[-1] - layer.dilation[0] * (layer.kernel_size[0] - 1)
-    taps = [x[..., tap * layer.dilation[0] :][..., :kept] for tap in range(layer.kernel_size[0])]
     assert isinstance(layer, nn.Conv1d) and layer.bias is not None
-    return layer.weight.mT.flatten(1) @ torch.cat(taps, 1) + layer.bias.unsqueeze(-1)
+    (taps,), (dilation,) = layer.kernel_size, layer.dilation
+    kept = x.shape[-1] - dilation * (taps - 1)
+    seen = torch.cat([x[..., tap * dilation :][..., :kept] for tap in range(taps)], 1)
+    return layer.weight.mT.flatten(1) @ seen + layer.bias.unsqueeze(-1)
