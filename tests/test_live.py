@@ -110,6 +110,18 @@ def test_a_frame_leaves_in_time(pipe, ahead, hop):
     assert live.delay == pytest.approx((math.ceil(ahead * 25) + hop) / 25)
 
 
+def test_a_hop_says_what_it_waits_for_and_paints_what_it_moved(pipe):
+    """The halves of ``push``, in whatever order: what is painted does not depend on what has been heard since."""
+    sound, live = speech(1.0), begin(pipe, look_ahead=0.12, hop=3)
+    assert live.missing == 6 * 640 and not len(live.move(sound[:3839]).landmarks) and live.missing == 1
+    first, later = live.move(sound[3839:3840]), live.move(sound[3840:])
+    assert len(first.landmarks) == 3 and live.missing > 0
+    joined, rest = live.paint(first.join(later)), live.paint(live.finish())
+    whole = begin(pipe, look_ahead=0.12, hop=3).push(sound)
+    assert torch.equal(live.paint(first).frames, whole.frames[:3]) and rest.start == len(joined.frames)
+    assert torch.equal(joined.frames, whole.frames) and torch.equal(torch.cat((joined.audio, rest.audio)), sound)
+
+
 def test_silence_idles_alive(pipe):
     frames, landmarks, _, _ = run(begin(pipe), torch.zeros(48000), 1600)
     inner = (landmarks[:, [61, 62, 63]] - landmarks[:, [67, 66, 65]]).norm(dim=-1)

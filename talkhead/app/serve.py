@@ -180,6 +180,8 @@ class _Session:
         while not ended:
             await self._news.wait()
             self._news.clear()
+            if sum(map(len, self._waiting)) < min(live.missing, SAMPLE_RATE) and not self._ended:
+                continue  # no hop yet: not worth a worker's turn
             pieces, self._waiting, ended = self._waiting, [], self._ended
             if pieces and len((motion := await self._work(live.move, torch.cat(pieces))).landmarks):
                 self._moved.put_nowait(motion)

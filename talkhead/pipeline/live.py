@@ -191,6 +191,11 @@ class Live:
         """Return the frames that still waited for sound; the stream is over."""
         return self.paint(self.finish())
 
+    @property
+    def missing(self) -> int:
+        """Samples that the next hop still waits for."""
+        return max(0, self._sample(self.num_frames + self.hop + self._ahead) - self._arrived)
+
     @torch.inference_mode()
     def move(self, samples: Tensor) -> LiveMotion:
         """Take a piece of sound as ``push`` does, and return the motion of the frames that can leave."""
@@ -203,7 +208,7 @@ class Live:
             raise ValueError("the stream is over: flush was called; begin another with pipeline.live")
         self._fresh.append(samples.float().cpu())
         self._arrived += len(samples)
-        return self._moved(self._while_heard()) if self._is_due() else self._nothing()
+        return self._nothing() if self.missing else self._moved(self._while_heard())
 
     @torch.inference_mode()
     def finish(self) -> LiveMotion:
@@ -309,11 +314,8 @@ class Live:
     def _nothing(self) -> LiveMotion:
         return LiveMotion(torch.empty(0, 68, 2), torch.empty(0), self.num_frames)
 
-    def _is_due(self) -> bool:
-        return self._sample(self.num_frames + self.hop + self._ahead) <= self._arrived
-
     def _while_heard(self) -> Iterator[Tensor]:
-        while self._is_due():
+        while not self.missing:
             yield self._move(self.hop, self._ahead)
 
     def _to_the_end(self) -> Iterator[Tensor]:
