@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_fit import fit, interrupt, losses
+from test_fit import fit, interrupt, keep_ctrl_c, losses  # noqa: F401
 
 from talkhead.cli import main
 from talkhead.modules.checkpoint import newest_whole, read_checkpoint, write_checkpoint
@@ -212,6 +212,32 @@ def test_what_is_switched_off_is_off(off: str, tiny_cache: Path, tmp_path: Path)
     made = {path.name for path in tmp_path.iterdir()}
     wanted = {"enable_progress_bar": {"checkpoints", "logs"}, "logger": {"checkpoints", "config.yaml"}}
     assert made == wanted.get(off, {"logs"})
+
+
+@pytest.mark.usefixtures("keep_ctrl_c")
+def test_ctrl_c_within_a_step_waits_for_its_end(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pressed after the weights have moved, before the step is counted: the run goes on as an unbroken one."""
+    options = ("--trainer.max_epochs=3",)
+    assert fit("landmark", tiny_cache, tmp_path / "whole", *options) == 0
+    made, step = [], torch.optim.Adam.step
+
+    def pressed(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = step(self, *arguments, **named)
+        made.append(1)
+        if len(made) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", pressed)
+        assert fit("landmark", tiny_cache, tmp_path / "run", *options) == 130
+    assert last(tmp_path / "run")["global_step"] == 2
+    assert fit("landmark", tiny_cache, tmp_path / "run", *options, "--ckpt_path=last") == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    for name, value in last(tmp_path / "whole")["state_dict"].items():
+        assert torch.equal(last(tmp_path / "run")["state_dict"][name], value), name
 
 
 def test_sigterm_saves_and_exits_with_143(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,8 @@ class RunGuard(Callback):
     def __init__(self) -> None:
         self._batch: Any = None
         self._averaged = False
+        self._ctrl_c: Any = None
+        self._pressed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the learning rate that was asked for win over the checkpoint's, on the schedule of this run's length."""
@@ -132,7 +136,8 @@ class RunGuard(Callback):
             counts["ready"] = counts["started"] = counts["processed"] + 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember the batch; number the log's steps, of which Lightning counts one too many when it resumes."""
+        """Hear Ctrl-C; remember the batch; number the log's steps, one of which Lightning counts twice at a resume."""
+        self._stop_if_pressed()
         self._batch = batch
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
@@ -145,6 +150,34 @@ class RunGuard(Callback):
                 "learning_rate, or set trainer.gradient_clip_val"
             )
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Let Ctrl-C wait until the step is made, counted and averaged: from half a step no run goes on exactly."""
+        handler = signal.getsignal(signal.SIGINT)
+        if self._ctrl_c is None and callable(handler) and threading.current_thread() is threading.main_thread():
+            self._ctrl_c = handler
+            signal.signal(signal.SIGINT, self._press)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Let Ctrl-C through again; one that came in the meantime is heard at the next batch."""
+        self._let_through()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hear a Ctrl-C that came in the last step."""
+        self._stop_if_pressed()
+
+    def _press(self, *_: Any) -> None:
+        self._pressed = True
+
+    def _let_through(self) -> None:
+        if self._ctrl_c is not None:
+            signal.signal(signal.SIGINT, self._ctrl_c)
+            self._ctrl_c = None
+
+    def _stop_if_pressed(self) -> None:
+        pressed, self._pressed = self._pressed, False
+        if pressed:
+            raise KeyboardInterrupt
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the averaged weights are in the module now."""
         self._averaged = trainer.state.fn == "fit"
@@ -155,6 +188,7 @@ class RunGuard(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Bring the weights in training back before the checkpoint is written, where a validation was broken off."""
+        self._let_through()
         for callback in _of(trainer.callbacks, WeightAveraging):
             if self._averaged:
                 callback.on_validation_epoch_end(trainer, pl_module)
