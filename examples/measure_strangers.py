@@ -36,10 +36,9 @@ from talkhead.evaluate.videos import load_sync
 from talkhead.face.frame import face_size
 from talkhead.face.head_state import move_head, read_head, still_head
 from talkhead.heads.drawn_head import DrawnHead, draw_head
-from talkhead.nets.head_motion import HeadMotionNet
-from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.stages import ANYONE
 from talkhead.speaker.folder import BUNDLED
+from talkhead.speaker.trained import Trained, load_head, load_landmark
 
 NEUTRAL = emotion_probabilities("neutral")
 CLOSED_FIRST, CLOSED_LAST = ("bin", "blue", "by", "b", "p", "place", "please"), ("m",)
@@ -158,15 +157,15 @@ def borrowed_heads(clips: list[Clip], whose: list[str]) -> Track:
     return make
 
 
-def load_each(kind: Any, folder: str, whose: list[str]) -> list[Any]:
-    """Load a net for every clip: the same, or each speaker's own where the folder's name has a {}."""
-    loaded = {name: kind.from_pretrained(folder.format(name)).eval() for name in set(whose)}
+def load_each(load: Callable[[str], Trained], path: str, whose: list[str]) -> list[Any]:
+    """Load a net for every clip: the same, or each speaker's own where the path has a {}."""
+    loaded = {name: load(path.format(name)).parts["net"].eval() for name in set(whose)}
     return [loaded[name] for name in whose]
 
 
 def made_tracks(clips: list[Clip], whose: list[str], net: str, head: str, seeds: int) -> dict[str, list[Track]]:
     """Return each column's tracks; the drawn head's are one for each seed."""
-    nets, heads = load_each(LandmarkNet, net, whose), load_each(HeadMotionNet, head, whose)
+    nets, heads = load_each(load_landmark, net, whose), load_each(load_head, head, whose)
 
     def ours(number: int, **how: float) -> Tensor:
         clip = clips[number]
@@ -193,8 +192,10 @@ def made_tracks(clips: list[Clip], whose: list[str], net: str, head: str, seeds:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", default=str(BUNDLED / "landmark"), help="folder of a saved net; default: the bundled")
-    parser.add_argument("--head", default=str(BUNDLED / "head"), help="folder of a saved head net; default: the same")
+    parser.add_argument(
+        "--net", default=str(BUNDLED / "landmark"), help="folder of a saved net, or checkpoint; default: the bundled"
+    )
+    parser.add_argument("--head", default=str(BUNDLED / "head"), help="the same of a head net; default: the bundled")
     parser.add_argument("--root", type=Path, required=True, help="cache folder of `talkhead preprocess`, 25 frames/s")
     parser.add_argument("--align", type=Path, required=True, help="folder of GRID's .align files")
     parser.add_argument("--part", default="all", help="train, val, test or all (%(default)s)")

@@ -170,7 +170,8 @@ class HeadMotionGenerator(TrainingModule):
         """Set the gains and the blinks' rate from what the net draws for the training clips.
 
         The head moves within clips as far as theirs, brows as fast, and as many blinks are found: the brows' and
-        blinks' measures are taken of the whole drawn face, as they are of the true one.
+        blinks' measures are taken of the whole drawn face, as they are of the true one. It is drawn as `DrawnHead` has
+        it, from the portrait's pose and returning to it: in short clips that is less motion.
         """
         self.net.gain.fill_(1)
         self.net.blink_rate.fill_(0.01)
@@ -185,7 +186,7 @@ class HeadMotionGenerator(TrainingModule):
             blinks += weight * len(blink_moments(clip.landmarks, RATE))
             still = clip.reference_landmarks.expand_as(clip.landmarks)
             for seed in range(1000 * number, 1000 * number + seeds):
-                drawn += weight / seeds * _within(self.net.draw(heard, feeling, seed, 0, len(state))[0])
+                drawn += weight / seeds * _within(_returning(self.net, heard, feeling, seed, len(state))[0])
                 faces.append((weight / seeds, (still, clip.reference_landmarks, heard, feeling, seed)))
         self.net.gain.copy_((true / drawn.clamp_min(1e-12)).sqrt())
         for _ in range(3):  # blinks move the brows' height, and close ones are one to the eye: found by trying
@@ -225,10 +226,17 @@ def _tracks(clip: Clip) -> tuple[Tensor, Tensor]:
 
 def _moved(net: HeadMotionNet, track: Tensor, face: Tensor, heard: Tensor, emotion: Tensor, seed: int) -> Tensor:
     """Return a track (T, 68, 2) with a drawn head and lids in place of its own."""
-    state, closing = net.draw(heard, emotion, seed, 0, len(track))
+    state, closing = _returning(net, heard, emotion, seed, len(track))
     still = still_head(track, face)
     still[:, 36:48] = face[36:48]
     return move_head(close_lids(still, closing), face, state)
+
+
+def _returning(net: HeadMotionNet, heard: Tensor, emotion: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """Draw (count, 8) states, without what the first tells of the others, and (count,) closings."""
+    state, closing = net.draw(heard, emotion, seed, 0, count)
+    memory = 1 - 0.5 * structure_function(torch.arange(count)).to(state) @ net.spectrum.mT
+    return state - state[:1] * memory, closing
 
 
 def _within(state: Tensor) -> Tensor:
