@@ -9,7 +9,8 @@ run is everything between a sound in memory and an mp4 on disk: emotion, landmar
 timed by itself; a first short run warms everything up and is not counted; of several runs the median is shown. Memory
 is measured by `examples/long_video.py`.
 
---size paints at another size with the same weights, which the network's shape allows: its speed, not its looks.
+--size paints at another size with the same weights, which the network's shape allows: its speed, not its looks; --shown
+is `talkhead generate --size`, which takes what is finer than the renderer paints from the portrait.
 --paper adds the paper's process to the same run: the network of `--config paper/video` (untrained: its speed does not
 depend on what it has learnt) with that many calls per frame. 300 calls are slow without a GPU; --paper-seconds 0.64 is
 one window of 16 frames, the least that is fair.
@@ -42,6 +43,7 @@ COLUMNS = {
     "steps": ("network calls", 0),
     "took": ("took (s)", 2),
     "fps": ("frames/s", 1),
+    "processor": ("processor, ms a frame", 1),
     "speed": ("x real time", 2),
     "gain": ("x the paper's process", 1),
 }
@@ -54,6 +56,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="lengths of speech (10)")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4], help="network calls per frame (1 4)")
     parser.add_argument("--size", type=int, help="side of the frames in px; default: the renderer's own")
+    parser.add_argument("--shown", type=int, help="side of the video in px, painted as large as the renderer paints")
+    parser.add_argument("--compile", action="store_true", help="compile the renderer first")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the median is shown (%(default)s)")
     parser.add_argument("--paper", type=int, metavar="CALLS", help="time the paper's process, too, with so many calls")
@@ -66,17 +70,20 @@ def main() -> None:
     loaded = time.perf_counter() - start
     if arguments.size:
         pipeline.renderer = at_size(pipeline.renderer, arguments.size)
+    if arguments.compile:
+        pipeline.renderer.unet.compile()
+    options = {"size": arguments.shown}
     rows = {}
     if arguments.paper:
         paper, seconds = paper_pipeline(pipeline), arguments.paper_seconds or arguments.seconds[0]
-        rows["the paper's process"] = timed(paper, seconds, arguments.paper, repeat=1)
+        rows["the paper's process"] = timed(paper, seconds, arguments.paper, 1, options)
     for seconds in arguments.seconds:
         for steps in arguments.steps:
-            row = timed(pipeline, seconds, steps, arguments.repeat)
+            row = timed(pipeline, seconds, steps, arguments.repeat, options)
             if arguments.paper:
                 row["gain"] = row["fps"] / rows["the paper's process"]["fps"]
             rows[f"{Path(arguments.model).name}, {seconds:g} s, {steps} calls"] = row
-    size = pipeline.renderer.config.size
+    size = arguments.shown or pipeline.renderer.config.size
     print(Table(f"Sound to mp4 at {size} px", COLUMNS, rows).markdown())
     print(f"\n- loading: {loaded:.2f} s")
     print(f"- windows: {pipeline.info['window']} frames, {pipeline.info['overlap']} shared with the next")
@@ -110,24 +117,24 @@ def paper_pipeline(pipeline: TalkingHeadPipeline) -> TalkingHeadPipeline:
     return paper
 
 
-def timed(pipeline: TalkingHeadPipeline, seconds: float, steps: int, repeat: int) -> dict[str, float]:
+def timed(pipeline: TalkingHeadPipeline, seconds: float, steps: int, repeat: int, options: dict) -> dict[str, float]:
     """Warm up, make the video several times, and return the run of median time."""
     print(f"{seconds:g} s of speech, {steps} network calls per frame ...", file=sys.stderr, flush=True)
     assert pipeline.folder is not None
     speech = read_audio(pipeline.folder / "speech.flac")
     samples = round(seconds * SAMPLE_RATE)
     audio = speech.repeat(-(-samples // len(speech)))[:samples]
-    measure(pipeline, audio[:SAMPLE_RATE], 1)
-    runs = [measure(pipeline, audio, steps) for _ in range(repeat)]
+    measure(pipeline, audio[: 4 * SAMPLE_RATE], 1, options)
+    runs = [measure(pipeline, audio, steps, options) for _ in range(repeat)]
     return sorted(runs, key=lambda run: run["took"])[len(runs) // 2]
 
 
-def measure(pipeline: TalkingHeadPipeline, audio: Tensor, steps: int) -> dict[str, float]:
+def measure(pipeline: TalkingHeadPipeline, audio: Tensor, steps: int, options: dict) -> dict[str, float]:
     """Make one video and return the values of ``COLUMNS``."""
     assert pipeline.folder is not None
     face = torch.tensor(pipeline.info["reference_landmarks"])
     with tempfile.TemporaryDirectory() as temporary:
-        path, start = Path(temporary) / "out.mp4", time.perf_counter()
+        path, start, worked = Path(temporary) / "out.mp4", time.perf_counter(), time.process_time()
         pipeline.generate_file(
             pipeline.folder / "portrait.png",
             audio,
@@ -135,8 +142,9 @@ def measure(pipeline: TalkingHeadPipeline, audio: Tensor, steps: int) -> dict[st
             reference_landmarks=face,
             num_inference_steps=steps,
             progress=False,
+            **options,
         )
-        took = time.perf_counter() - start
+        took, worked = time.perf_counter() - start, time.process_time() - worked
         frames = probe(path).num_frames or 0
     seconds = len(audio) / SAMPLE_RATE
     return {
@@ -145,6 +153,7 @@ def measure(pipeline: TalkingHeadPipeline, audio: Tensor, steps: int) -> dict[st
         "steps": steps,
         "took": took,
         "fps": frames / took,
+        "processor": 1000 * worked / frames,
         "speed": seconds / took,
     }
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from talkhead.devices import chosen_device, give_back_memory, side_by_side
+from talkhead.devices import chosen_device, give_back_memory, has_fast_bf16, side_by_side
+from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.at_once import ready_to_paint
 from talkhead.tracking.track import load_detector
 
 
@@ -50,7 +52,6 @@ def test_compile_compiles_the_network_alone(monkeypatch) -> None:
     assert compiled == [pipeline.renderer.unet]
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc keeps and gives back holes")
 def test_pieces_side_by_side_share_the_threads_and_keep_their_order() -> None:
     threads, met = torch.get_num_threads(), threading.Barrier(2, timeout=30)
 
@@ -74,6 +75,22 @@ def test_pieces_side_by_side_share_the_threads_and_keep_their_order() -> None:
         torch.set_num_threads(threads)
 
 
+def test_weights_are_rounded_beforehand_to_the_same_pictures_and_a_compiled_network_is_kept() -> None:
+    renderer = Renderer(size=16, widths=(8, 16), patch=2).eval()
+    for weights in renderer.parameters():
+        torch.nn.init.normal_(weights, std=0.2)
+    face = torch.rand(1, 68, 2) * 15
+    condition = renderer.prepare(torch.rand(1, 3, 16, 16), face, face[:, None].repeat(1, 4, 1, 1))
+    asked = (condition.noise, 999, condition, torch.full((1, 8), 1 / 8))
+    ready = ready_to_paint(renderer)
+    assert torch.equal(ready.predict(*asked), renderer.predict(*asked))
+    assert (ready.unet.stem.weight.dtype == torch.bfloat16) == has_fast_bf16(renderer.device)
+    assert renderer.unet.stem.weight.dtype == torch.float32
+    renderer.unet._compiled_call_impl = renderer.unet.forward  # as `nn.Module.compile` does
+    assert ready_to_paint(renderer) is renderer
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc keeps and gives back holes")
 def test_memory_between_what_is_used_goes_back():
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from talkhead.devices import side_by_side
 from talkhead.face.warp import sample, spline_displacement
 
 STIFFNESS = 1e-3
@@ -57,9 +58,11 @@ class DetailRestorer:
             shift = spline_displacement(source, landmarks, (self.size, self.size), STIFFNESS)
         change = painted.float() - sample(self._face, shift[None])[0].transpose(0, 1)
         shift = (shift * self._weight[..., None]).permute(0, 3, 1, 2)
-        # One by one: full-size floats are large.
-        sharp = [self._add(*one) for one in zip(shift.split(1), (change * self._weight).split(1), strict=True)]
-        return torch.cat(sharp)
+        # One by one, on the CPU one in each thread: full-size floats are large.
+        ones = list(zip(shift.split(1), (change * self._weight).split(1), strict=True))
+        if shift.device.type == "cpu":
+            return torch.cat(side_by_side(lambda one: self._add(*one), ones))
+        return torch.cat([self._add(*one) for one in ones])
 
     def _add(self, shift: Tensor, change: Tensor) -> Tensor:
         side = (self.side, self.side)

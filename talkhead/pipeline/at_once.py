@@ -40,10 +40,12 @@ def paint_at_once(
 def ready_to_paint(renderer: Renderer) -> Renderer:
     """Return a copy whose weights already have the type that each call would round them to: the same pictures, sooner.
 
-    Where there is no bf16 arithmetic, it is the renderer itself. For what is called often with few frames: of the 40 ms
-    of three frames, rounding five million weights took six.
+    Where there is no bf16 arithmetic, it is the renderer itself; so is one that is compiled, as a copy is not, or that
+    only asks another (`SharedRenderer`). For what is called often: of the 40 ms of three frames, rounding five million
+    weights took six.
     """
-    if not has_fast_bf16(renderer.device):
+    plain = isinstance(renderer, Renderer) and renderer.unet._compiled_call_impl is None
+    if not plain or not has_fast_bf16(renderer.device):
         return renderer
     ready = copy.deepcopy(renderer)
     for layer in ready.modules():

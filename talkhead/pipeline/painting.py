@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from talkhead.nets.renderer import Renderer
+from talkhead.pipeline.at_once import ready_to_paint
 from talkhead.pipeline.stages import Portrait
 from talkhead.pipeline.windows import Painted, paint_windows
 from talkhead.schedulers import Scheduler
@@ -31,6 +32,7 @@ def paint(
             waiting = torch.cat((waiting, part))
             yield part
 
+    renderer = ready_to_paint(renderer)
     face, reference_landmarks = portrait.face, portrait.reference_landmarks
     for painted in paint_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
         count = len(painted.frames)
