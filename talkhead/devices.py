@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import torch
 
-P, R = TypeVar("P"), TypeVar("R")
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 def chosen_device(name: str | torch.device = "auto") -> torch.device:

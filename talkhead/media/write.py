@@ -232,6 +232,7 @@ class VideoWriter:
     def _for_encoder(self, picture: np.ndarray, number: int) -> Any:
         """Return an (H, W, C) picture, frame ``number``, as the encoder takes it."""
         import av
+        from av.video.reformatter import Colorspace
         from av.video.reformatter import Interpolation as Flags
 
         shown = av.VideoFrame.from_ndarray(picture, format=self.source)
@@ -239,7 +240,7 @@ class VideoWriter:
         return self._converter.reformat(
             shown,
             format=self.pix_fmt,
-            dst_colorspace="ITU709",
+            dst_colorspace=Colorspace.ITU709,
             dst_color_range="MPEG",
             interpolation=Flags.BICUBIC | Flags.ACCURATE_RND,
         )

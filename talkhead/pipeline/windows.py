@@ -40,7 +40,8 @@ from talkhead.schedulers import Scheduler, even_timesteps
 
 _TOGETHER = 8
 """Windows painted together at most, where nobody says otherwise."""
-_P, _R = TypeVar("_P"), TypeVar("_R")
+_P = TypeVar("_P")
+_R = TypeVar("_R")
 
 
 class Painted(NamedTuple):
