@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from talkhead.devices import chosen_device, give_back_memory, has_fast_bf16, side_by_side
+from talkhead.devices import (
+    chosen_device,
+    give_back_memory,
+    has_fast_bf16,
+    in_whole_pieces,
+    side_by_side,
+    usable_threads,
+)
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.at_once import ready_to_paint
@@ -67,6 +74,12 @@ def test_pieces_side_by_side_share_the_threads_and_keep_their_order() -> None:
         assert torch.get_num_threads() == 4
         with ThreadPoolExecutor(1) as later:  # what begins afterwards has all threads again
             assert later.submit(torch.get_num_threads).result() == 4
+        with in_whole_pieces():
+            assert torch.get_num_threads() == 1 and usable_threads() == 4
+            with in_whole_pieces():  # twice is once
+                assert side_by_side(work, [3, 1]) == [(3, 2, False), (1, 2, False)]
+            assert torch.get_num_threads() == 1 and usable_threads() == 4
+        assert torch.get_num_threads() == usable_threads() == 4
         with pytest.raises(ZeroDivisionError):
             side_by_side(lambda piece: 1 // piece, [1, 0])
         torch.set_num_threads(1)

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from talkhead.devices import side_by_side
+from talkhead.devices import side_by_side, usable_threads
 from talkhead.nets.renderer import Condition, Renderer
 from talkhead.ops.segments import crossfade, cut_segments
 from talkhead.schedulers import Scheduler, even_timesteps
@@ -135,7 +135,7 @@ def paint_windows(
     # On the CPU, wherever the renderer is: each step reads its number, and would wait for the card.
     set_timesteps(scheduler, num_inference_steps, start_timestep, "cpu")
     per_call = windows_per_call or (_TOGETHER if renderer.device.type == "cuda" else 1)
-    most = per_call if windows_per_call or per_call > 1 else min(torch.get_num_threads(), _TOGETHER)
+    most = per_call if windows_per_call or per_call > 1 else min(usable_threads(), _TOGETHER)
     partial = start_timestep is not None
     painter = _Painter(renderer, scheduler, emotion, overlap, seed, partial, guidance_scale, most, per_call)
     if bank is not None:
