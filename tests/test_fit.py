@@ -32,8 +32,8 @@ SMALL = {
 
 @pytest.fixture
 def keep_ctrl_c() -> Iterator[None]:
-    """Restore the handler of Ctrl-C: Lightning switches it off when it is interrupted."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Hear Ctrl-C, which a shell's background jobs do not, and restore its handler: Lightning switches it off."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, handler)
 
