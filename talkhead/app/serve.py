@@ -170,7 +170,8 @@ class _Session:
             seconds = sum(map(len, self._waiting)) / SAMPLE_RATE
             if seconds > LONGEST_QUEUE:
                 raise ClientError(
-                    f"{seconds:.1f} s of sound wait, more than {LONGEST_QUEUE:g} s; send sound as fast as it is spoken"
+                    f"{seconds:.1f} s of sound wait, more than {LONGEST_QUEUE:g} s: it comes faster than it is spoken, "
+                    "or this machine does not keep up; begin again"
                 )
         self._news.set()
 

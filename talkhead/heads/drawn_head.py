@@ -14,7 +14,6 @@ from talkhead.face.points import EYES
 from talkhead.media.recording import Recording
 from talkhead.nets.head_motion import RATE, HeadMotionNet
 from talkhead.ops.blink_clock import BlinkClock
-from talkhead.ops.smooth_noise import structure_function
 from talkhead.speech.level import sample_at, speech_level
 from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import prosody
@@ -68,8 +67,7 @@ class DrawnHead:
             self._start = self._drawn(heard, heard_from, 0, 1)[0]
         state, closing = self._drawn(heard, heard_from, first, len(moved))
         lags = torch.arange(first, first + len(moved)) / self._fps * RATE
-        memory = 1 - 0.5 * structure_function(lags).to(state) @ self._net.spectrum.cpu().mT
-        state = self._gain * (state - self._start * memory)
+        state = self._gain * (state - self._start * self._net.memory(lags).cpu())
         still = self._resting.split(moved)[1]
         still[:, EYES] = self._face[EYES]
         shut = (self._blink * closing).clamp(0, 1)

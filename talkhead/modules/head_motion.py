@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
+from talkhead.face.points import EYES
 from talkhead.metrics import BlinkRate, BrowDynamics, HeadMotion, brow_dynamics, eye_opening
 from talkhead.metrics.blinks import blink_moments
 from talkhead.modules.training_module import Stage, TrainingModule
@@ -228,15 +229,14 @@ def _moved(net: HeadMotionNet, track: Tensor, face: Tensor, heard: Tensor, emoti
     """Return a track (T, 68, 2) with a drawn head and lids in place of its own."""
     state, closing = _returning(net, heard, emotion, seed, len(track))
     still = still_head(track, face)
-    still[:, 36:48] = face[36:48]
+    still[:, EYES] = face[EYES]
     return move_head(close_lids(still, closing), face, state)
 
 
 def _returning(net: HeadMotionNet, heard: Tensor, emotion: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor]:
     """Draw (count, 8) states, without what the first tells of the others, and (count,) closings."""
     state, closing = net.draw(heard, emotion, seed, 0, count)
-    memory = 1 - 0.5 * structure_function(torch.arange(count)).to(state) @ net.spectrum.mT
-    return state - state[:1] * memory, closing
+    return state - state[:1] * net.memory(torch.arange(count)), closing
 
 
 def _within(state: Tensor) -> Tensor:

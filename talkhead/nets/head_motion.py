@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from talkhead.data.clip import EMOTIONS
 from talkhead.face.head_state import STATE
 from talkhead.ops.blink_clock import BlinkClock
-from talkhead.ops.smooth_noise import SCALES, SOURCE_REACH, gaussian, kernels
+from talkhead.ops.smooth_noise import SCALES, SOURCE_REACH, gaussian, kernels, structure_function
 from talkhead.speech.prosody import PROSODY
 
 RATE = 25
@@ -163,6 +163,10 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
         reach = self.reach
         half = x[..., reach:-reach] + h / 2 * self._slope(x, begun, heard)
         return x[..., 2 * reach : -2 * reach] + h * self._slope(half, between, heard[..., reach:-reach])
+
+    def memory(self, lags: Tensor) -> Tensor:
+        """Return (L, 8): the process' correlation, what a state tells of the one (L,) frames later."""
+        return 1 - 0.5 * structure_function(lags).to(self.spectrum) @ self.spectrum.mT
 
     def intensity(self, heard: Tensor) -> Tensor:
         """Return the (..., N) logarithm of the blinks' intensity per frame, before ``blink_rate``."""
