@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,8 @@ _WIDER = 0.06
 """Eye distances: a mouth so much wider open than any that the person's own pictures show takes 40% of what is lent."""
 _MARGIN, _EDGE = 3.0, 0.5
 """px at 128 px: how far around the lips' inner edge a frame may change, and how soft that edge is."""
+_AROUND = 16.0
+"""px at 128 px: how much of a lender's picture is kept around the lips; frames look 3 px beyond theirs."""
 _STIFFNESS = 1e-3
 
 
@@ -73,6 +77,16 @@ class BorrowedMouth:
         place.copy_(torch.lerp(place.float(), lent, mask).round_().clamp_(0, 255))
         return out
 
+    @cached_property
+    def _mouths(self) -> tuple[Tensor, Tensor]:
+        """The lender's mouths with a little around them, and their (R, 20, 2) px lips: each frame gets its own copy."""
+        size, lips = self._pictures.shape[-1], self._bank[:, MOUTH]
+        around = _AROUND * size / 128
+        low = (lips.amin((0, 1)) - around).floor().clamp(0, size - 1)
+        (left, top), (right, bottom) = low.int().tolist(), (lips.amax((0, 1)) + around).int().tolist()
+        mouths = self._pictures[..., top : max(bottom, top + 1), left : max(right, left + 1)]
+        return mouths.contiguous(), lips - low
+
     def _nearest(self, landmarks: Tensor) -> tuple[Tensor, Tensor]:
         """Return the indices (t, N) of the lender's pictures for each frame, and their shares, which add up to 1."""
         index, alike = nearest_mouths(self._bank[None], landmarks[None], min(_OFFERED, len(self._bank)))
@@ -81,12 +95,14 @@ class BorrowedMouth:
 
     def _bent(self, lips: Tensor, box: tuple[int, int], index: Tensor, share: Tensor) -> Tensor:
         """Return (t, 3, *box) in 0..255: the lender's pictures bent to (t, 20, 2) px lips and mixed."""
-        source, target = self._bank[index.flatten()][:, MOUTH], lips.repeat_interleave(index.shape[1], 0)
+        mouths, their_lips = self._mouths
+        source, target = their_lips[index.flatten()], lips.repeat_interleave(index.shape[1], 0)
         shift = spline_displacement(source, target, box, _STIFFNESS, anchored=False)
         rows, columns = (torch.arange(length, device=shift.device) for length in box)
         places = shift + torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-        grid = (places + 0.5) * (2 / self._pictures.shape[-1]) - 1
-        moved = F.grid_sample(self._pictures[index.flatten()], grid, "bicubic", "border", align_corners=False)
+        height, width = mouths.shape[-2:]
+        grid = torch.stack([(places[..., 0] + 0.5) * (2 / width), (places[..., 1] + 0.5) * (2 / height)], -1) - 1
+        moved = F.grid_sample(mouths[index.flatten()], grid, "bicubic", "border", align_corners=False)
         return (moved.unflatten(0, index.shape) * share[..., None, None, None]).sum(1)
 
 
