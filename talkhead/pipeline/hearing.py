@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.devices import side_by_side, usable_threads
 from talkhead.media.recording import Recording
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.pipeline.feeling import NEUTRAL, EmotionKeys
@@ -38,11 +41,17 @@ def heard_keys(net: ConformerClassifier | None, speech: Tensor | Recording | Non
     if net is None or speech is None:
         missing = "no audio to hear it in" if speech is None else "this pipeline has no emotion classifier"
         raise ValueError(f"emotion must be given, one of {', '.join(EMOTIONS)} or probabilities: there is {missing}")
-    heard = smoothed(torch.stack([classify(net, stretch) for stretch in stretches(speech)]))
+    heard = smoothed(torch.stack(list(_classified(net, stretches(speech)))))
     # A key's expression is reached one hop after it: half a hop before the stretch's middle, half a hop after.
     times = torch.arange(len(heard), dtype=torch.float64) * HOP_SECONDS + (STRETCH_SECONDS - HOP_SECONDS) / 2
     times[0] = 0.0
     return EmotionKeys(times, heard, believed(heard, net), HOP_SECONDS)
+
+
+def _classified(net: ConformerClassifier, parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield what `classify` says of each part; a CPU's threads take one each."""
+    while group := list(islice(parts, usable_threads() if net.device.type == "cpu" else 1)):
+        yield from side_by_side(partial(classify, net), group)
 
 
 def classify(net: ConformerClassifier, speech: Tensor) -> Tensor:
