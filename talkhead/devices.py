@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -105,6 +107,35 @@ def side_by_side(work: Callable[[P], R], parts: Sequence[P]) -> list[R]:
             return list(pool.map(alone, parts))
     finally:
         torch.set_num_threads(own)
+
+
+def ahead(pieces: Iterator[P]) -> Iterator[P]:
+    """Yield pieces that a thread of its own makes while the caller works on those before.
+
+    As many are made ahead as there are threads to use; with one, each is made when it is asked for. Who asks for no
+    more waits for the piece that is being made, when the iterator is closed or forgotten.
+
+    Args:
+        pieces: makes them, in inference mode where the caller is, sharing no small step among threads.
+    """
+    threads, inference = usable_threads(), torch.is_inference_mode_enabled()
+    if threads < 2:
+        yield from pieces
+        return
+
+    def made() -> list[P]:
+        torch.set_num_threads(threads)
+        with in_whole_pieces(), torch.inference_mode(inference):
+            return list(islice(pieces, 1))
+
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        waiting = deque(pool.submit(made) for _ in range(threads))
+        try:
+            while piece := waiting.popleft().result():
+                waiting.append(pool.submit(made))
+                yield piece[0]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def give_back_memory() -> None:

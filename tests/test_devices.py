@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from talkhead.devices import (
+    ahead,
     chosen_device,
     give_back_memory,
     has_fast_bf16,
@@ -86,6 +87,62 @@ def test_pieces_side_by_side_share_the_threads_and_keep_their_order() -> None:
         assert side_by_side(lambda piece: threading.current_thread(), [1, 2]) == [threading.main_thread()] * 2
     finally:
         torch.set_num_threads(threads)
+
+
+def test_pieces_are_made_ahead_of_who_asks_in_order_and_no_further_than_threads():
+    threads, begun, go_on = torch.get_num_threads(), [], threading.Semaphore(0)
+
+    def pieces():
+        for piece in range(9):
+            begun.append((piece, torch.get_num_threads(), usable_threads(), torch.is_inference_mode_enabled()))
+            go_on.release()
+            yield piece
+
+    def wait_for(count: int) -> None:
+        for _ in range(count):
+            assert go_on.acquire(timeout=30)
+        assert not go_on.acquire(timeout=0.05)
+
+    try:
+        torch.set_num_threads(2)
+        with torch.inference_mode():
+            stream = ahead(pieces())
+            assert not begun  # nothing before the first is asked for
+            assert next(stream) == 0
+            wait_for(3)  # the one that was given and two ahead
+            assert begun == [(piece, 1, 2, True) for piece in range(3)]
+            assert list(stream) == list(range(1, 9))
+        assert torch.get_num_threads() == 2
+        begun.clear()
+        stream = ahead(pieces())
+        next(stream)
+        stream.close()  # what is begun ends, no other begins
+        made = len(begun)
+        assert made <= 3 and not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+        torch.set_num_threads(1)
+        begun.clear()
+        assert next(ahead(pieces())) == 0 and len(begun) == 1  # one thread works for one
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_goes_wrong_ahead_is_heard_at_its_place(threads: int):
+    own = torch.get_num_threads()
+
+    def pieces():
+        yield 1
+        raise ZeroDivisionError
+
+    try:
+        torch.set_num_threads(threads)
+        stream = ahead(pieces())
+        assert next(stream) == 1
+        with pytest.raises(ZeroDivisionError):
+            next(stream)
+        assert list(stream) == []
+    finally:
+        torch.set_num_threads(own)
 
 
 def test_weights_are_rounded_beforehand_to_the_same_pictures_and_a_compiled_network_is_kept() -> None:

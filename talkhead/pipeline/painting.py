@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from talkhead.devices import ahead
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.at_once import ready_to_paint
 from talkhead.pipeline.stages import Portrait
@@ -23,7 +24,24 @@ def paint(
     emotion: Tensor,
     options: Mapping[str, Any],
 ) -> Iterator[tuple[Painted, Tensor]]:
-    """Yield painted frames with their (t, 68, 2) px landmarks; see `paint_windows`."""
+    """Yield painted frames with their (t, 68, 2) px landmarks; see `paint_windows`.
+
+    The next landmarks are found while windows are painted, and the next windows painted while the caller works on the
+    last; not where the renderer waits for other jobs' calls (`SharedRenderer`): they work one at a time.
+    """
+    if not isinstance(renderer, Renderer):
+        return _painted(renderer, scheduler, portrait, landmarks, emotion, options)
+    return ahead(_painted(renderer, scheduler, portrait, ahead(landmarks), emotion, options))
+
+
+def _painted(
+    renderer: Renderer,
+    scheduler: Scheduler,
+    portrait: Portrait,
+    landmarks: Iterator[Tensor],
+    emotion: Tensor,
+    options: Mapping[str, Any],
+) -> Iterator[tuple[Painted, Tensor]]:
     waiting = torch.empty(0, 68, 2)
 
     def passing() -> Iterator[Tensor]:
