@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
 from collections import deque
@@ -17,6 +18,7 @@ import torch
 P = TypeVar("P")
 R = TypeVar("R")
 _OWN = threading.local()
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 
 def chosen_device(name: str | torch.device = "auto") -> torch.device:
@@ -136,6 +138,19 @@ def ahead(pieces: Iterator[P]) -> Iterator[P]:
                 yield piece[0]
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@functools.cache
+def keep_memory() -> None:
+    """Let the C library keep what is freed for what is asked for next, where it can (glibc), until the process ends.
+
+    By default it gives large pieces back to the system at once, which then clears every page of the next: five hundred
+    a frame, a tenth of the time of painting. `give_back_memory` gives back what has been kept.
+    """
+    choose = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if choose is not None:
+        for parameter, mebibytes in ((_MMAP_THRESHOLD, 32), (_TRIM_THRESHOLD, 512), (_TOP_PAD, 64)):
+            choose(parameter, mebibytes * 2**20)
 
 
 def give_back_memory() -> None:

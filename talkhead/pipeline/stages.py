@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.devices import give_back_memory, in_whole_pieces
+from talkhead.devices import give_back_memory, in_whole_pieces, keep_memory
 from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, to_crop
 from talkhead.face.landmarks import check_landmarks
 from talkhead.face.motion_gains import motion_gains
@@ -124,6 +124,7 @@ class Stream(Iterator[Result]):
         self._keys, self.emotion = keys, keys.track(0, 1, fps).mean
         self.size = placer.size
         self._done = 0
+        keep_memory()
 
     def __next__(self) -> Result:
         """Return the next piece."""
@@ -131,7 +132,7 @@ class Stream(Iterator[Result]):
             painted, landmarks = next(self._painted)
             frames = self._placer(painted.frames, landmarks, painted.displacement)
         start, self._done = self._done, self._done + len(painted.frames)
-        if start % 256 < len(painted.frames):  # once in 256 frames, of what earlier pieces left
+        if start and start % 256 < len(painted.frames):  # once in 256 frames, of what earlier pieces left
             give_back_memory()
         track = self._keys.track(start, self._done, self.fps)
         in_picture = self._portrait.to_picture(landmarks)
