@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from talkhead.nets.unet3d import Block, StepClassEmbedding, TemporalAttention, TemporalConv, UNet3D
-from talkhead.ops.patches import fold, unfold
+from talkhead.ops.patches import block_means, fold, unfold
 
 
 def small(**changes) -> UNet3D:
@@ -66,6 +66,19 @@ def test_channels_that_are_left_out_are_zeros():
         torch.testing.assert_close(net(x[:, :3], torch.tensor([10]), uniform(1), absent=2), whole)
     with pytest.raises(ValueError, match=r"sample must be \(B, 3, T, H, W\)"):
         net(x, torch.tensor([10]), uniform(1), absent=2)
+
+
+def test_what_nobody_asks_for_is_not_answered():
+    net, x = small(), torch.randn(1, 5, 3, 16, 16)
+    with torch.no_grad():
+        whole = net(x, torch.tensor([10]), uniform(1))
+        torch.testing.assert_close(net(x, torch.tensor([10]), uniform(1), unasked=2), whole[:, :1])
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_means_of_blocks_are_average_pooling(side):
+    x = torch.rand(2, 12, 18, 3).permute(0, 3, 1, 2)
+    torch.testing.assert_close(block_means(x, side), F.avg_pool2d(x, side))
 
 
 def test_attention_over_time_by_hand():

@@ -101,6 +101,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         coarse: Tensor | None = None,
         still: Tensor | None = None,
         absent: int = 0,
+        unasked: int = 0,
     ) -> Tensor:
         """Predict.
 
@@ -113,9 +114,10 @@ class UNet3D(ModelMixin, ConfigMixin):
             still: (B, still_channels, H, W) what is the same for all frames: its part of the first convolution is
                 computed once.
             absent: how many of the last input channels are left out, being 0.
+            unasked: how many of the last output channels nobody wants.
 
         Returns:
-            (B, out_channels, T, H, W).
+            (B, out_channels - unasked, T, H, W).
 
         Raises:
             ValueError: if H or W does not divide.
@@ -140,7 +142,10 @@ class UNet3D(ModelMixin, ConfigMixin):
         for level in reversed(range(len(self.grow))):
             x = F.interpolate(self.grow[level](x), scale_factor=2.0, mode="nearest")
             x = self._run(self.up[level], torch.cat([x, skips.pop()], 1), condition, frames)
-        return unfold(self.head(F.silu(self.norm(x))), patch, frames)
+        asked = (self.config.out_channels - unasked) * patch**2
+        assert self.head.bias is not None
+        x = F.conv2d(F.silu(self.norm(x)), self.head.weight[:asked], self.head.bias[:asked], padding=1)
+        return unfold(x, patch, frames)
 
     def _run(self, blocks: nn.Module, x: Tensor, condition: Tensor, frames: int) -> Tensor:
         for block in blocks.children():
