@@ -158,6 +158,10 @@ def test_weights_are_rounded_beforehand_to_the_same_pictures_and_a_compiled_netw
     assert torch.equal(ready.predict(*asked), renderer.predict(*asked))
     assert (ready.unet.stem.weight.dtype == torch.bfloat16) == has_fast_bf16(renderer.device)
     assert renderer.unet.stem.weight.dtype == torch.float32
+    if ready is not renderer:
+        assert ready.unet.stem.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(ready.unet.stem.weight, renderer.unet.stem.weight.bfloat16())
+        assert ready.unet.norm.weight is not renderer.unet.norm.weight  # a copy, whatever its type
     renderer.unet._compiled_call_impl = renderer.unet.forward  # as `nn.Module.compile` does
     assert ready_to_paint(renderer) is renderer
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from talkhead.nets.unet3d import Block, StepClassEmbedding, TemporalAttention, TemporalConv, UNet3D
+from talkhead.ops.group_norm import group_normed
 from talkhead.ops.patches import block_means, fold, unfold
 
 
@@ -73,6 +74,21 @@ def test_what_nobody_asks_for_is_not_answered():
     with torch.no_grad():
         whole = net(x, torch.tensor([10]), uniform(1))
         torch.testing.assert_close(net(x, torch.tensor([10]), uniform(1), unasked=2), whole[:, :1])
+
+
+@pytest.mark.parametrize("size", [(2, 64, 16, 16), (3, 32, 5, 7), (1, 128, 4, 4), (1, 16, 40, 40)])
+def test_sums_normalise_as_the_norm_does(size):
+    x = (3 + 2 * torch.randn(size)).bfloat16().contiguous(memory_format=torch.channels_last)
+    norm = torch.nn.GroupNorm(8, size[1])
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    truth = norm.double()(x.double())
+    norm.float()
+    with torch.no_grad():
+        ours = group_normed(norm, x)
+    assert ours.dtype == torch.bfloat16 and ours.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(ours.double(), truth, rtol=2**-8, atol=2**-8)
+    assert group_normed(norm, x.float()).requires_grad  # where it learns, the norm itself
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])

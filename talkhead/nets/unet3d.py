@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from talkhead.nets.attention import relative_attention
+from talkhead.ops.group_norm import group_normed
 from talkhead.ops.patches import fold, unfold
 
 _GROUPS = 8
@@ -207,8 +208,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, frames: int) -> Tensor:
         """Map (B T, C, H, W) features under (B T, D) conditions."""
         scale, shift = self.modulate(F.silu(condition))[..., None, None].chunk(2, 1)
-        h = self.time(self.conv1(F.silu(self.norm1(x))), frames)
-        h = self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
+        h = self.time(self.conv1(F.silu(group_normed(self.norm1, x))), frames)
+        h = self.conv2(F.silu(torch.addcmul(shift, group_normed(self.norm2, h), 1 + scale)))
         x = self.skip(x) + h
         return x if self.attend is None else self.attend(x, frames)
 
@@ -253,7 +254,7 @@ class TemporalAttention(nn.Module):
         """Attend along T of (B T, C, H, W) features and add the result."""
         height, width = x.shape[-2:]
         # In one piece: of a view torch's linear makes a product per pixel, and copies the weights for each of them.
-        tokens = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames).contiguous()
+        tokens = rearrange(group_normed(self.norm, x), "(b t) c h w -> (b h w) t c", t=frames).contiguous()
         mixed = self.out(relative_attention(self.qkv(tokens), self.bias.flip(1)))  # kept from after to before
         mixed = rearrange(mixed, "(b h w) t c -> (b t) c h w", h=height, w=width)
         return x + mixed.contiguous(memory_format=torch.channels_last)
