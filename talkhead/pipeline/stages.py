@@ -99,7 +99,7 @@ class Result:
 
 
 class Stream(Iterator[Result]):
-    """The pieces of a video in order, made one by one as they are asked for.
+    """The pieces of a video in order, made as they are asked for, on a CPU of several threads a few ahead.
 
     Attributes:
         num_frames: of the whole video.
