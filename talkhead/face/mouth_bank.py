@@ -15,8 +15,10 @@ from talkhead.face.warp import sample, thin_plate_spline_field
 
 _TOLERANCE = 0.1
 """In eye distances: mouths that differ by this much are of little use to each other."""
-_MARGIN, _SOFTNESS = 4.0, 1.5
-"""px at 128 px: how far beyond the lips a picture is offered, and how softly that ends."""
+_CHOICE = 0.05
+"""In eye distances: of two pictures whose mouths differ from the frame's by 0 and by this, the first gets 0.62."""
+_LIPS, _LOWER_FACE = (4.0, 1.5), (16.0, 4.0)
+"""px at 128 px: how far beyond the lips what changes with the mouth reaches, and how softly that ends."""
 _STRIDE = 4
 """px between the places where the distance to the lips is measured; it is interpolated between them."""
 _BASE_SIZE = 128
@@ -51,46 +53,79 @@ def nearest_mouths(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tup
         Their indices (B, T, N) int64, the nearest first, and how far each may be relied on, (B, T, N) in [0, 1]:
         exp(-d^2 / (2 tolerance^2)), 0 where there is no picture.
     """
+    index, squared = _nearest(bank_landmarks, landmarks, count)
+    return index, torch.exp(squared / (-2 * _TOLERANCE**2))
+
+
+def mouth_bank(
+    bank: Tensor, bank_landmarks: Tensor, portrait_landmarks: Tensor, landmarks: Tensor, count: int
+) -> Tensor:
+    """Bend to each frame the pictures whose mouths are most like the frame's, and say what share each should have.
+
+    A picture's share is the softmax of -d^2 / (2 choice^2) over the portrait and the pictures, d how far its mouth is
+    from the frame's, in the lower face and 0 away from it: cheeks and chin move with the mouth.
+
+    Args:
+        bank: (B, R, 3, H, W) float pictures of the same person, R >= 1.
+        bank_landmarks: (B, R, 68, 2) px of each; NaN: no picture there.
+        portrait_landmarks: (B, 68, 2) px.
+        landmarks: (B, T, 68, 2) px of the frames.
+        count: N, pictures per frame.
+
+    Returns:
+        (B, N, 4, T, H, W): the bent picture's three channels, and its share; what is left is the portrait's.
+    """
+    size, frames = (bank.shape[-2], bank.shape[-1]), landmarks.shape[1]
+    index, squared = _nearest(bank_landmarks, landmarks, count)
+    _, own = _nearest(portrait_landmarks[:, None], landmarks, 1)
+    share = (torch.cat([squared, own], -1).clamp(max=1e4) / (-2 * _CHOICE**2)).softmax(-1)[..., :-1]
+    first = torch.arange(len(bank), device=index.device)[:, None, None] * bank.shape[1]
+    index = rearrange(first + index, "b t n -> (b t n)")
+    source = torch.nan_to_num(bank_landmarks).flatten(0, 1)[index]
+    target = landmarks.repeat_interleave(count, 1)
+    field = thin_plate_spline_field(source, target.flatten(0, 1)[:, None], size)
+    moved = sample(bank.flatten(0, 1), field, index=index)[:, :, 0]
+    moved = rearrange(moved, "(b t n) c h w -> b n c t h w", t=frames, n=count)
+    where = _around(landmarks, size, *_LOWER_FACE)[:, None, None]  # (B, 1, 1, T, H, W)
+    share = rearrange(share, "b t n -> b n 1 t 1 1") * where
+    return torch.cat([moved, share.to(moved)], 2)
+
+
+def mixed(portrait: Tensor, offered: Tensor, odds: Tensor | None = None) -> Tensor:
+    """Mix what ``mouth_bank`` offers into the portrait.
+
+    Args:
+        portrait: (B, 3, T, H, W) the portrait bent to the frames.
+        offered: (B, N, 4, T, H, W) from ``mouth_bank``.
+        odds: (B, N, T, H, W) by which each picture's share is multiplied before all are made to add up to 1 again;
+            None: 1.
+
+    Returns:
+        (B, 3, T, H, W).
+    """
+    pictures, share = offered[:, :, :3], offered[:, :, 3:]
+    own = (1 - share.sum(1)).clamp_min(0)
+    if odds is not None:
+        share = share * odds[:, :, None]
+        total = own + share.sum(1)
+        own, share = own / total, share / total[:, None]
+    return own * portrait + (share * pictures).sum(1)
+
+
+def _nearest(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of ``nearest_mouths`` and the squared distances, in eye distances; inf: no picture."""
     have, want = mouth_shape(bank_landmarks), mouth_shape(landmarks)
     squared = (want[:, :, None] - have[:, None]).square().sum(-1)  # (B, T, R)
     squared = torch.nan_to_num(squared, nan=torch.inf)
     if (lack := count - squared.shape[-1]) > 0:
         squared = F.pad(squared, (0, lack), value=torch.inf)
     found, index = squared.topk(count, dim=-1, largest=False)
-    return index.clamp(max=have.shape[1] - 1), torch.exp(found / (-2 * _TOLERANCE**2))
-
-
-def mouth_bank(bank: Tensor, bank_landmarks: Tensor, landmarks: Tensor, count: int) -> Tensor:
-    """Bend to each frame the pictures whose mouths are most like the frame's, and say where to rely on them.
-
-    Args:
-        bank: (B, R, 3, H, W) float pictures of the same person, R >= 1.
-        bank_landmarks: (B, R, 68, 2) px of each; NaN: no picture there.
-        landmarks: (B, T, 68, 2) px of the frames.
-        count: N, pictures per frame.
-
-    Returns:
-        (B, N, 4, T, H, W): the bent picture's three channels, and how far it may be relied on, in [0, 1], which is 0
-        away from the mouth.
-    """
-    size, frames = (bank.shape[-2], bank.shape[-1]), landmarks.shape[1]
-    index, reliability = nearest_mouths(bank_landmarks, landmarks, count)
-    index = rearrange(index, "b t n -> b (t n)")
-    source = _chosen(torch.nan_to_num(bank_landmarks), index)
-    target = landmarks.repeat_interleave(count, 1)
-    field = thin_plate_spline_field(source.flatten(0, 1), target.flatten(0, 1)[:, None], size)
-    moved = sample(_chosen(bank, index).flatten(0, 1), field)[:, :, 0]
-    moved = rearrange(moved, "(b t n) c h w -> b n c t h w", t=frames, n=count)
-    where = lip_map(landmarks, size)[:, None, None]  # (B, 1, 1, T, H, W)
-    trust = rearrange(reliability, "b t n -> b n 1 t 1 1") * where
-    return torch.cat([moved, trust.to(moved)], 2)
+    return index.clamp(max=have.shape[1] - 1), found
 
 
 def lip_map(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return (B, T, H, W) in [0, 1]: 1 on the lips and a little around them, falling softly to 0."""
-    unit = size[0] / _BASE_SIZE
-    distance = _distance(landmarks[..., OUTER_LIP, :], size)
-    return torch.sigmoid((_MARGIN * unit - distance) / (_SOFTNESS * unit))
+    return _around(landmarks, size, *_LIPS)
 
 
 def mouth_opening_map(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -100,12 +135,14 @@ def mouth_opening_map(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.sigmoid((-0.75 * unit - distance) / (0.5 * unit))
 
 
+def _around(landmarks: Tensor, size: tuple[int, int], margin: float, softness: float) -> Tensor:
+    unit = size[0] / _BASE_SIZE
+    distance = _distance(landmarks[..., OUTER_LIP, :], size)
+    return torch.sigmoid((margin * unit - distance) / (softness * unit))
+
+
 def _distance(outline: Tensor, size: tuple[int, int]) -> Tensor:
     """Signed distance (B, T, H, W) px to (B, T, K, 2) outlines, measured on a lattice and interpolated."""
     lattice = signed_distance(torch.nan_to_num(outline), size, _STRIDE)
     return F.interpolate(lattice, size, mode="bilinear", align_corners=False)
 
-
-def _chosen(values: Tensor, index: Tensor) -> Tensor:
-    """Pick (B, M, ...) of (B, R, ...) by (B, M) indices."""
-    return values[torch.arange(len(values), device=values.device)[:, None], index]

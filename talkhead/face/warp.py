@@ -67,7 +67,9 @@ def thin_plate_spline_field(source: Tensor, target: Tensor, size: tuple[int, int
     return rearrange(spline_displacement(source, target, size, stiffness), "(b t) h w d -> b t h w d", b=batch)
 
 
-def sample(pictures: Tensor, field: Tensor, mode: Literal["sharp", "bilinear"] = "sharp") -> Tensor:
+def sample(
+    pictures: Tensor, field: Tensor, mode: Literal["sharp", "bilinear"] = "sharp", index: Tensor | None = None
+) -> Tensor:
     """Sample one picture per sample at every pixel's place plus a displacement, frame by frame; edges are repeated.
 
     By default the picture is first made twice as fine by a windowed sinc, and that is sampled bicubically: half way
@@ -76,9 +78,10 @@ def sample(pictures: Tensor, field: Tensor, mode: Literal["sharp", "bilinear"] =
     picture's range by a little.
 
     Args:
-        pictures: (B, C, H, W) float.
+        pictures: (B, C, H, W) float; with ``index`` any number of them.
         field: (B, T, H, W, 2) px, (x, y): where each pixel comes from, less where it is.
         mode: interpolation between the pixels.
+        index: (B,) which picture each sample takes; None: its own.
 
     Returns:
         (B, C, T, H, W) float32, whatever the autocast.
@@ -93,6 +96,7 @@ def sample(pictures: Tensor, field: Tensor, mode: Literal["sharp", "bilinear"] =
         # All x lie before all y: what it reads fastest, without a copy where the field lies so, too.
         grid = rearrange(rearrange(grid, "b d t h w -> b d (t h) w"), "b d h w -> b h w d")
         source, kernel = (pictures.float(), "bilinear") if mode == "bilinear" else (_finer(pictures.float()), "bicubic")
+        source = source if index is None else source[index]
         moved = F.grid_sample(source, grid, mode=kernel, padding_mode="border", align_corners=True)
     return rearrange(moved, "b c (t h) w -> b c t h w", t=frames)
 

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from talkhead.devices import has_fast_bf16
-from talkhead.face.mouth_bank import mouth_bank, mouth_opening_map
+from talkhead.face.mouth_bank import mixed, mouth_bank, mouth_opening_map
 from talkhead.face.warp import compose, thin_plate_spline_field
 from talkhead.face.warp import sample as sample_picture
 from talkhead.nets.unet3d import UNet3D
@@ -24,7 +24,7 @@ _OUTPUTS = {"plain": 3, "residual": 3, "alpha": 4, "flow": 5}  # channels that t
 _FLOW_UNIT = 2.0  # px at 128 px that an answer of one moves the carrier: the order of what the spline gets wrong
 _BASE_SIZE = 128  # px at which sigma, kernel_size and map_sigma are given; they grow with the frame
 _COARSE = 2  # px between the places of conditions that are smooth
-_DOUBT = 2.0  # an untrained renderer takes sigmoid(-2) = 12% of a bank's picture
+_ODDS = 5.0  # the network multiplies a picture's odds by no more than e^5
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,9 @@ class Renderer(ModelMixin, ConfigMixin):
         with torch.autocast(reference.device.type, enabled=False):  # geometry and colours are float32, whatever runs
             picture = to_unit(reference)
             carrier, field = self._carrier(picture, reference_landmarks, landmarks)
+            offered = self._bank(bank, reference_landmarks, landmarks)
+            if offered is not None and self.config.carrier == "warped":
+                carrier = mixed(carrier, offered).clamp(0, 1)
             if blend is not None:
                 blend = (to_unit(blend[0]), blend[1], blend[2])
             noise = mask_noise(
@@ -217,7 +220,8 @@ class Renderer(ModelMixin, ConfigMixin):
             carrier, picture = carrier * 2 - 1, picture * 2 - 1
             sharp, coarse = self._channels(noise, carrier, picture, field, landmarks)
             moved = None if self.config.carrier == "reference" else field
-            offered = self._bank(bank, landmarks)
+            if offered is not None:
+                offered = torch.cat([offered[:, :, :3] * 2 - 1, offered[:, :, 3:]], 2)
             return Condition(noise, carrier, sharp, picture, coarse, moved, offered)
 
     def forward(self, sample: Tensor, timestep: Tensor | int, condition: Condition, emotion: Tensor) -> Tensor:
@@ -262,11 +266,9 @@ class Renderer(ModelMixin, ConfigMixin):
             assert condition.picture is not None
             moved = self._moved(condition, _FLOW_UNIT * self.config.size / _BASE_SIZE * out[:, 3:5])
             base = sample_picture(condition.picture, moved)
-        slots = 0 if condition.bank is None else self.config.bank
-        for slot in reversed(range(slots)):  # the nearest mouth has the last word
-            assert condition.bank is not None
-            picture, trust = condition.bank[:, slot, :3], condition.bank[:, slot, 3:]
-            base = torch.lerp(base, picture, trust * torch.sigmoid(out[:, 5 + slot : 6 + slot] - _DOUBT))
+        if condition.bank is not None:
+            odds = out[:, 5 : 5 + self.config.bank].clamp(-_ODDS, _ODDS).exp()
+            base = mixed(base, condition.bank, odds)
         return base + self.config.residual_scale * out[:, :3], moved
 
     def _moved(self, condition: Condition, flow: Tensor) -> Tensor:
@@ -349,11 +351,11 @@ class Renderer(ModelMixin, ConfigMixin):
             return still, field
         return sample_picture(picture, field).clamp(0, 1), field
 
-    def _bank(self, bank: tuple[Tensor, Tensor] | None, landmarks: Tensor) -> Tensor | None:
-        """Return (B, N, 4, T, H, W), further pictures in [-1, 1] and how far to rely on them, where there are any."""
+    def _bank(self, bank: tuple[Tensor, Tensor] | None, own: Tensor, landmarks: Tensor) -> Tensor | None:
+        """Return (B, N, 4, T, H, W), further pictures in [0, 1] and their shares, where there are any."""
         if not self.config.bank or bank is None or not bank[0].shape[1]:
             return None
-        return mouth_bank(to_unit(bank[0]) * 2 - 1, bank[1], landmarks, self.config.bank)
+        return mouth_bank(to_unit(bank[0]), bank[1], own, landmarks, self.config.bank)
 
     def _mask_arguments(self) -> dict:
         scale = self.config.size / _BASE_SIZE
