@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.face.frame import turn
+from talkhead.face.mixed_face import mixed_face
 from talkhead.face.points import MIRROR
 from talkhead.face.warp import sample
 from talkhead.ops.precision import full_precision
@@ -126,3 +127,25 @@ def reshape(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Ge
             moved = points - displacement(moved)
     bent = torch.where(chosen.to(frames.device, non_blocking=True)[..., None, None] > 0, bent, frames)
     return bent, moved.view(landmarks.shape)
+
+
+_MOST = 0.7  # of another person in a mixed face
+
+
+def mingle(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Mix into a share of the samples the face of the next sample of the batch, by up to 70%, all frames alike.
+
+    Args:
+        frames: (B, T, 3, H, W) float in [0, 1].
+        landmarks: (B, T, 68, 2) px; NaN: no picture there.
+        share: probability that a sample is mixed.
+        generator: source of the draws.
+    """
+    chosen = (torch.rand(len(frames), generator=generator) < share).nonzero()[:, 0]
+    amount = _MOST * torch.rand(len(frames), generator=generator)[chosen]
+    if not len(chosen):
+        return frames
+    other = (chosen + 1) % len(frames)
+    out = frames.clone()
+    out[chosen] = mixed_face(frames[chosen], landmarks[chosen], frames[other], landmarks[other], amount.to(frames))
+    return out

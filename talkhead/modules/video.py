@@ -16,7 +16,7 @@ from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.losses.adversarial import Critics
 from talkhead.losses.picture import change_loss, detail_loss
 from talkhead.metrics import FramePSNR, FrameSSIM, feature_distance
-from talkhead.modules.picture_augmentation import jitter, mirror, recolour, reshape
+from talkhead.modules.picture_augmentation import jitter, mingle, mirror, recolour, reshape
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.renderer import Condition, Renderer, to_unit
 from talkhead.ops.mask_noise import landmark_maps, to_network
@@ -60,6 +60,7 @@ class VideoDiffusion(TrainingModule):
         mirror: share of the samples flipped left to right.
         jitter: share of the samples turned, scaled and shifted.
         reshape: share of the samples bent into another face.
+        mingle: share of the samples with the features of the batch's next person mixed in.
         bank_dropout: share of the samples that lose all further pictures of the person, where the data has any; the
             others keep a random number of them, so that the same weights serve one portrait and several.
         class_dropout: share of the samples that lose their class, for ``guidance_scale`` at inference.
@@ -90,6 +91,7 @@ class VideoDiffusion(TrainingModule):
         mirror: float = 0.0,
         jitter: float = 0.0,
         reshape: float = 0.0,
+        mingle: float = 0.0,
         bank_dropout: float = 0.5,
         class_dropout: float = 0.1,
         num_inference_steps: int = 4,
@@ -254,6 +256,8 @@ class VideoDiffusion(TrainingModule):
         frames = to_unit(torch.cat([reference[:, None], truth, *further], 1))
         points = () if batch.bank_landmarks is None else (batch.bank_landmarks,)
         landmarks = torch.cat([reference_landmarks[:, None], targets, *points], 1)
+        if self.hparams.mingle:
+            frames = mingle(frames, landmarks, self.hparams.mingle, generator)
         if self.hparams.mirror:
             frames, landmarks = mirror(frames, landmarks, self.hparams.mirror, generator)
         if self.hparams.jitter:
