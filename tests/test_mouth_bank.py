@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from talkhead.face.mouth_bank import lip_map, mouth_bank, mouth_opening_map, mouth_shape, nearest_mouths
+from talkhead.face.mouth_bank import lip_map, mixed, mouth_bank, mouth_opening_map, mouth_shape, nearest_mouths
 from talkhead.face.polygon import signed_distance
 
 
@@ -48,14 +48,41 @@ def test_the_nearest_mouths_come_first_and_what_is_missing_is_not_relied_on():
     assert nearest_mouths(bank[:, :1], face(10.0)[None, None], 2)[1][0, 0, 1] == 0  # fewer pictures than asked for
 
 
-def test_the_same_face_is_offered_as_it_is_and_only_at_the_mouth():
+def test_the_likest_mouth_has_the_frames_lower_face():
     picture = torch.rand(1, 2, 3, 128, 128)
     points = torch.stack([face(0.0), face(12.0)])[None]
-    offered = mouth_bank(picture, points, face(12.0)[None, None], 1)
+    offered = mouth_bank(picture, points, face(0.0)[None], face(12.0)[None, None], 1)
     torch.testing.assert_close(offered[0, 0, :3, 0], picture[0, 1], atol=1e-3, rtol=0)
-    trust = offered[0, 0, 3, 0]
-    assert trust[88, 64] > 0.95 and trust[50, 39] < 1e-3 and trust[10, 64] < 1e-3
-    assert torch.equal(trust > 0.5, lip_map(face(12.0)[None, None], (128, 128))[0, 0] > 0.5)
+    share = offered[0, 0, 3, 0]
+    assert share[88, 64] > 0.98 and share[50, 39] < 0.05 and share[10, 64] < 1e-3
+    lips = lip_map(face(12.0)[None, None], (128, 128))[0, 0] > 0.5
+    assert share[lips].min() > 0.9 and (share > 0.5).sum() > 2 * lips.sum()  # cheeks and chin move with the mouth
+
+
+def test_shares_by_hand():
+    """Heights inside and outside differ by 12 and by 1 px of 50: d^2 = 0.1152 and 0.0008, over 2 * 0.05^2."""
+    points = torch.stack([face(11.0), face(12.0), torch.full((68, 2), float("nan"))])[None]
+    offered = mouth_bank(torch.rand(1, 3, 3, 128, 128), points, face(0.0)[None], face(12.0)[None, None], 3)
+    own, near = math.exp(-0.1152 / 0.005), math.exp(-0.0008 / 0.005)
+    shares = offered[0, :, 3, 0, 88, 64] / offered[0, :, 3, 0, 88, 64].sum() * (1 + near) / (1 + near + own)
+    expected = torch.tensor([1.0, near, 0.0]) / (1 + near + own)
+    torch.testing.assert_close(shares, expected, atol=1e-4, rtol=0)
+
+
+def test_the_portrait_keeps_what_is_its_own():
+    points = face(12.0)[None, None]
+    offered = mouth_bank(torch.zeros(1, 1, 3, 128, 128), face(0.0)[None, None], face(12.0)[None], points, 2)
+    portrait = torch.rand(1, 3, 1, 128, 128)
+    assert (mixed(portrait, offered) - portrait).abs().max() < 1e-6  # no other mouth is like the frame's
+
+
+def test_odds_by_hand():
+    """Shares of 0.5, 0.3 and the portrait's 0.2, the first made twice as likely: 1, 0.3 and 0.2 of 1.5."""
+    offered = torch.tensor([[1.0, 1.0, 1.0, 0.5], [0.5, 0.5, 0.5, 0.3]]).view(1, 2, 4, 1, 1, 1)
+    portrait = torch.zeros(1, 3, 1, 1, 1)
+    assert mixed(portrait, offered)[0, 0].item() == pytest.approx(0.5 * 1 + 0.3 * 0.5)
+    odds = torch.tensor([2.0, 1.0]).view(1, 2, 1, 1, 1)
+    assert mixed(portrait, offered, odds)[0, 0].item() == pytest.approx((1 + 0.3 * 0.5) / 1.5)
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])

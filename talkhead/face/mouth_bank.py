@@ -145,4 +145,3 @@ def _distance(outline: Tensor, size: tuple[int, int]) -> Tensor:
     """Signed distance (B, T, H, W) px to (B, T, K, 2) outlines, measured on a lattice and interpolated."""
     lattice = signed_distance(torch.nan_to_num(outline), size, _STRIDE)
     return F.interpolate(lattice, size, mode="bilinear", align_corners=False)
-
