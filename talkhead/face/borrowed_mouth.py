@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.face.mouth_bank import mouth_shape, nearest_mouths
-from talkhead.face.points import CHIN_TIP, INNER_LIP, MOUTH, MOUTH_CORNERS, NOSE
+from talkhead.face.points import INNER_LIP, MOUTH
 from talkhead.face.polygon import signed_distance
+from talkhead.face.skin import skin_colour
 from talkhead.face.warp import spline_displacement
 
 _OFFERED = 4
@@ -46,9 +47,9 @@ class BorrowedMouth:
     ) -> None:
         self._bank, self._strength = bank_landmarks.float(), strength
         self._widest = mouth_shape(shown)[:, 0].amax()
-        light = _skin(face, shown[0])
-        gains = [light / _skin(*one) for one in zip(pictures, self._bank, strict=True)]
-        self._pictures = pictures.float() * torch.stack(gains).clamp(0.3, 2.0)[..., None, None]
+        light = skin_colour(face[None].float(), shown[:1])
+        gains = light / skin_colour(pictures.float(), self._bank).clamp_min(1.0)
+        self._pictures = pictures.float() * gains.clamp(0.3, 2.0)[..., None, None]
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor, landmarks: Tensor) -> Tensor:
@@ -104,11 +105,3 @@ class BorrowedMouth:
         grid = torch.stack([(places[..., 0] + 0.5) * (2 / width), (places[..., 1] + 0.5) * (2 / height)], -1) - 1
         moved = F.grid_sample(mouths[index.flatten()], grid, "bicubic", "border", align_corners=False)
         return (moved.unflatten(0, index.shape) * share[..., None, None, None]).sum(1)
-
-
-def _skin(picture: Tensor, landmarks: Tensor) -> Tensor:
-    """Return the mean colour (3,) of a (3, H, W) picture between nose and chin, as wide as the mouth."""
-    right, left = landmarks[list(MOUTH_CORNERS), 0].round().int().tolist()
-    top, bottom = int(landmarks[NOSE, 1].max()), int(landmarks[CHIN_TIP, 1])
-    skin = picture[:, max(top, 0) : bottom + 1, max(right, 0) : left + 1].float().flatten(1)
-    return (skin if skin.shape[1] else picture.float().flatten(1)).mean(1).clamp_min(1.0)

@@ -7,16 +7,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from talkhead.face.frame import eye_line
+from talkhead.face.frame import eye_line, quarter_turn
 from talkhead.face.mouth_gate import gaps_between_lips
-from talkhead.face.points import INNER_LIP, MOUTH_CORNERS, OUTER_LIP, OUTER_LIP_PAIRS
+from talkhead.face.points import EYES, INNER_LIP, MOUTH_CORNERS, NOSE_TIP, OUTER_LIP, OUTER_LIP_PAIRS
 from talkhead.face.polygon import signed_distance
+from talkhead.face.skin import in_the_light_of
 from talkhead.face.warp import sample, thin_plate_spline_field
 
 _TOLERANCE = 0.1
 """In eye distances: mouths that differ by this much are of little use to each other."""
 _CHOICE = 0.05
-"""In eye distances: of two pictures whose mouths differ from the frame's by 0 and by this, the first gets 0.62."""
+"""In eye distances: a picture that differs by this from the frame has 0.61 of the share of one that does not."""
+_OWN_LIGHT = 1.0
+"""The portrait has e times the share of a picture that is as like the frame: it is of the frame's day and light."""
 _LIPS, _LOWER_FACE = (4.0, 1.5), (16.0, 4.0)
 """px at 128 px: how far beyond the lips what changes with the mouth reaches, and how softly that ends."""
 _STRIDE = 4
@@ -58,16 +61,23 @@ def nearest_mouths(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tup
 
 
 def mouth_bank(
-    bank: Tensor, bank_landmarks: Tensor, portrait_landmarks: Tensor, landmarks: Tensor, count: int
+    bank: Tensor,
+    bank_landmarks: Tensor,
+    portrait: Tensor,
+    portrait_landmarks: Tensor,
+    landmarks: Tensor,
+    count: int,
 ) -> Tensor:
     """Bend to each frame the pictures whose mouths are most like the frame's, and say what share each should have.
 
-    A picture's share is the softmax of -d^2 / (2 choice^2) over the portrait and the pictures, d how far its mouth is
-    from the frame's, in the lower face and 0 away from it: cheeks and chin move with the mouth.
+    A picture's share is the softmax of -d^2 / (2 choice^2) over the portrait, which has a little in advance, and the
+    pictures, d how far its mouth and its head's turn are from the frame's, in the lower face and 0 away from it: cheeks
+    and chin move with the mouth. All are brought to the portrait's light first.
 
     Args:
-        bank: (B, R, 3, H, W) float pictures of the same person, R >= 1.
+        bank: (B, R, 3, H, W) float pictures of the same person in [0, 1], R >= 1.
         bank_landmarks: (B, R, 68, 2) px of each; NaN: no picture there.
+        portrait: (B, 3, H, W) float in [0, 1].
         portrait_landmarks: (B, 68, 2) px.
         landmarks: (B, T, 68, 2) px of the frames.
         count: N, pictures per frame.
@@ -77,14 +87,17 @@ def mouth_bank(
     """
     size, frames = (bank.shape[-2], bank.shape[-1]), landmarks.shape[1]
     index, squared = _nearest(bank_landmarks, landmarks, count)
-    _, own = _nearest(portrait_landmarks[:, None], landmarks, 1)
-    share = (torch.cat([squared, own], -1).clamp(max=1e4) / (-2 * _CHOICE**2)).softmax(-1)[..., :-1]
+    own = _nearest(portrait_landmarks[:, None], landmarks, 1)[1]
+    likeness = torch.cat([squared, own], -1).clamp(max=1e4) / (-2 * _CHOICE**2)
+    likeness[..., -1] += _OWN_LIGHT
+    share = likeness.softmax(-1)[..., :-1]
     first = torch.arange(len(bank), device=index.device)[:, None, None] * bank.shape[1]
     index = rearrange(first + index, "b t n -> (b t n)")
     source = torch.nan_to_num(bank_landmarks).flatten(0, 1)[index]
     target = landmarks.repeat_interleave(count, 1)
     field = thin_plate_spline_field(source, target.flatten(0, 1)[:, None], size)
-    moved = sample(bank.flatten(0, 1), field, index=index)[:, :, 0]
+    lit = in_the_light_of(bank, bank_landmarks, portrait, portrait_landmarks)
+    moved = sample(lit.flatten(0, 1), field, index=index)[:, :, 0]
     moved = rearrange(moved, "(b t n) c h w -> b n c t h w", t=frames, n=count)
     where = _around(landmarks, size, *_LOWER_FACE)[:, None, None]  # (B, 1, 1, T, H, W)
     share = rearrange(share, "b t n -> b n 1 t 1 1") * where
@@ -112,9 +125,17 @@ def mixed(portrait: Tensor, offered: Tensor, odds: Tensor | None = None) -> Tens
     return own * portrait + (share * pictures).sum(1)
 
 
+def _turn(landmarks: Tensor) -> Tensor:
+    """Return where the nose's tip is from between the eyes, along and across their line, in eye distances (..., 2)."""
+    line, tip = eye_line(landmarks), landmarks[..., NOSE_TIP, :] - landmarks[..., EYES, :].mean(-2)
+    across = quarter_turn(line)
+    unit = line.square().sum(-1).clamp_min(1e-6)
+    return torch.stack([(tip * line).sum(-1), (tip * across).sum(-1)], -1) / unit[..., None]
+
+
 def _nearest(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the indices of ``nearest_mouths`` and the squared distances, in eye distances; inf: no picture."""
-    have, want = mouth_shape(bank_landmarks), mouth_shape(landmarks)
+    have, want = (torch.cat([mouth_shape(x), _turn(x)], -1) for x in (bank_landmarks, landmarks))
     squared = (want[:, :, None] - have[:, None]).square().sum(-1)  # (B, T, R)
     squared = torch.nan_to_num(squared, nan=torch.inf)
     if (lack := count - squared.shape[-1]) > 0:

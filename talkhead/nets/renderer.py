@@ -207,7 +207,7 @@ class Renderer(ModelMixin, ConfigMixin):
         with torch.autocast(reference.device.type, enabled=False):  # geometry and colours are float32, whatever runs
             picture = to_unit(reference)
             carrier, field = self._carrier(picture, reference_landmarks, landmarks)
-            offered = self._bank(bank, reference_landmarks, landmarks)
+            offered = self._bank(bank, picture, reference_landmarks, landmarks)
             if offered is not None and self.config.carrier == "warped":
                 carrier = mixed(carrier, offered).clamp(0, 1)
             if blend is not None:
@@ -351,11 +351,13 @@ class Renderer(ModelMixin, ConfigMixin):
             return still, field
         return sample_picture(picture, field).clamp(0, 1), field
 
-    def _bank(self, bank: tuple[Tensor, Tensor] | None, own: Tensor, landmarks: Tensor) -> Tensor | None:
+    def _bank(
+        self, bank: tuple[Tensor, Tensor] | None, picture: Tensor, points: Tensor, landmarks: Tensor
+    ) -> Tensor | None:
         """Return (B, N, 4, T, H, W), further pictures in [0, 1] and their shares, where there are any."""
         if not self.config.bank or bank is None or not bank[0].shape[1]:
             return None
-        return mouth_bank(to_unit(bank[0]), bank[1], own, landmarks, self.config.bank)
+        return mouth_bank(to_unit(bank[0]), bank[1], picture, points, landmarks, self.config.bank)
 
     def _mask_arguments(self) -> dict:
         scale = self.config.size / _BASE_SIZE
