@@ -49,10 +49,10 @@ def test_the_nearest_mouths_come_first_and_what_is_missing_is_not_relied_on():
 
 
 def test_the_likest_mouth_has_the_frames_lower_face():
-    picture = torch.rand(1, 2, 3, 128, 128)
+    picture = 0.4 + 0.2 * torch.rand(1, 2, 3, 128, 128)
     points = torch.stack([face(0.0), face(12.0)])[None]
-    offered = mouth_bank(picture, points, face(0.0)[None], face(12.0)[None, None], 1)
-    torch.testing.assert_close(offered[0, 0, :3, 0], picture[0, 1], atol=1e-3, rtol=0)
+    offered = mouth_bank(picture, points, picture[:, 0], face(0.0)[None], face(12.0)[None, None], 1)
+    torch.testing.assert_close(offered[0, 0, :3, 0], picture[0, 1], atol=0.02, rtol=0)  # but for a little light
     share = offered[0, 0, 3, 0]
     assert share[88, 64] > 0.98 and share[50, 39] < 0.05 and share[10, 64] < 1e-3
     lips = lip_map(face(12.0)[None, None], (128, 128))[0, 0] > 0.5
@@ -62,17 +62,30 @@ def test_the_likest_mouth_has_the_frames_lower_face():
 def test_shares_by_hand():
     """Heights inside and outside differ by 12 and by 1 px of 50: d^2 = 0.1152 and 0.0008, over 2 * 0.05^2."""
     points = torch.stack([face(11.0), face(12.0), torch.full((68, 2), float("nan"))])[None]
-    offered = mouth_bank(torch.rand(1, 3, 3, 128, 128), points, face(0.0)[None], face(12.0)[None, None], 3)
-    own, near = math.exp(-0.1152 / 0.005), math.exp(-0.0008 / 0.005)
-    shares = offered[0, :, 3, 0, 88, 64] / offered[0, :, 3, 0, 88, 64].sum() * (1 + near) / (1 + near + own)
-    expected = torch.tensor([1.0, near, 0.0]) / (1 + near + own)
-    torch.testing.assert_close(shares, expected, atol=1e-4, rtol=0)
+    grey = torch.full((1, 3, 3, 128, 128), 0.5)
+    offered = mouth_bank(grey, points, grey[:, 0], face(8.0)[None], face(12.0)[None, None], 3)
+    # The portrait's heights differ by 4 px, and it is e times as likely as another that is as like.
+    weights = torch.tensor([1.0, math.exp(-0.0008 / 0.005), 0.0, math.exp(1 - 2 * (4 / 50) ** 2 / 0.005)])
+    shares = offered[0, :, 3, 0, 88, 64]
+    torch.testing.assert_close(shares, weights[:3] / weights.sum() * shares.sum() * weights.sum() / weights[:3].sum())
+    assert shares.sum().item() == pytest.approx(weights[:3].sum().item() / weights.sum().item(), rel=5e-3)
+
+
+def test_a_turned_head_is_less_like_the_frame():
+    turned = face(12.0)
+    turned[27:36, 0] += 10.0  # the nose to one side, a fifth of the eyes' distance
+    grey = torch.full((1, 2, 3, 128, 128), 0.5)
+    points = torch.stack([turned, face(13.0)])[None]
+    assert nearest_mouths(points, face(12.0)[None, None], 1)[0].item() == 1
+    shares = mouth_bank(grey, points, grey[:, 0], face(0.0)[None], face(12.0)[None, None], 2)[0, :, 3, 0, 88, 64]
+    assert shares[0] > 0.9 and shares[1] < 0.01
 
 
 def test_the_portrait_keeps_what_is_its_own():
     points = face(12.0)[None, None]
-    offered = mouth_bank(torch.zeros(1, 1, 3, 128, 128), face(0.0)[None, None], face(12.0)[None], points, 2)
     portrait = torch.rand(1, 3, 1, 128, 128)
+    bank = torch.zeros(1, 1, 3, 128, 128), face(0.0)[None, None]
+    offered = mouth_bank(*bank, portrait[:, :, 0], face(12.0)[None], points, 2)
     assert (mixed(portrait, offered) - portrait).abs().max() < 1e-6  # no other mouth is like the frame's
 
 
