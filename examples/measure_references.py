@@ -3,8 +3,10 @@
     python examples/measure_references.py CACHE [--speaker SPEAKER] [--frames 50] [--limit 24] [--part test]
 
 Each clip's first frame is the portrait, frames 1 to 49 are painted from their true landmarks in one network call, and
-the three further pictures come from the rest of the same clip. "Lent" rows have the inside of the mouth from the
-speaker's own pictures, as the pipeline does it (`--teeth`). Rows that do nothing stand beside.
+the three further pictures come from the rest of the same clip, or from another clip of the person (the three frames
+whose mouths differ the most; the mean is then over the clips of people who have another). "Mixed" rows show what the
+network starts from: the portrait and the pictures, bent and mixed, nothing painted. "Lent" rows have the inside of the
+mouth from the speaker's own pictures, as the pipeline does it (`--teeth`). Rows that do nothing stand beside.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from talkhead.data.dataset import ClipDataset
 from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.windows import render_windows
-from talkhead.speaker.references import lend_mouth
+from talkhead.speaker.references import differing_mouths, lend_mouth
 
 FURTHER = 3
 
@@ -41,8 +43,11 @@ def main() -> None:
     names = sorted(name for part in parts for name in data.names(part))[: options.limit]
     clips = ClipDataset(options.cache, names, reference="first")
     rows: dict[str, list[dict[str, float]]] = {}
-    for place in range(len(names)):
-        for row, scores in measure(pipeline, clips[place], options.frames).items():
+    people = [data.entries[name]["identity"] for name in names]
+    for place, person in enumerate(people):
+        others = [other for other, who in enumerate(people) if who == person and other != place]
+        another = clips[others[0]] if others else None
+        for row, scores in measure(pipeline, clips[place], another, options.frames).items():
             rows.setdefault(row, []).append(scores)
     print(f"| {len(names)} clips | PSNR | SSIM | mouth PSNR | sharpness |\n|---|---|---|---|---|")
     for row, found in rows.items():
@@ -50,13 +55,14 @@ def main() -> None:
         print(f"| {row} | {mean['psnr']:.2f} | {mean['ssim']:.3f} | {mean['mouth']:.2f} | {mean['sharpness']:.2f} |")
 
 
-def measure(pipeline: TalkingHeadPipeline, clip: Clip, count: int) -> dict[str, dict[str, float]]:
-    """Return the scores of each way to paint one clip."""
+def measure(pipeline: TalkingHeadPipeline, clip: Clip, another: Clip | None, count: int) -> dict[str, dict[str, float]]:
+    """Return the scores of each way to paint one clip; ``another`` shows the same person."""
     assert clip.frames is not None and clip.landmarks is not None
     portrait, points = clip.frames[0], clip.landmarks[0]
     truth, landmarks = clip.frames[1:count], clip.landmarks[1:count]
     further = torch.linspace(count, len(clip.frames) - 1, FURTHER).long()
     bank = clip.frames[further], clip.landmarks[further]
+    elsewhere = None if another is None else pictures_of(another)
 
     def ours(bank: tuple[Tensor, Tensor] | None) -> Tensor:
         neutral = emotion_probabilities("neutral")
@@ -77,6 +83,11 @@ def measure(pipeline: TalkingHeadPipeline, clip: Clip, count: int) -> dict[str, 
         borrowed = lend_mouth(pipeline.folder, portrait, points, bank, 1.0)
         return ours(bank) if borrowed is None else borrowed(ours(bank), landmarks)
 
+    def mixed(bank: tuple[Tensor, Tensor]) -> Tensor:
+        further = bank[0][None], bank[1][None]
+        condition = pipeline.renderer.prepare(portrait[None], points[None], landmarks[None], bank=further)
+        return pipeline.renderer.decode(condition.carrier)[0]
+
     ways: dict[str, Callable[[], Tensor]] = {
         "first frame, repeated": lambda: portrait.expand_as(truth),
         "first frame, warped by the true landmarks": warp,
@@ -84,10 +95,22 @@ def measure(pipeline: TalkingHeadPipeline, clip: Clip, count: int) -> dict[str, 
         "ours, one portrait, lent": lambda: lent(None),
         f"ours, and {FURTHER} further pictures": lambda: ours(bank),
         f"ours, and {FURTHER} further pictures, lent": lambda: lent(bank),
+        f"the portrait and {FURTHER} further pictures, mixed": lambda: mixed(bank),
     }
+    if elsewhere is not None:
+        ways[f"ours, and {FURTHER} pictures of another clip"] = lambda: ours(elsewhere)
+        ways[f"the portrait and {FURTHER} pictures of another clip, mixed"] = lambda: mixed(elsewhere)
     x0, y0, x1, y1 = metrics.mouth_box(landmarks, truth.shape[-1])
     box = slice(y0, y1), slice(x0, x1)
     return {name: scores_of(paint(), truth, box) for name, paint in ways.items()}
+
+
+def pictures_of(clip: Clip) -> tuple[Tensor, Tensor]:
+    """Return the frames of a clip whose mouths differ the most, and their landmarks."""
+    assert clip.frames is not None and clip.landmarks is not None
+    seen = clip.landmarks.isfinite().all(-1).all(-1).nonzero()[:, 0]
+    chosen = seen[differing_mouths(clip.landmarks[seen], FURTHER)]
+    return clip.frames[chosen], clip.landmarks[chosen]
 
 
 def scores_of(painted: Tensor, truth: Tensor, box: tuple[slice, slice]) -> dict[str, float]:

@@ -38,8 +38,7 @@ class Condition:
         picture: (B, 3, H, W) the reference itself; None where nobody asks for it.
         coarse: (B, C'', T, H / 2, W / 2) condition channels that are smooth, or None.
         field: (B, T, H, W, 2) px, the spline's displacement, or None.
-        bank: (B, N, 4, T, H, W) further pictures of the person bent to each frame, with how far to rely on them, or
-            None.
+        bank: (B, N, 4, T, H, W) further pictures of the person bent to each frame, with their shares, or None.
     """
 
     noise: Tensor
@@ -78,9 +77,9 @@ class Renderer(ModelMixin, ConfigMixin):
       from U(x_s, tanh((x_s - c) / r), ...). The spline knows 68 points of the face; hair, ears, collar and shoulders
       move with laws of their own, which f learns. Sampling once, by both together, keeps the picture's sharpness.
 
-    With ``bank`` > 0 further pictures of the person may be given. Each frame is offered the ``bank`` pictures b whose
-    mouths are most like its own, bent to its landmarks, with a trust w in [0, 1] that is 0 away from the mouth; the
-    network answers one more channel a for each, and the picture becomes, before the residual, c + w sigmoid(a) (b - c).
+    With ``bank`` > 0 further pictures of the person may be given. Each frame is offered the ``bank`` ones most like it,
+    mixed into the warped carrier (see ``mouth_bank``); for each the network answers one more channel, the logarithm of
+    what its share's odds are multiplied by.
 
     The frame differs from a warped carrier by about a tenth of the pictures' own range (0.06 in [-1, 1] on GRID). The
     scale r brings what the network must see and say to the order of one, as c_in and c_out do in Karras et al. (2022):
@@ -207,9 +206,11 @@ class Renderer(ModelMixin, ConfigMixin):
         with torch.autocast(reference.device.type, enabled=False):  # geometry and colours are float32, whatever runs
             picture = to_unit(reference)
             carrier, field = self._carrier(picture, reference_landmarks, landmarks)
-            offered = self._bank(bank, picture, reference_landmarks, landmarks)
-            if offered is not None and self.config.carrier == "warped":
-                carrier = mixed(carrier, offered).clamp(0, 1)
+            offered = None
+            if self.config.bank and bank is not None and bank[0].shape[1]:
+                further = to_unit(bank[0]), bank[1]
+                offered = mouth_bank(*further, picture, reference_landmarks, landmarks, self.config.bank)
+                carrier = mixed(carrier, offered).clamp(0, 1) if self.config.carrier == "warped" else carrier
             if blend is not None:
                 blend = (to_unit(blend[0]), blend[1], blend[2])
             noise = mask_noise(
@@ -220,7 +221,7 @@ class Renderer(ModelMixin, ConfigMixin):
             carrier, picture = carrier * 2 - 1, picture * 2 - 1
             sharp, coarse = self._channels(noise, carrier, picture, field, landmarks)
             moved = None if self.config.carrier == "reference" else field
-            if offered is not None:
+            if offered is not None:  # the shares stay in [0, 1]
                 offered = torch.cat([offered[:, :, :3] * 2 - 1, offered[:, :, 3:]], 2)
             return Condition(noise, carrier, sharp, picture, coarse, moved, offered)
 
@@ -350,14 +351,6 @@ class Renderer(ModelMixin, ConfigMixin):
         if self.config.carrier == "reference":
             return still, field
         return sample_picture(picture, field).clamp(0, 1), field
-
-    def _bank(
-        self, bank: tuple[Tensor, Tensor] | None, picture: Tensor, points: Tensor, landmarks: Tensor
-    ) -> Tensor | None:
-        """Return (B, N, 4, T, H, W), further pictures in [0, 1] and their shares, where there are any."""
-        if not self.config.bank or bank is None or not bank[0].shape[1]:
-            return None
-        return mouth_bank(to_unit(bank[0]), bank[1], picture, points, landmarks, self.config.bank)
 
     def _mask_arguments(self) -> dict:
         scale = self.config.size / _BASE_SIZE
