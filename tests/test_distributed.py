@@ -32,7 +32,8 @@ TINY = {
         *("--model.renderer.init_args.size=32", "--model.renderer.init_args.widths=[8,16]"),
         *("--model.renderer.init_args.threshold=1e6", "--model.own_share=0", "--model.class_dropout=0"),
         *("--data.bank=0", "--model.change_weight=0"),  # pictures taken away are drawn; the region is the whole batch's
-        *("--model.recolour=0", "--model.mirror=0", "--model.jitter=0", "--model.num_inference_steps=1"),
+        *("--model.recolour=0", "--model.mirror=0", "--model.jitter=0", "--model.reshape=0", "--model.mingle=0"),
+        "--model.num_inference_steps=1",
         *("--data.num_frames=4", "--data.samples_per_clip=1", "--trainer.precision=32-true", "--trainer.max_steps=-1"),
     ],
     "emotion": ["--model.net.init_args.size=XS", "--data.split=clip", "--trainer.check_val_every_n_epoch=1"],
