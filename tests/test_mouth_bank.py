@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from talkhead.face.mouth_bank import lip_map, mixed, mouth_bank, mouth_opening_map, mouth_shape, nearest_mouths
+from talkhead.face.mouth_bank import (
+    lip_map,
+    mixed,
+    mouth_bank,
+    mouth_opening_map,
+    mouth_shape,
+    nearest_mouths,
+    shares,
+)
 from talkhead.face.polygon import signed_distance
 
 
@@ -95,7 +103,7 @@ def test_odds_by_hand():
     portrait = torch.zeros(1, 3, 1, 1, 1)
     assert mixed(portrait, offered)[0, 0].item() == pytest.approx(0.5 * 1 + 0.3 * 0.5)
     odds = torch.tensor([2.0, 1.0]).view(1, 2, 1, 1, 1)
-    assert mixed(portrait, offered, odds)[0, 0].item() == pytest.approx((1 + 0.3 * 0.5) / 1.5)
+    assert mixed(portrait, offered, shares(offered, odds))[0, 0].item() == pytest.approx((1 + 0.3 * 0.5) / 1.5)
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])

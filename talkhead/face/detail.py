@@ -1,4 +1,4 @@
-"""Detail from the portrait for what was painted smaller than the portrait is."""
+"""Detail from the portrait, and from further pictures, for what was painted smaller than the portrait is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.devices import side_by_side
+from talkhead.face.further_detail import FurtherDetail, Mixture
 from talkhead.face.warp import sample, spline_displacement
 
 STIFFNESS = 1e-3
@@ -30,11 +31,19 @@ class DetailRestorer:
         face: (3, s, s) uint8 the portrait as the renderer saw it.
         landmarks: (68, 2) the portrait's landmarks, px of ``face``; all three on the device that is to do the work.
         border: share of the side over which the motion fades; 0: not at all.
+        further: gives its own detail where a renderer has mixed in further pictures.
     """
 
-    def __init__(self, square: Tensor, face: Tensor, landmarks: Tensor, border: float = 0.0) -> None:
+    def __init__(
+        self,
+        square: Tensor,
+        face: Tensor,
+        landmarks: Tensor,
+        border: float = 0.0,
+        further: FurtherDetail | None = None,
+    ) -> None:
         self.side, self.size = square.shape[-1], face.shape[-1]
-        self.opaque = len(square) == 3
+        self.opaque, self._further = len(square) == 3, further
         large = square[None].float()
         # Colours that are weighted by their opacity can be moved; those under no opacity mean nothing.
         self._square = large if self.opaque else torch.cat((large[:, :3] * (large[:, 3:] / 255), large[:, 3:]), 1)
@@ -50,30 +59,36 @@ class DetailRestorer:
         Args:
             painted: the frames.
             landmarks: theirs.
-            displacement: (t, s, s, 2) px, the renderer's own; None: the spline's.
+            displacement: (t, s, s, 2 + N) px, the renderer's own, then shares of further pictures; None: the spline's.
         """
-        shift = displacement
+        shift = None if displacement is None else displacement[..., :2]
         if shift is None:
             source = self._landmarks.expand(len(landmarks), -1, -1)
             shift = spline_displacement(source, landmarks, (self.size, self.size), STIFFNESS)
-        change = painted.float() - sample(self._face, shift[None])[0].transpose(0, 1)
+        bent = sample(self._face, shift[None])[0].transpose(0, 1)
+        mixtures: list[Mixture | None] = [None] * len(painted)
+        if self._further is not None and displacement is not None and displacement.shape[-1] > 2:
+            share = displacement[..., 2:].permute(0, 3, 1, 2) * self._weight
+            mixtures = [*self._further.mixture(landmarks, bent, share).frames()]
+        change = (painted.float() - bent) * self._weight
         shift = (shift * self._weight[..., None]).permute(0, 3, 1, 2)
         # One by one, on the CPU one in each thread: full-size floats are large.
-        ones = list(zip(shift.split(1), (change * self._weight).split(1), strict=True))
+        ones = list(zip(shift.split(1), change.split(1), mixtures, strict=True))
         if shift.device.type == "cpu":
             return torch.cat(side_by_side(lambda one: self._add(*one), ones))
         return torch.cat([self._add(*one) for one in ones])
 
-    def _add(self, shift: Tensor, change: Tensor) -> Tensor:
+    def _add(self, shift: Tensor, change: Tensor, mixture: Mixture | None) -> Tensor:
         side = (self.side, self.side)
         moved = F.interpolate(shift, side, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         grid = moved.mul_(2 / self.size).add_(self._still)
         bent = F.grid_sample(self._square, grid, padding_mode="border", align_corners=False)
         grown = F.interpolate(change, side, mode="bicubic", align_corners=False)
-        if self.opaque:
-            return bent.add_(grown).round_().clamp_(0, 255).to(torch.uint8)
         opacity = bent[:, 3:]
-        colours = bent[:, :3] / (opacity / 255).clamp_min(1e-4) + grown
+        colours = bent if self.opaque else bent[:, :3] / (opacity / 255).clamp_min(1e-4)
+        if mixture is not None and self._further is not None:
+            self._further.put(colours, self._still, mixture)
+        colours += grown
         return torch.cat((colours, opacity), 1).round_().clamp_(0, 255).to(torch.uint8)
 
 

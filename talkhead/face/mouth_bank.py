@@ -104,25 +104,39 @@ def mouth_bank(
     return torch.cat([moved, share.to(moved)], 2)
 
 
-def mixed(portrait: Tensor, offered: Tensor, odds: Tensor | None = None) -> Tensor:
-    """Mix what ``mouth_bank`` offers into the portrait.
+def shares(offered: Tensor, odds: Tensor | None = None) -> Tensor:
+    """Return what share of a frame each picture has that ``mouth_bank`` offers.
 
     Args:
-        portrait: (B, 3, T, H, W) the portrait bent to the frames.
         offered: (B, N, 4, T, H, W) from ``mouth_bank``.
         odds: (B, N, T, H, W) by which each picture's share is multiplied before all are made to add up to 1 again;
             None: 1.
 
     Returns:
+        (B, N, T, H, W) in [0, 1]; what is left is the portrait's.
+    """
+    share = offered[:, :, 3]
+    if odds is None:
+        return share
+    own = (1 - share.sum(1, keepdim=True)).clamp_min(0)
+    share = share * odds
+    return share / (own + share.sum(1, keepdim=True))
+
+
+def mixed(portrait: Tensor, offered: Tensor, share: Tensor | None = None) -> Tensor:
+    """Mix what ``mouth_bank`` offers into the portrait.
+
+    Args:
+        portrait: (B, 3, T, H, W) the portrait bent to the frames.
+        offered: (B, N, 4, T, H, W) from ``mouth_bank``.
+        share: (B, N, T, H, W) from ``shares``; None: as offered.
+
+    Returns:
         (B, 3, T, H, W).
     """
-    pictures, share = offered[:, :, :3], offered[:, :, 3:]
-    own = (1 - share.sum(1)).clamp_min(0)
-    if odds is not None:
-        share = share * odds[:, :, None]
-        total = own + share.sum(1)
-        own, share = own / total, share / total[:, None]
-    return own * portrait + (share * pictures).sum(1)
+    share = shares(offered) if share is None else share
+    own = (1 - share.sum(1)).clamp_min(0)[:, None]
+    return own * portrait + (share[:, :, None] * offered[:, :, :3]).sum(1)
 
 
 def _turn(landmarks: Tensor) -> Tensor:

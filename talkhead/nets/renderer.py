@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from talkhead.devices import has_fast_bf16
-from talkhead.face.mouth_bank import mixed, mouth_bank, mouth_opening_map
+from talkhead.face.mouth_bank import mixed, mouth_bank, mouth_opening_map, shares
 from talkhead.face.warp import compose, thin_plate_spline_field
 from talkhead.face.warp import sample as sample_picture
 from talkhead.nets.unet3d import UNet3D
@@ -267,9 +267,10 @@ class Renderer(ModelMixin, ConfigMixin):
             assert condition.picture is not None
             moved = self._moved(condition, _FLOW_UNIT * self.config.size / _BASE_SIZE * out[:, 3:5])
             base = sample_picture(condition.picture, moved)
-        if condition.bank is not None:
-            odds = out[:, 5 : 5 + self.config.bank].clamp(-_ODDS, _ODDS).exp()
-            base = mixed(base, condition.bank, odds)
+            if condition.bank is not None:
+                share = shares(condition.bank, out[:, 5 : 5 + self.config.bank].clamp(-_ODDS, _ODDS).exp())
+                base = mixed(base, condition.bank, share)
+                moved = torch.cat([moved, rearrange(share, "b n t h w -> b t h w n")], -1)
         return base + self.config.residual_scale * out[:, :3], moved
 
     def _moved(self, condition: Condition, flow: Tensor) -> Tensor:
@@ -319,8 +320,8 @@ class Renderer(ModelMixin, ConfigMixin):
             guidance_scale: as for ``predict``.
 
         Returns:
-            (B, 3, T, H, W), and the displacement by which the reference was sampled, (B, T, H, W, 2) px as in
-            ``sample``; None where the carrier is the reference itself.
+            (B, 3, T, H, W), and the displacement by which the reference was sampled, (B, T, H, W, 2 + N) px as in
+            ``sample``, then the shares of a bank's pictures; None where the carrier is the reference itself.
         """
 
         def answer(told: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from talkhead.face.borrowed_mouth import BorrowedMouth
 from talkhead.face.crop import crop_frames
 from talkhead.face.detail import DetailRestorer
+from talkhead.face.further_detail import FurtherDetail
 from talkhead.pipeline.stages import Portrait
 
 LARGEST = 512
@@ -31,6 +32,8 @@ class FramePlacer:
         alpha: (H, W) uint8 opacity of the portrait's picture: frames then have four channels.
         device: where the squares are enlarged and pasted.
         lent: fills opened mouths.
+        further: (R, 3, S, S) uint8 further pictures of the person and their (R, 68, 2) px, as fine as they are to be
+            shown.
 
     Raises:
         ValueError: if ``frame`` or ``size`` is out of range, or ``size`` is given for a whole picture.
@@ -44,6 +47,7 @@ class FramePlacer:
         alpha: Tensor | None = None,
         device: torch.device | str = "cpu",
         lent: BorrowedMouth | None = None,
+        further: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         check_output(frame, size)
         self._portrait, self._full, self._lent = portrait, frame == "full", lent
@@ -59,7 +63,10 @@ class FramePlacer:
             square = square[: len(picture)]
             border = BORDER if self._full else 0.0
             face, landmarks = portrait.face.to(device), portrait.reference_landmarks.to(device)
-            self._restore = DetailRestorer(square, face, landmarks, border)
+            detail = None
+            if further is not None:
+                detail = FurtherDetail(further[0].to(device), further[1].to(device), self._painted_size)
+            self._restore = DetailRestorer(square, face, landmarks, border, detail)
 
     def __call__(self, painted: Tensor, landmarks: Tensor, displacement: Tensor | None = None) -> Tensor:
         """Place painted squares.
@@ -67,7 +74,7 @@ class FramePlacer:
         Args:
             painted: (t, 3, s, s) uint8.
             landmarks: (t, 68, 2) px of them.
-            displacement: (t, s, s, 2) px, from where in the portrait the renderer sampled; None: by the landmarks.
+            displacement: of `Painted`: from where in the portrait the renderer sampled; None: by the landmarks.
 
         Returns:
             (t, H, W, 3 or 4) uint8 frames on the CPU.

@@ -49,8 +49,8 @@ class Painted(NamedTuple):
 
     Attributes:
         frames: (t, 3, H, W) uint8.
-        displacement: (t, H, W, 2) px, from where in the portrait each pixel was sampled, less where it is; None where
-            the renderer does not sample the portrait.
+        displacement: (t, H, W, 2 + N) px, from where in the portrait each pixel was sampled, less where it is, then the
+            shares of N further pictures that were mixed in; None where the renderer does not sample the portrait.
     """
 
     frames: Tensor
@@ -67,7 +67,7 @@ class _Segment:
         condition: what the renderer sees beside x.
         head: (1, 3, overlap, H, W) what the window before has predicted for the first frames, or None.
         level: how many steps it has taken.
-        moved: (1, t, H, W, 2) displacements of the last prediction, or None.
+        moved: (1, t, H, W, 2 + N) displacements and shares of the last prediction, or None.
         head_moved: those of ``head``, or None.
     """
 
