@@ -1,18 +1,24 @@
 """Further pictures of a person: which are kept, how they are cut, and that they reach the frames."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from talkhead.face.mouth_bank import mouth_bank
+from talkhead.face.points import EYELIDS
 from talkhead.media.write import VideoWriter, write_image
+from talkhead.metrics.liveliness import NOSE_FORWARD
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline, export_pipeline
+from talkhead.pipeline.stages import crop_portrait
 from talkhead.schedulers import MaskNoiseBridgeScheduler
-from talkhead.speaker.references import differing_mouths, load_bank, read_references
+from talkhead.speaker.references import _as_turned, differing_mouths, in_light_of, load_bank, read_references
 from talkhead.tracking.track import Detection
+from tests.conftest import tiny_face
 from tests.test_mouth_bank import face
 
 
@@ -28,6 +34,14 @@ class GreyTells:
 
 def picture(opening: int) -> torch.Tensor:
     return torch.full((3, 128, 128), opening, dtype=torch.uint8)
+
+
+PORTRAIT = crop_portrait(picture(8), face(8.0), 1.5, 32)
+
+
+@pytest.fixture(autouse=True)
+def no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("talkhead.speaker.references.can_describe_faces", lambda: False)
 
 
 def test_the_most_open_mouth_and_those_furthest_from_it_are_kept():
@@ -88,13 +102,13 @@ def test_further_pictures_reach_the_mouth_and_nothing_else(pipe: TalkingHeadPipe
 
 def test_a_speaker_brings_its_own(pipe: TalkingHeadPipeline, tmp_path: Path):
     with pytest.raises(ValueError, match="no further pictures of its speaker"):
-        pipe._bank("speaker", GreyTells(), "largest")
+        pipe._bank("speaker", GreyTells(), "largest", PORTRAIT)
     pictures = torch.stack([picture(4), picture(20)])[..., ::4, ::4].contiguous()
     save_file(
         {"pictures": pictures, "landmarks": torch.stack([face(4.0), face(20.0)]) / 4}, tmp_path / "bank.safetensors"
     )
     pipe.folder = tmp_path
-    bank = pipe._bank("speaker", GreyTells(), "largest")
+    bank = pipe._bank("speaker", GreyTells(), "largest", PORTRAIT)
     assert torch.equal(bank[0], pictures)
     assert load_bank(tmp_path / "elsewhere", 32) is None
     with pytest.raises(ValueError, match=r"must hold pictures \(R, 3, 64, 64\)"):
@@ -122,7 +136,7 @@ def test_export_keeps_a_speakers_mouths(
         references=pictures,
     )
     speaker = TalkingHeadPipeline.from_pretrained(made, device="cpu")
-    bank = speaker._bank("speaker", GreyTells(), "largest")
+    bank = speaker._bank("speaker", GreyTells(), "largest", PORTRAIT)
     assert bank[0].shape == (2, 3, 32, 32) and bank[0][0].float().mean() == 20
     speaker.save_pretrained(tmp_path / "copy")
     assert (tmp_path / "copy" / "bank.safetensors").read_bytes() == (made / "bank.safetensors").read_bytes()
@@ -131,4 +145,77 @@ def test_export_keeps_a_speakers_mouths(
 def test_a_renderer_without_a_bank_refuses_them(pipe: TalkingHeadPipeline):
     pipe.renderer = Renderer(size=32, widths=(8, 16), patch=2)
     with pytest.raises(ValueError, match="looks at one portrait alone"):
-        pipe._bank([picture(4)], GreyTells(), "largest")
+        pipe._bank([picture(4)], GreyTells(), "largest", PORTRAIT)
+
+
+class Turned(GreyTells):
+    """A detector that turns the head by the picture's second channel, in degrees: the nose's tip moves aside."""
+
+    def __call__(self, image: torch.Tensor, face_: str | int = "largest", **_: object) -> Detection | None:
+        found = super().__call__(image)
+        assert found is not None
+        found.landmarks[30] += torch.tensor([NOSE_FORWARD * 50 * math.sin(math.radians(float(image[1, 0, 0]))), 0.0])
+        return found
+
+
+def turned(degrees: int) -> torch.Tensor:
+    one = picture(20)
+    one[1] = degrees
+    return one
+
+
+def test_a_turned_head_is_refused_by_name_and_left_out_of_a_video(tmp_path: Path):
+    portrait = (picture(8), face(8.0))
+    given = {"detector": Turned(), "face": "largest", "scale": 1.5, "size": 64, "portrait": portrait}
+    assert read_references([turned(24)], **given)[0].shape == (1, 3, 64, 64)
+    with pytest.raises(ValueError, match="references: the head in picture 1 is turned 30 degrees .* within 25"):
+        read_references([turned(5), turned(30)], **given)
+    write_image(tmp_path / "side.png", turned(40))
+    with pytest.raises(ValueError, match=r"side.png' is turned 40 degrees"):
+        read_references(tmp_path / "side.png", **given)
+    kept = _as_turned([(turned(d), Turned()(turned(d)).landmarks) for d in (40, 3)], face(8.0), "a video")
+    assert [int(one[1, 0, 0]) for one, _ in kept] == [3]
+
+
+def test_another_person_is_warned_of_by_name(monkeypatch: pytest.MonkeyPatch):
+    """Descriptors 0.59 and 0.61 from the portrait's: the second is said to be another."""
+    monkeypatch.setattr("talkhead.speaker.references.can_describe_faces", lambda: True)
+    monkeypatch.setattr(
+        "talkhead.speaker.references.describe_faces", lambda frames, points: frames[:, :1, 0, 0].float() / 100
+    )
+    given = (GreyTells(), "largest", 1.5, 64, (picture(0), face(0.0)))
+    with pytest.warns(UserWarning, match="picture 1 seems to show another person"):
+        pictures, _ = read_references([picture(59), picture(61)], *given)
+    assert len(pictures) == 2  # it is the user's choice
+    read_references([picture(59)], *given)  # no warning
+
+
+def test_a_face_much_smaller_than_the_portraits_is_warned_of():
+    """The square around the face is 75 px: half of 150."""
+    given = (GreyTells(), "largest", 1.5)
+    read_references([picture(8)], *given, 150, (picture(8), face(8.0)))
+    with pytest.warns(UserWarning, match="picture 0 has less than half"):
+        read_references([picture(8)], *given, 152, (picture(8), face(8.0)))
+
+
+def test_shut_eyes_change_nothing_below_them(pipe: TalkingHeadPipeline):
+    """A further picture gives the lower face alone: with its lids shut the frames stay the same."""
+    points = torch.stack([tiny_face(32, 0.8)] * 2)[None]
+    shut = points[0, 0].clone()
+    for upper, lower in EYELIDS:
+        shut[[upper, lower]] = points[0, 0, [upper, lower]].mean(0)
+    points[0, 1] = shut
+    pictures = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 6), (32, 32), mode="bicubic")[:, None]
+    frame, own = tiny_face(32, 0.7)[None, None], tiny_face(32, 0.0)[None]
+    seen = [mouth_bank(pictures, one[None, None], pictures[:, 0], own, frame, 1)[0, 0] for one in points[0]]
+    below = int(frame[0, 0, 33, 1]) + 2
+    assert (seen[0][:3] * seen[0][3:] - seen[1][:3] * seen[1][3:])[..., below:, :].abs().max() < 0.04
+
+
+def test_pictures_are_brought_to_the_portraits_light(pipe: TalkingHeadPipeline):
+    """A picture twice as dark, a third redder, comes out as the portrait is."""
+    shades = torch.tensor([120, 90, 60], dtype=torch.uint8)[:, None, None]
+    portrait = crop_portrait(shades.expand(3, 72, 72).contiguous(), tiny_face(72), 1.5, 32)
+    other = (shades.expand(1, 3, 72, 72) * torch.tensor([0.67, 0.5, 0.5])[:, None, None]).round().to(torch.uint8)
+    brought, _ = in_light_of((other, tiny_face(72)[None]), portrait.face, portrait.reference_landmarks)
+    assert (brought.float() - shades).abs().max() <= 1

@@ -37,6 +37,7 @@ from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.painting import paint
 from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import (
+    Portrait,
     Result,
     Stream,
     choose_fps,
@@ -55,7 +56,7 @@ from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
 from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_parts, write_parts
-from talkhead.speaker.references import Bank, lend_mouth, load_bank, read_references
+from talkhead.speaker.references import FINEST, Bank, in_light_of, lend_mouth, load_bank, read_references, shrunk
 from talkhead.speaker.trained import check_emotions
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector
@@ -326,7 +327,8 @@ class TalkingHeadPipeline:
             reference_landmarks = find_face(picture, self._detector(detector), face, image)
         portrait = crop_portrait(picture, reference_landmarks, self.info["crop_scale"], self.renderer.config.size)
         num_frames = count_frames(given, speech, portrait, rate)
-        options["bank"] = None if references is None else self._bank(references, detector, face)
+        further = None if references is None else self._bank(references, detector, face, portrait)
+        options["bank"] = None if further is None else shrunk(further, self.renderer.config.size)
         keys = heard_keys(self.emotion_net, speech) if keys is None else keys
         times = torch.arange(num_frames, dtype=torch.float64) / float(rate)
         if given is None:
@@ -350,7 +352,7 @@ class TalkingHeadPipeline:
         told = keys.told_at(times, self.renderer, emotion_strength)
         painted = paint(self.renderer, self.scheduler, portrait, moved, told, options)
         lent = lend_mouth(self.folder, portrait.face, portrait.reference_landmarks, options["bank"], teeth, self.device)
-        placer = FramePlacer(portrait, frame, size, alpha, self.device, lent)
+        placer = FramePlacer(portrait, frame, size, alpha, self.device, lent, further)
         return Stream(painted, portrait, speech, keys, rate, num_frames, placer)
 
     def live(self, image: Any, **options: Any) -> Live:
@@ -374,17 +376,19 @@ class TalkingHeadPipeline:
         options = {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start_timestep}
         return options | {"windows_per_call": together}
 
-    def _bank(self, references: Any, detector: str | LandmarkDetector | None, face: str | int) -> Bank:
-        """Return further pictures of the person and their landmarks."""
-        size = self.renderer.config.size
+    def _bank(
+        self, references: Any, detector: str | LandmarkDetector | None, face: str | int, portrait: Portrait
+    ) -> Bank:
+        """Return further pictures of the person in the portrait's light, as fine as it is, and their landmarks."""
+        size, own = self.renderer.config.size, (portrait.face, portrait.reference_landmarks)
         if not self.renderer.config.bank:
             raise ValueError("references: this pipeline's renderer looks at one portrait alone; leave them out")
         if isinstance(references, str) and references == "speaker":
-            bank = None if self.folder is None else load_bank(self.folder, size)
-            if bank is None:
+            if self.folder is None or (bank := load_bank(self.folder, size)) is None:
                 raise ValueError("references: this pipeline has no further pictures of its speaker; give pictures")
-            return bank
-        return read_references(references, self._detector(detector), face, self.info["crop_scale"], size)
+            return in_light_of(bank, *own)
+        fine = min(max(round(portrait.crop.side), size), FINEST)
+        return read_references(references, self._detector(detector), face, self.info["crop_scale"], fine, own)
 
     def _detector(self, detector: str | LandmarkDetector | None) -> LandmarkDetector:
         """Load a detector once."""

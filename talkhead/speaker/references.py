@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,26 @@ from torch import Tensor
 
 from talkhead.data.index import VIDEO
 from talkhead.face.borrowed_mouth import BorrowedMouth
-from talkhead.face.crop import crop_frames, face_crop, to_crop
+from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
+from talkhead.face.light import in_light, light_between
 from talkhead.face.mouth_bank import mouth_shape
 from talkhead.media.read import iter_frames
+from talkhead.metrics import head_pose
+from talkhead.tracking.identity import can_describe_faces, describe_faces
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector
 
 MOST = 4
 """How many pictures are kept."""
+
+FINEST = 1024
+"""px, the largest side at which their detail is kept."""
+
+TURNED = 25.0
+"""Degrees, sideways or up and down, by which a head may be turned against the portrait's."""
+
+OTHER = 0.6
+"""Distance of two faces' descriptors beyond which they are of two people: that of dlib's authors."""
 
 _LOOKED_AT = 60
 """Frames of a video in which a face is looked for: one detection is a matter of tens of milliseconds."""
@@ -29,45 +42,72 @@ Bank = tuple[Tensor, Tensor]
 
 
 def read_references(
-    references: Sequence[Any] | str | Path, detector: LandmarkDetector, face: str | int, scale: float, size: int
+    references: Sequence[Any] | str | Path,
+    detector: LandmarkDetector,
+    face: str | int,
+    scale: float,
+    size: int,
+    portrait: tuple[Tensor, Tensor] | None = None,
 ) -> Bank:
-    """Return further pictures of a person, cut as the portrait is.
+    """Return further pictures of a person, cut as the portrait is, and in its light.
 
     Args:
         references: one or several pictures (as for a portrait) or videos of the person. Of many, those are kept whose
-            mouths differ the most.
+            mouths differ the most. Of a video, frames with the head turned away from the portrait's are left out.
         detector: finds the faces.
         face: which face of several.
         scale: side of the square relative to the landmarks' box.
-        size: px, the renderer's.
+        size: px, the pictures' side.
+        portrait: (3, s, s) uint8 and (68, 2) px of it; None: nothing is held against it.
 
     Returns:
         (R, 3, size, size) uint8 and (R, 68, 2) px of them, R at most 4.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if one cannot be read, or there is no face in it.
+        ValueError: if one cannot be read, there is no face in it, or its head is turned.
     """
     many = [references] if isinstance(references, str | Path) else list(references)
+    names: list[str] = []
     faces: list[tuple[Tensor, Tensor]] = []
-    for one in many:
-        if isinstance(one, str | Path) and Path(one).suffix.lower() in VIDEO:
-            found = _faces_of(one, detector, face)
-        else:
-            picture = read_portrait(one)
-            try:
-                found = [(picture, find_face(picture, detector, face, one))]
-            except ValueError as error:
-                raise ValueError(str(error).replace("image:", "references:", 1)) from error
-        faces += found
+    for number, one in enumerate(many):
+        named = f"'{one}'" if isinstance(one, str | Path) else f"picture {number}"
+        found = _faces_in(one, detector, face)
+        faces += found if portrait is None else _as_turned(found, portrait[1], named)
+        names += [named] * (len(faces) - len(names))
     if not faces:
         raise ValueError("references must hold at least one picture or video of the person; got none")
     landmarks = torch.stack([points for _, points in faces])
     kept = differing_mouths(landmarks)
+    if portrait is not None:
+        _warn_of_others([faces[place] for place in kept], portrait, [names[place] for place in kept])
     crops = [face_crop(landmarks[place], scale) for place in kept]
-    pictures = [crop_frames(faces[place][0], crop, size) for place, crop in zip(kept, crops, strict=True)]
-    points = [to_crop(landmarks[place], crop, size) for place, crop in zip(kept, crops, strict=True)]
-    return torch.stack(pictures), torch.stack(points)
+    if portrait is not None:
+        _warn_of_small(crops, size, [names[place] for place in kept])
+    pictures = torch.stack([crop_frames(faces[place][0], crop, size) for place, crop in zip(kept, crops, strict=True)])
+    points = torch.stack([to_crop(landmarks[place], crop, size) for place, crop in zip(kept, crops, strict=True)])
+    return (pictures, points) if portrait is None else in_light_of((pictures, points), *portrait)
+
+
+def in_light_of(bank: Bank, face: Tensor, landmarks: Tensor) -> Bank:
+    """Bring further pictures of a person to the light of one.
+
+    Once for each picture: from frame to frame, the brightness around the lips changes with them.
+
+    Args:
+        bank: (R, 3, S, S) uint8 pictures and their (R, 68, 2) px.
+        face: (3, s, s) uint8 the portrait as the renderer sees it.
+        landmarks: (68, 2) px of it.
+    """
+    pictures, points = shrunk(bank, face.shape[-1])
+    light = light_between(pictures, points, face.to(pictures.device), landmarks.to(points))
+    return in_light(*bank, light), bank[1]
+
+
+def shrunk(bank: Bank, size: int) -> Bank:
+    """Return the pictures at another size, with their landmarks."""
+    whole = Crop(0.0, 0.0, float(bank[0].shape[-1]))
+    return crop_frames(bank[0], whole, size), to_crop(bank[1], whole, size)
 
 
 def differing_mouths(landmarks: Tensor, most: int = MOST) -> list[int]:
@@ -151,6 +191,50 @@ def load_bank(folder: Path, size: int | None = None) -> Bank | None:
             f"{tuple(pictures.shape)} {pictures.dtype} and {tuple(landmarks.shape)}; export the speaker again"
         )
     return pictures, landmarks.float()
+
+
+def _faces_in(one: Any, detector: LandmarkDetector, face: str | int) -> list[tuple[Tensor, Tensor]]:
+    """Return the face of a picture, or those of a video, with their landmarks."""
+    if isinstance(one, str | Path) and Path(one).suffix.lower() in VIDEO:
+        return _faces_of(one, detector, face)
+    picture = read_portrait(one)
+    try:
+        return [(picture, find_face(picture, detector, face, one))]
+    except ValueError as error:
+        raise ValueError(str(error).replace("image:", "references:", 1)) from error
+
+
+def _as_turned(faces: list[tuple[Tensor, Tensor]], own: Tensor, named: str) -> list[tuple[Tensor, Tensor]]:
+    """Return those whose heads are turned as the portrait's is; refuse a file without one."""
+    pose = head_pose(torch.stack([own, *(points for _, points in faces)]))
+    away = torch.maximum((pose.yaw[1:] - pose.yaw[0]).abs(), (pose.pitch[1:] - pose.pitch[0]).abs())
+    if away.min() > TURNED:
+        raise ValueError(
+            f"references: the head in {named} is turned {away.min():.0f} degrees away from the portrait's, and a mouth "
+            f"seen from another side cannot be bent to it; give a picture within {TURNED:g} degrees, or leave it out"
+        )
+    return [one for one, angle in zip(faces, away.tolist(), strict=True) if angle <= TURNED]
+
+
+def _warn_of_others(faces: list[tuple[Tensor, Tensor]], portrait: tuple[Tensor, Tensor], names: list[str]) -> None:
+    """Warn of pictures that show another person, where the extra is installed that can tell."""
+    if not can_describe_faces():
+        return
+    own, *others = (describe_faces(picture[None], points[None])[0] for picture, points in (portrait, *faces))
+    for name in dict.fromkeys(name for name, one in zip(names, others, strict=True) if (one - own).norm() > OTHER):
+        warnings.warn(
+            f"references: {name} seems to show another person than the portrait; leave it out if it does", stacklevel=5
+        )
+
+
+def _warn_of_small(crops: list[Crop], size: int, names: list[str]) -> None:
+    """Warn of faces that have less than half the pixels a side that are to be shown."""
+    for name in dict.fromkeys(name for name, crop in zip(names, crops, strict=True) if 2 * crop.side < size):
+        warnings.warn(
+            f"references: the face in {name} has less than half the portrait's pixels a side; where its mouth is shown "
+            "the video will be softer: give a larger picture if there is one",
+            stacklevel=5,
+        )
 
 
 def _faces_of(path: str | Path, detector: LandmarkDetector, face: str | int) -> list[tuple[Tensor, Tensor]]:
