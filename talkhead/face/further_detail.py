@@ -18,13 +18,13 @@ class Mixture(NamedTuple):
     """What has been mixed into one frame, or several.
 
     Attributes:
-        index: (t, N) which pictures.
+        which: (t, N) the pictures' numbers.
         shift: (t, N, s, s, 2) px from where in each a pixel was sampled, less where it is.
         change: (t, N, 3, s, s) levels by which each differs from the portrait, both bent, at the renderer's size.
         share: (t, N, s, s) in [0, 1].
     """
 
-    index: Tensor
+    which: Tensor
     shift: Tensor
     change: Tensor
     share: Tensor
@@ -87,7 +87,7 @@ class FurtherDetail:
         share = F.grid_sample(share[:, None], grid, padding_mode="border", align_corners=False)
         shift = mixture.shift[0].permute(0, 3, 1, 2)
         shift = F.grid_sample(shift, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
-        source = self._large[mixture.index[0]]
+        source = self._large[mixture.which[0]]
         bent = F.grid_sample(source, grid + shift * (2 / size), padding_mode="border", align_corners=False)
         change = F.grid_sample(mixture.change[0], grid, "bicubic", "border", align_corners=False)
         part = frame[:, :, rows, columns]
