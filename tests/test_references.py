@@ -219,3 +219,15 @@ def test_pictures_are_brought_to_the_portraits_light(pipe: TalkingHeadPipeline):
     other = (shades.expand(1, 3, 72, 72) * torch.tensor([0.67, 0.5, 0.5])[:, None, None]).round().to(torch.uint8)
     brought, _ = in_light_of((other, tiny_face(72)[None]), portrait.face, portrait.reference_landmarks)
     assert (brought.float() - shades).abs().max() <= 1
+
+
+def test_their_detail_reaches_a_frame_larger_than_painted(pipe: TalkingHeadPipeline):
+    """Green lines of one px, which 32 px cannot hold, on an even portrait: at the mouth they are there, above not."""
+    with torch.no_grad():
+        pipe.renderer.unet.head.bias[5 * 4 : 6 * 4] = 100.0  # the odds of the nearest picture
+    own, lined = picture(8), picture(8)
+    own[1], lined[1] = 100, 70 + 60 * (torch.arange(128) % 2)
+    options = {"landmarks": face(8.0).repeat(4, 1, 1), "reference_landmarks": face(8.0), "detector": GreyTells()}
+    frame = pipe(own, emotion="neutral", frame="full", references=[lined], **options).frames[0, ..., 1].float()
+    assert frame[84:92, 56:72].diff(dim=1).abs().mean() > 40
+    assert frame[45:55, 56:72].diff(dim=1).abs().mean() < 4
