@@ -10,7 +10,7 @@ from conftest import POINTS, OneFace, speech, tiny_face, tiny_pipeline
 from talkhead.data.clip import EMOTIONS
 from talkhead.media.read import probe, read_audio, read_video, write_audio, write_image
 from talkhead.nets.renderer import Renderer
-from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline import TalkingHeadPipeline, stages
 
 NTSC = Fraction(30000, 1001)
 
@@ -100,6 +100,18 @@ def test_stream_is_the_call_in_pieces(pipe, portrait):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
     for part in parts[:-1]:
         assert len(part.audio) / 16000 == pytest.approx(len(part.frames) / 25)
+
+
+def test_memory_goes_back_after_many_frames_of_one_video_or_of_many(pipe, portrait, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(stages, "give_back_memory", lambda: given_back.append(True))
+    monkeypatch.setattr(stages, "_GIVE_BACK", 50)
+    monkeypatch.setattr(stages.Stream, "_painted_since", 0)
+    counts = []
+    for seconds in (0.8, 0.8, 0.8, 2.4):  # 20, 20, 20 and 60 frames
+        pipe(portrait, speech(seconds), reference_landmarks=POINTS, emotion="happy", num_inference_steps=1)
+        counts.append(len(given_back))
+    assert counts == [0, 0, 1, 2]
 
 
 def test_given_landmarks_are_painted(pipe, portrait):

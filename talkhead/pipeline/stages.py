@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ from talkhead.speech.level import num_frames_of
 if TYPE_CHECKING:
     from talkhead.pipeline.placing import FramePlacer
     from talkhead.pipeline.windows import Painted
+
+
+_GIVE_BACK = 1500
+"""Frames, of one video or of many, after which what they left in memory is given back."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Stream(Iterator[Result]):
         emotion: the probability of each emotion's name in the beginning.
     """
 
+    _painted_since: ClassVar = 0  # frames of all streams since memory was given back
+
     def __init__(
         self,
         painted: Iterator[tuple[Painted, Tensor]],
@@ -132,7 +138,9 @@ class Stream(Iterator[Result]):
             painted, landmarks = next(self._painted)
             frames = self._placer(painted.frames, landmarks, painted.displacement)
         start, self._done = self._done, self._done + len(painted.frames)
-        if start and start % 256 < len(painted.frames):  # once in 256 frames, of what earlier pieces left
+        Stream._painted_since += len(painted.frames)
+        if Stream._painted_since >= _GIVE_BACK:
+            Stream._painted_since = 0
             give_back_memory()
         track = self._keys.track(start, self._done, self.fps)
         in_picture = self._portrait.to_picture(landmarks)
