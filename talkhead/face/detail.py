@@ -69,7 +69,7 @@ class DetailRestorer:
         mixtures: list[Mixture | None] = [None] * len(painted)
         if self._further is not None and displacement is not None and displacement.shape[-1] > 2:
             share = displacement[..., 2:].permute(0, 3, 1, 2) * self._weight
-            mixtures = [*self._further.mixture(landmarks, bent, share).frames()]
+            mixtures = [*self._further.mixtures(landmarks, bent, share)]
         change = (painted.float() - bent) * self._weight
         shift = (shift * self._weight[..., None]).permute(0, 3, 1, 2)
         # One by one, on the CPU one in each thread: full-size floats are large.

@@ -15,23 +15,19 @@ _LEAST = 1 / 256
 
 
 class Mixture(NamedTuple):
-    """What has been mixed into one frame, or several.
+    """What can be seen of further pictures in one frame, n of them.
 
     Attributes:
-        which: (t, N) the pictures' numbers.
-        shift: (t, N, s, s, 2) px from where in each a pixel was sampled, less where it is.
-        change: (t, N, 3, s, s) levels by which each differs from the portrait, both bent, at the renderer's size.
-        share: (t, N, s, s) in [0, 1].
+        which: (n,) the pictures' numbers.
+        shift: (n, s, s, 2) px from where in each a pixel was sampled, less where it is.
+        change: (n, 3, s, s) levels by which each differs from the portrait, both bent, at the renderer's size.
+        share: (n, s, s) in [0, 1].
     """
 
     which: Tensor
     shift: Tensor
     change: Tensor
     share: Tensor
-
-    def frames(self) -> list[Mixture]:
-        """Return each frame's own, t = 1."""
-        return [Mixture(*one) for one in zip(*(part.split(1) for part in self), strict=True)]
 
 
 class FurtherDetail:
@@ -53,22 +49,27 @@ class FurtherDetail:
         self._small = F.interpolate(self._large, (size, size), mode="bilinear", antialias=True, align_corners=False)
         self._landmarks = (landmarks.float() + 0.5) * (size / pictures.shape[-1]) - 0.5
 
-    def mixture(self, landmarks: Tensor, own: Tensor, share: Tensor) -> Mixture:
-        """Bend the pictures as the renderer did.
+    def mixtures(self, landmarks: Tensor, own: Tensor, share: Tensor) -> list[Mixture]:
+        """Bend the pictures as the renderer did, those that can be seen; one mixture a frame.
 
         Args:
             landmarks: (t, 68, 2) px of the frames.
             own: (t, 3, s, s) the bent portrait, in levels.
             share: (t, N, s, s) of each picture, the nearest first.
         """
-        count, size = share.shape[1], (own.shape[-2], own.shape[-1])
-        index = nearest_mouths(self._landmarks[None], landmarks[None], count)[0][0]
+        size = (own.shape[-2], own.shape[-1])
         if self._large.shape[-1] <= size[-1]:
             share = share * lip_map(landmarks[None], size)[0][:, None]
-        target = landmarks.repeat_interleave(count, 0)[:, None]
-        field = thin_plate_spline_field(self._landmarks[index.flatten()], target, size)
-        bent = sample(self._small, field, index=index.flatten())[:, :, 0].unflatten(0, index.shape)
-        return Mixture(index, field[:, 0].unflatten(0, index.shape), bent - own[:, None], share.clamp(0, 1))
+        seen = share.amax((-1, -2)) > _LEAST
+        if not seen.any():
+            return [Mixture(seen[:0], own[:0], own[:0], share[0, :0])] * len(own)
+        frame = seen.nonzero()[:, 0]
+        which = nearest_mouths(self._landmarks[None], landmarks[None], share.shape[1])[0][0][seen]
+        field = thin_plate_spline_field(self._landmarks[which], landmarks[frame][:, None], size)
+        change = sample(self._small, field, index=which)[:, :, 0] - own[frame]
+        counts = seen.sum(1).tolist()
+        parts = (part.split(counts) for part in (which, field[:, 0], change, share[seen].clamp(0, 1)))
+        return [Mixture(*one) for one in zip(*parts, strict=True)]
 
     def put(self, frame: Tensor, places: Tensor, mixture: Mixture) -> None:
         """Put the pictures' detail into one frame.
@@ -78,18 +79,18 @@ class FurtherDetail:
             places: (1, S, S, 2) of its pixels, from -1 to 1 over the frame.
             mixture: of this frame.
         """
-        share, size = mixture.share[0], mixture.share.shape[-1]
+        if not len(mixture.which):
+            return
+        share, size = mixture.share, mixture.share.shape[-1]
         seen = (share > _LEAST).any(0)
         rows, columns = (_span(seen.any(axis), size, frame.shape[-1]) for axis in (1, 0))
-        if rows.start == rows.stop or columns.start == columns.stop:
-            return
         grid = places[:, rows, columns].expand(len(share), -1, -1, -1)
         share = F.grid_sample(share[:, None], grid, padding_mode="border", align_corners=False)
-        shift = mixture.shift[0].permute(0, 3, 1, 2)
+        shift = mixture.shift.permute(0, 3, 1, 2)
         shift = F.grid_sample(shift, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
-        source = self._large[mixture.which[0]]
+        source = self._large[mixture.which]
         bent = F.grid_sample(source, grid + shift * (2 / size), padding_mode="border", align_corners=False)
-        change = F.grid_sample(mixture.change[0], grid, "bicubic", "border", align_corners=False)
+        change = F.grid_sample(mixture.change, grid, "bicubic", "border", align_corners=False)
         part = frame[:, :, rows, columns]
         part += (share * (bent - part - change)).sum(0, keepdim=True)
 
@@ -97,6 +98,4 @@ class FurtherDetail:
 def _span(seen: Tensor, size: int, side: int) -> slice:
     """Return where, on a side of that many px, the places lie that are seen of ``size``."""
     found = seen.nonzero().flatten()
-    if not len(found):
-        return slice(0, 0)
     return slice(int(found[0]) * side // size, min(-(-(int(found[-1]) + 1) * side // size), side))
