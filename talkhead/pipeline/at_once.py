@@ -50,5 +50,5 @@ def ready_to_paint(renderer: Renderer) -> Renderer:
     ready = copy.deepcopy(renderer)
     for layer in ready.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.to(torch.bfloat16, memory_format=torch.channels_last)
+            layer.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ready
