@@ -1,0 +1,82 @@
+"""Teach a renderer to use further pictures of a person, without changing what it paints from one.
+
+    python examples/teach_bank.py CACHE --speaker SPEAKER --output renderer --minutes 12
+
+Only those weights learn that nothing but further pictures reaches: the part of the first convolution that sees them,
+and that of the last which says what their odds are multiplied by. With one portrait the renderer stays what it was, bit
+for bit. CACHE is that of `talkhead fit --config video`, whose other settings hold; each sample has one to four
+further pictures. The output is a renderer's folder, as it lies in a speaker's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from torch import Tensor
+
+from talkhead.data.datamodule import MEADDataModule
+from talkhead.modules.video import VideoDiffusion
+from talkhead.nets.renderer import Renderer
+from talkhead.speaker.folder import find_folder, load_parts, save_part
+
+_SEEN = 4  # channels of each further picture: three colours and its share
+_BEFORE = 5  # channels of the answer that come before the odds: residual and flow
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cache")
+    parser.add_argument("--speaker", default="bundled", help="whose renderer learns (%(default)s)")
+    parser.add_argument("--output", required=True, type=Path, help="an empty folder")
+    parser.add_argument("--minutes", type=float, default=12.0, help="(%(default)s)")
+    parser.add_argument("--balance-power", type=float, default=0.5, help="of data.balance (%(default)s)")
+    options = parser.parse_args()
+    if options.output.exists():
+        parser.error(f"--output: {str(options.output)!r} is there already; choose another")
+    renderer, scheduler = load_parts(find_folder(options.speaker))[2:4]
+    if not renderer.config.bank:
+        parser.error(f"--speaker: the renderer of {options.speaker!r} looks at one portrait alone (bank=0)")
+    seed_everything(0, verbose=False)
+    only_the_bank_learns(renderer)
+    module = VideoDiffusion(
+        renderer, scheduler, learning_rate=1e-3, last_step_share=1.0, mouth_weight=5.0, eye_weight=2.0,
+        detail_weight=0.15, recolour=0.4, mirror=0.15, jitter=0.2, reshape=0.5, mingle=0.4, bank_dropout=0.0,
+    )  # fmt: skip
+    data = MEADDataModule(
+        options.cache, batch_size=4, num_frames=8, samples_per_clip=2, split="clip", test_fraction=0.1, bank=4,
+        balance="identity", balance_power=options.balance_power,
+    )  # fmt: skip
+    trainer = Trainer(
+        accelerator="auto", devices=1, max_epochs=-1, max_time={"seconds": round(60 * options.minutes)},
+        precision="bf16-mixed", gradient_clip_val=1.0, limit_val_batches=0, num_sanity_val_steps=0, logger=False,
+        enable_checkpointing=False, callbacks=[EMAWeightAveraging(decay=0.99), RichProgressBar()],
+    )  # fmt: skip
+    module.train()
+    trainer.fit(module, data)
+    save_part(renderer.cpu().eval(), options.output)
+    print(f"{trainer.global_step} steps; wrote {options.output}")
+
+
+def only_the_bank_learns(renderer: Renderer) -> None:
+    """Leave gradients to the weights alone that nothing but further pictures reaches."""
+    renderer.requires_grad_(False)
+    unet = renderer.unet
+    folded = unet.config.patch**2
+
+    def keep(weight: Tensor, part: tuple[slice, ...]) -> None:
+        mask = torch.zeros_like(weight)
+        mask[part] = 1.0
+        weight.requires_grad_(True)
+        weight.register_hook(lambda gradient: gradient * mask.to(gradient))
+
+    keep(unet.stem.weight, (slice(None), slice(-_SEEN * renderer.config.bank * folded, None)))
+    for weight in (unet.head.weight, unet.head.bias):
+        keep(weight, (slice(_BEFORE * folded, None),))
+
+
+if __name__ == "__main__":
+    main()
