@@ -135,6 +135,8 @@ _MOST = 0.7  # of another person in a mixed face
 def mingle(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Mix into a share of the samples the face of the next sample of the batch, by up to 70%, all frames alike.
 
+    A batch of one sample is left as it is. Several processes mix among their own samples.
+
     Args:
         frames: (B, T, 3, H, W) float in [0, 1].
         landmarks: (B, T, 68, 2) px; NaN: no picture there.
@@ -143,7 +145,7 @@ def mingle(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
     """
     chosen = (torch.rand(len(frames), generator=generator) < share).nonzero()[:, 0]
     amount = _MOST * torch.rand(len(frames), generator=generator)[chosen]
-    if not len(chosen):
+    if not len(chosen) or len(frames) == 1:
         return frames
     other = (chosen + 1) % len(frames)
     out = frames.clone()
