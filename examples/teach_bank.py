@@ -11,6 +11,7 @@ further pictures. The output is a renderer's folder, as it lies in a speaker's.
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ def main() -> None:
     if not renderer.config.bank:
         parser.error(f"--speaker: the renderer of {options.speaker!r} looks at one portrait alone (bank=0)")
     seed_everything(0, verbose=False)
-    only_the_bank_learns(renderer)
+    before, parts = copy.deepcopy(renderer.state_dict()), only_the_bank_learns(renderer)
     module = VideoDiffusion(
         renderer, scheduler, learning_rate=1e-3, last_step_share=1.0, mouth_weight=5.0, eye_weight=2.0,
         detail_weight=0.15, recolour=0.4, mirror=0.15, jitter=0.2, reshape=0.5, mingle=0.4, bank_dropout=0.0,
@@ -57,15 +58,19 @@ def main() -> None:
     )  # fmt: skip
     module.train()
     trainer.fit(module, data)
-    save_part(renderer.cpu().eval(), options.output)
+    learnt = renderer.cpu().eval().state_dict()
+    for name, part in parts.items():
+        before[name][part] = learnt[name][part]
+    renderer.load_state_dict(before)  # a mean over the run of what never changed is off by its rounding
+    save_part(renderer, options.output)
     print(f"{trainer.global_step} steps; wrote {options.output}")
 
 
-def only_the_bank_learns(renderer: Renderer) -> None:
-    """Leave gradients to the weights alone that nothing but further pictures reaches."""
-    renderer.requires_grad_(False)
-    unet = renderer.unet
-    folded = unet.config.patch**2
+def only_the_bank_learns(renderer: Renderer) -> dict[str, tuple[slice, ...]]:
+    """Leave gradients to the weights alone that nothing but further pictures reaches; return which these are."""
+    folded = renderer.unet.config.patch**2
+    seen, said = slice(-_SEEN * renderer.config.bank * folded, None), slice(_BEFORE * folded, None)
+    parts = {"unet.stem.weight": (slice(None), seen), "unet.head.weight": (said,), "unet.head.bias": (said,)}
 
     def keep(weight: Tensor, part: tuple[slice, ...]) -> None:
         mask = torch.zeros_like(weight)
@@ -73,9 +78,10 @@ def only_the_bank_learns(renderer: Renderer) -> None:
         weight.requires_grad_(True)
         weight.register_hook(lambda gradient: gradient * mask.to(gradient))
 
-    keep(unet.stem.weight, (slice(None), slice(-_SEEN * renderer.config.bank * folded, None)))
-    for weight in (unet.head.weight, unet.head.bias):
-        keep(weight, (slice(_BEFORE * folded, None),))
+    renderer.requires_grad_(False)
+    for name, part in parts.items():
+        keep(renderer.get_parameter(name), part)
+    return parts
 
 
 if __name__ == "__main__":
