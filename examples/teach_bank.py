@@ -4,8 +4,8 @@
 
 Only those weights learn that nothing but further pictures reaches: the part of the first convolution that sees them,
 and that of the last which says what their odds are multiplied by. With one portrait the renderer stays what it was, bit
-for bit. CACHE is that of `talkhead fit --config video`, whose other settings hold; each sample has one to four
-further pictures. The output is a renderer's folder, as it lies in a speaker's.
+for bit. CACHE is that of `talkhead fit --config video`. Each sample has one to four further pictures and is painted in
+one step from the noise end, as the bundled speaker paints. The output is a renderer's folder, as in a speaker's.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from talkhead.face.mouth_bank import (
     mouth_opening_map,
     mouth_shape,
     nearest_mouths,
+    nearest_pictures,
     shares,
 )
 from talkhead.face.polygon import signed_distance
@@ -84,7 +85,8 @@ def test_a_turned_head_is_less_like_the_frame():
     turned[27:36, 0] += 10.0  # the nose to one side, a fifth of the eyes' distance
     grey = torch.full((1, 2, 3, 128, 128), 0.5)
     points = torch.stack([turned, face(13.0)])[None]
-    assert nearest_mouths(points, face(12.0)[None, None], 1)[0].item() == 1
+    assert nearest_pictures(points, face(12.0)[None, None], 1)[0].item() == 1
+    assert nearest_mouths(points, face(12.0)[None, None], 1)[0].item() == 0  # the mouth itself is the same
     shares = mouth_bank(grey, points, grey[:, 0], face(0.0)[None], face(12.0)[None, None], 2)[0, :, 3, 0, 88, 64]
     assert shares[0] > 0.9 and shares[1] < 0.01
 

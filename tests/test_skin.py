@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from talkhead.face.skin import in_the_light_of, skin_colour
+from talkhead.face.skin import skin_colour, with_skin_of
 from tests.test_mixed_face import face
 
 
@@ -22,8 +22,8 @@ def test_another_light_is_taken_back_and_the_same_left_alone():
     picture, points = 0.2 + 0.2 * torch.rand(1, 3, 128, 128), face()[None]
     gains = torch.tensor([[1.6, 1.0, 0.7], [1.01, 1.0, 0.99]])
     further = picture[:, None] * gains[None, ..., None, None]
-    lit = in_the_light_of(further, points[:, None].repeat(1, 2, 1, 1), picture, points)
+    lit = with_skin_of(picture, points, further, points[:, None].repeat(1, 2, 1, 1))
     torch.testing.assert_close(lit[0, 0], picture[0], atol=0, rtol=0.02)  # a tenth of s^2 / d is left
     assert (lit[0, 1] / further[0, 1] - 1).abs().max() < 0.0015  # d^3 / s^2 of what differs by 1%
-    missing = in_the_light_of(further, torch.full((1, 2, 68, 2), torch.nan), picture, points)
+    missing = with_skin_of(picture, points, further, torch.full((1, 2, 68, 2), torch.nan))
     assert missing.isfinite().all()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,7 +47,13 @@ class BorrowedMouth:
         self._widest = mouth_shape(shown)[:, 0].amax()
         light = skin_colour(face[None].float(), shown[:1])
         gains = light / skin_colour(pictures.float(), self._bank).clamp_min(1.0)
-        self._pictures = pictures.float() * gains.clamp(0.3, 2.0)[..., None, None]
+        # Each frame gets its own copies: of the mouths with a little around them, not of whole pictures.
+        size, lips = pictures.shape[-1], self._bank[:, MOUTH]
+        around = _AROUND * size / 128
+        low = (lips.amin((0, 1)) - around).floor().clamp(0, size - 1)
+        (left, top), (right, bottom) = low.int().tolist(), (lips.amax((0, 1)) + around).int().tolist()
+        mouths = pictures[..., top : max(bottom, top + 1), left : max(right, left + 1)]
+        self._mouths, self._lips = mouths.float() * gains.clamp(0.3, 2.0)[..., None, None], lips - low
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor, landmarks: Tensor) -> Tensor:
@@ -78,16 +82,6 @@ class BorrowedMouth:
         place.copy_(torch.lerp(place.float(), lent, mask).round_().clamp_(0, 255))
         return out
 
-    @cached_property
-    def _mouths(self) -> tuple[Tensor, Tensor]:
-        """The lender's mouths with a little around them, and their (R, 20, 2) px lips: each frame gets its own copy."""
-        size, lips = self._pictures.shape[-1], self._bank[:, MOUTH]
-        around = _AROUND * size / 128
-        low = (lips.amin((0, 1)) - around).floor().clamp(0, size - 1)
-        (left, top), (right, bottom) = low.int().tolist(), (lips.amax((0, 1)) + around).int().tolist()
-        mouths = self._pictures[..., top : max(bottom, top + 1), left : max(right, left + 1)]
-        return mouths.contiguous(), lips - low
-
     def _nearest(self, landmarks: Tensor) -> tuple[Tensor, Tensor]:
         """Return the indices (t, N) of the lender's pictures for each frame, and their shares, which add up to 1."""
         index, alike = nearest_mouths(self._bank[None], landmarks[None], min(_OFFERED, len(self._bank)))
@@ -96,12 +90,11 @@ class BorrowedMouth:
 
     def _bent(self, lips: Tensor, box: tuple[int, int], index: Tensor, share: Tensor) -> Tensor:
         """Return (t, 3, *box) in 0..255: the lender's pictures bent to (t, 20, 2) px lips and mixed."""
-        mouths, their_lips = self._mouths
-        source, target = their_lips[index.flatten()], lips.repeat_interleave(index.shape[1], 0)
+        source, target = self._lips[index.flatten()], lips.repeat_interleave(index.shape[1], 0)
         shift = spline_displacement(source, target, box, _STIFFNESS, anchored=False)
         rows, columns = (torch.arange(length, device=shift.device) for length in box)
         places = shift + torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-        height, width = mouths.shape[-2:]
+        height, width = self._mouths.shape[-2:]
         grid = torch.stack([(places[..., 0] + 0.5) * (2 / width), (places[..., 1] + 0.5) * (2 / height)], -1) - 1
-        moved = F.grid_sample(mouths[index.flatten()], grid, "bicubic", "border", align_corners=False)
+        moved = F.grid_sample(self._mouths[index.flatten()], grid, "bicubic", "border", align_corners=False)
         return (moved.unflatten(0, index.shape) * share[..., None, None, None]).sum(1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.face.mouth_bank import lip_map, nearest_mouths
+from talkhead.face.mouth_bank import lip_map, nearest_pictures
 from talkhead.face.warp import sample, thin_plate_spline_field
 
 _LEAST = 1 / 256
@@ -64,7 +64,7 @@ class FurtherDetail:
         if not seen.any():
             return [Mixture(seen[:0], own[:0], own[:0], share[0, :0])] * len(own)
         frame = seen.nonzero()[:, 0]
-        which = nearest_mouths(self._landmarks[None], landmarks[None], share.shape[1])[0][0][seen]
+        which = nearest_pictures(self._landmarks[None], landmarks[None], share.shape[1])[0][0][seen]
         field = thin_plate_spline_field(self._landmarks[which], landmarks[frame][:, None], size)
         change = sample(self._small, field, index=which)[:, :, 0] - own[frame]
         counts = seen.sum(1).tolist()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from talkhead.face.frame import face_frame, to_face
 from talkhead.face.polygon import signed_distance
+from talkhead.face.skin import beyond
 from talkhead.face.warp import thin_plate_spline_warp
 
 _SKIN = (1, 2, 31, 33, 35, 14, 15, 46, 47, 42, 28, 39, 40, 41)
@@ -70,7 +71,7 @@ def light_between(pictures: Tensor, landmarks: Tensor, face: Tensor, face_landma
     upper = signed_distance(target[list(_UPPER_FACE)], size, cell) < 0
     contrast = (_spread(own[..., upper]) / _spread(lit[..., upper])).clamp(_FLATTEST, _HARDEST) - 1
     change = torch.cat((line, contrast[:, None, None].expand(-1, 3, 1)), -1)
-    change = change**3 / (change**2 + change.new_tensor(_SAME) ** 2)
+    change = beyond(change, change.new_tensor(_SAME))
     middle = wanted.log().median(1).values[..., None].expand(len(pictures), 3, 1)
     return torch.where(seen.sum(1)[:, None, None] < _FEWEST, none, torch.cat((change, middle), -1))
 

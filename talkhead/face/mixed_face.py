@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from talkhead.face.mouth_bank import mouth_opening_map, nearest_mouths
+from talkhead.face.mouth_bank import bent_pictures, mouth_opening_map, nearest_mouths
 from talkhead.face.points import BROWS, JAW
 from talkhead.face.polygon import signed_distance
-from talkhead.face.warp import sample, thin_plate_spline_field
 
 _INWARDS, _SOFTNESS = 2.0, 2.0
 """px at 128 px: how far inside jaw and brows the other face begins, and how softly."""
@@ -34,14 +33,9 @@ def mixed_face(frames: Tensor, landmarks: Tensor, others: Tensor, other_landmark
     Returns:
         (B, T, 3, H, W) float in [0, 1].
     """
-    size, (batch, count) = (frames.shape[-2], frames.shape[-1]), frames.shape[:2]
-    index = nearest_mouths(other_landmarks, landmarks, 1)[0][..., 0]
-    first = torch.arange(batch, device=index.device)[:, None] * others.shape[1]
-    index = (first + index).flatten()
-    source = torch.nan_to_num(other_landmarks).flatten(0, 1)[index]
-    field = thin_plate_spline_field(source, landmarks.flatten(0, 1)[:, None], size)
-    bent = sample(others.flatten(0, 1), field, index=index)[:, :, 0].unflatten(0, (batch, count))
-    mask = _inside(landmarks, size)
+    index = nearest_mouths(other_landmarks, landmarks, 1)[0]
+    bent = bent_pictures(others, other_landmarks, index, landmarks)[:, :, 0]
+    mask = _inside(landmarks, (frames.shape[-2], frames.shape[-1]))
     weight = mask.sum((-1, -2)).clamp_min(1e-6)
     mean_own, mean_bent = ((x * mask).sum((-1, -2)) / weight for x in (frames, bent))
     bent = (bent + (mean_own - mean_bent).mean(1, keepdim=True)[..., None, None]).clamp(0, 1)

@@ -11,7 +11,7 @@ from talkhead.face.frame import eye_line, quarter_turn
 from talkhead.face.mouth_gate import gaps_between_lips
 from talkhead.face.points import EYES, INNER_LIP, MOUTH_CORNERS, NOSE_TIP, OUTER_LIP, OUTER_LIP_PAIRS
 from talkhead.face.polygon import signed_distance
-from talkhead.face.skin import in_the_light_of
+from talkhead.face.skin import with_skin_of
 from talkhead.face.warp import sample, thin_plate_spline_field
 
 _TOLERANCE = 0.1
@@ -56,8 +56,43 @@ def nearest_mouths(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tup
         Their indices (B, T, N) int64, the nearest first, and how far each may be relied on, (B, T, N) in [0, 1]:
         exp(-d^2 / (2 tolerance^2)), 0 where there is no picture.
     """
-    index, squared = _nearest(bank_landmarks, landmarks, count)
+    index, squared = _nearest(mouth_shape(bank_landmarks), mouth_shape(landmarks), count)
     return index, torch.exp(squared / (-2 * _TOLERANCE**2))
+
+
+def nearest_pictures(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Choose for each frame the pictures of the same person whose mouth, and whose head's turn, are most like its own.
+
+    Args:
+        bank_landmarks: (B, R, 68, 2) px of each picture; NaN: no picture there.
+        landmarks: (B, T, 68, 2) px of the frames.
+        count: N, pictures per frame.
+
+    Returns:
+        Their indices (B, T, N) int64, the nearest first, and d^2, (B, T, N), in eye distances; inf: no picture.
+    """
+    have, want = (torch.cat([mouth_shape(points), _turn(points)], -1) for points in (bank_landmarks, landmarks))
+    return _nearest(have, want, count)
+
+
+def bent_pictures(pictures: Tensor, points: Tensor, index: Tensor, landmarks: Tensor) -> Tensor:
+    """Bend to each frame the pictures that were chosen for it.
+
+    Args:
+        pictures: (B, R, 3, H, W) float.
+        points: (B, R, 68, 2) px of them; NaN: no picture there.
+        index: (B, T, N) which of them.
+        landmarks: (B, T, 68, 2) px of the frames.
+
+    Returns:
+        (B, T, N, 3, H, W).
+    """
+    first = torch.arange(len(pictures), device=index.device)[:, None, None] * pictures.shape[1]
+    which = (first + index).flatten()
+    target = landmarks.repeat_interleave(index.shape[-1], 1).flatten(0, 1)[:, None]
+    source = torch.nan_to_num(points).flatten(0, 1)[which]
+    field = thin_plate_spline_field(source, target, (pictures.shape[-2], pictures.shape[-1]))
+    return sample(pictures.flatten(0, 1), field, index=which)[:, :, 0].unflatten(0, index.shape)
 
 
 def mouth_bank(
@@ -85,22 +120,14 @@ def mouth_bank(
     Returns:
         (B, N, 4, T, H, W): the bent picture's three channels, and its share; what is left is the portrait's.
     """
-    size, frames = (bank.shape[-2], bank.shape[-1]), landmarks.shape[1]
-    index, squared = _nearest(bank_landmarks, landmarks, count)
-    own = _nearest(portrait_landmarks[:, None], landmarks, 1)[1]
+    index, squared = nearest_pictures(bank_landmarks, landmarks, count)
+    own = nearest_pictures(portrait_landmarks[:, None], landmarks, 1)[1]
     likeness = torch.cat([squared, own], -1).clamp(max=1e4) / (-2 * _CHOICE**2)
     likeness[..., -1] += _OWN_LIGHT
-    share = likeness.softmax(-1)[..., :-1]
-    first = torch.arange(len(bank), device=index.device)[:, None, None] * bank.shape[1]
-    index = rearrange(first + index, "b t n -> (b t n)")
-    source = torch.nan_to_num(bank_landmarks).flatten(0, 1)[index]
-    target = landmarks.repeat_interleave(count, 1)
-    field = thin_plate_spline_field(source, target.flatten(0, 1)[:, None], size)
-    lit = in_the_light_of(bank, bank_landmarks, portrait, portrait_landmarks)
-    moved = sample(lit.flatten(0, 1), field, index=index)[:, :, 0]
-    moved = rearrange(moved, "(b t n) c h w -> b n c t h w", t=frames, n=count)
-    where = _around(landmarks, size, *_LOWER_FACE)[:, None, None]  # (B, 1, 1, T, H, W)
-    share = rearrange(share, "b t n -> b n 1 t 1 1") * where
+    lit = with_skin_of(portrait, portrait_landmarks, bank, bank_landmarks)
+    moved = rearrange(bent_pictures(lit, bank_landmarks, index, landmarks), "b t n c h w -> b n c t h w")
+    where = _around(landmarks, (bank.shape[-2], bank.shape[-1]), *_LOWER_FACE)[:, None, None]  # (B, 1, 1, T, H, W)
+    share = rearrange(likeness.softmax(-1)[..., :-1], "b t n -> b n 1 t 1 1") * where
     return torch.cat([moved, share.to(moved)], 2)
 
 
@@ -147,9 +174,8 @@ def _turn(landmarks: Tensor) -> Tensor:
     return torch.stack([(tip * line).sum(-1), (tip * across).sum(-1)], -1) / unit[..., None]
 
 
-def _nearest(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of ``nearest_mouths`` and the squared distances, in eye distances; inf: no picture."""
-    have, want = (torch.cat([mouth_shape(x), _turn(x)], -1) for x in (bank_landmarks, landmarks))
+def _nearest(have: Tensor, want: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (B, T, N) of the rows of (B, R, D) nearest to (B, T, D), and d^2; NaN is infinitely far."""
     squared = (want[:, :, None] - have[:, None]).square().sum(-1)  # (B, T, R)
     squared = torch.nan_to_num(squared, nan=torch.inf)
     if (lack := count - squared.shape[-1]) > 0:

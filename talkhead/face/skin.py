@@ -14,8 +14,8 @@ _SPOT = 5  # px at 128 px: the side of a spot
 _BASE_SIZE = 128
 _SAME_LIGHT = 0.03
 """A head that moves changes its own colour by this much; only what differs by more was taken in another light."""
-
 _GAINS = (0.3, 3.0)
+"""No light is believed to be weaker or stronger than this."""
 
 
 def skin_colour(pictures: Tensor, landmarks: Tensor) -> Tensor:
@@ -28,32 +28,38 @@ def skin_colour(pictures: Tensor, landmarks: Tensor) -> Tensor:
     Returns:
         (N, 3), in the pictures' range.
     """
-    side = max(1, round(_SPOT * pictures.shape[-1] / _BASE_SIZE)) // 2 * 2 + 1
-    spots = F.avg_pool2d(pictures, side, 1, side // 2, count_include_pad=False)
-    size = torch.tensor([pictures.shape[-1], pictures.shape[-2]]).to(landmarks, non_blocking=True)
-    grid = (_spots(landmarks) + 0.5) / size * 2 - 1
-    found = F.grid_sample(spots, grid[:, None], padding_mode="border", align_corners=False)
-    return found[:, :, 0].mean(-1)
+    height, width = pictures.shape[-2:]
+    reach = round((_SPOT - 1) / 2 * width / _BASE_SIZE)
+    steps = torch.arange(-reach, reach + 1, device=pictures.device)
+    around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).flatten(0, 1)
+    places = _spots(landmarks)[:, :, None] + around
+    unit = torch.stack([torch.full((), 2 / side, device=pictures.device) for side in (width, height)])
+    grid = (places + 0.5) * unit - 1
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False).mean((-1, -2))
 
 
-def in_the_light_of(pictures: Tensor, landmarks: Tensor, portrait: Tensor, portrait_landmarks: Tensor) -> Tensor:
-    """Give pictures of a person the light of another picture of the same person, channel by channel.
+def beyond(change: Tensor, same: float | Tensor) -> Tensor:
+    """Return d^3 / (d^2 + s^2) of a change d: little of what is within s, nearly all of what is far beyond."""
+    return change**3 / (change**2 + same**2)
+
+
+def with_skin_of(portrait: Tensor, portrait_landmarks: Tensor, pictures: Tensor, landmarks: Tensor) -> Tensor:
+    """Give pictures of a person the light of a portrait of the same person, one gain for each channel.
 
     Args:
-        pictures: (B, R, 3, H, W) float in [0, 1].
-        landmarks: (B, R, 68, 2) px; NaN: no picture there.
         portrait: (B, 3, H, W) float in [0, 1].
         portrait_landmarks: (B, 68, 2) px.
+        pictures: (B, R, 3, H, W) float in [0, 1].
+        landmarks: (B, R, 68, 2) px; NaN: no picture there.
 
     Returns:
-        (B, R, 3, H, W), each channel times g = 1 + d^3 / (d^2 + s^2), d how far the skin's ratio is from one and s what
-        a head's own movement does: pictures out of one video stay what they are.
+        (B, R, 3, H, W). Of the skin's ratio less one there remains what is `beyond` a head's own movement: pictures out
+        of one video stay what they are.
     """
     want = skin_colour(portrait, portrait_landmarks)[:, None]
     have = skin_colour(pictures.flatten(0, 1), torch.nan_to_num(landmarks).flatten(0, 1)).view(*pictures.shape[:3])
     away = (want.clamp_min(1e-2) / have.clamp_min(1e-2)).clamp(*_GAINS) - 1
-    gain = 1 + away**3 / (away**2 + _SAME_LIGHT**2)
-    return pictures * gain[..., None, None]
+    return pictures * (1 + beyond(away, _SAME_LIGHT))[..., None, None]
 
 
 def _spots(landmarks: Tensor) -> Tensor:

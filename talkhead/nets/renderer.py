@@ -249,8 +249,8 @@ class Renderer(ModelMixin, ConfigMixin):
         if self.config.output != "plain":  # tanh by the sigmoid: a CPU's own takes it five times as long
             seen.append(2 * torch.sigmoid((sample - condition.carrier) * (2 / self.config.residual_scale)) - 1)
         if condition.bank is not None:
-            trust = condition.bank[:, :, 3:]
-            seen.append(torch.cat([condition.bank[:, :, :3] * trust, trust], 2).flatten(1, 2))
+            share = condition.bank[:, :, 3:]
+            seen.append(torch.cat([condition.bank[:, :, :3] * share, share], 2).flatten(1, 2))
         unused = self.config.bank if condition.bank is None else 0
         still = condition.picture if self.config.coarse and self.config.reference_channels else None
         return self.unet(seen, timestep, emotion, condition.coarse, still, 4 * unused, unused).float()

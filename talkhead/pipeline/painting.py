@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -29,19 +29,20 @@ def paint(
     The next landmarks are found while windows are painted, and the next windows painted while the caller works on the
     last; not where the renderer waits for other jobs' calls (`SharedRenderer`): they work one at a time.
     """
+
+    def windows(parts: Iterator[Tensor]) -> Iterator[Painted]:
+        own = portrait.face, portrait.reference_landmarks
+        return paint_windows(ready_to_paint(renderer), scheduler, *own, parts, emotion, **options)
+
     if not isinstance(renderer, Renderer):
-        return _painted(renderer, scheduler, portrait, landmarks, emotion, options)
-    return ahead(_painted(renderer, scheduler, portrait, ahead(landmarks), emotion, options))
+        return _with_landmarks(windows, landmarks)
+    return ahead(_with_landmarks(windows, ahead(landmarks)))
 
 
-def _painted(
-    renderer: Renderer,
-    scheduler: Scheduler,
-    portrait: Portrait,
-    landmarks: Iterator[Tensor],
-    emotion: Tensor,
-    options: Mapping[str, Any],
+def _with_landmarks(
+    windows: Callable[[Iterator[Tensor]], Iterator[Painted]], landmarks: Iterator[Tensor]
 ) -> Iterator[tuple[Painted, Tensor]]:
+    """Yield what is painted on landmarks beside those that it was painted on."""
     waiting = torch.empty(0, 68, 2)
 
     def passing() -> Iterator[Tensor]:
@@ -50,9 +51,7 @@ def _painted(
             waiting = torch.cat((waiting, part))
             yield part
 
-    renderer = ready_to_paint(renderer)
-    face, reference_landmarks = portrait.face, portrait.reference_landmarks
-    for painted in paint_windows(renderer, scheduler, face, reference_landmarks, passing(), emotion, **options):
+    for painted in windows(passing()):
         count = len(painted.frames)
         yield painted, waiting[:count]
         waiting = waiting[count:]
