@@ -13,6 +13,7 @@
 set -euo pipefail
 
 clips=$1 output=$2 count=${COUNT:-4}
+[ -z "${SYNC:-}" ] || SYNC=$(realpath "$SYNC") # below, the judge runs in OUTPUT
 talkhead=(${TALKHEAD:-talkhead})
 mapfile -t all < <(find "$clips" -maxdepth 1 -name '*.mp*' | sort)
 for ((i = 0; i < count; i++)); do files[i]=${all[i * ${#all[@]} / count]}; done

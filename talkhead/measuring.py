@@ -19,7 +19,7 @@ def add_evaluate(verbs: Any) -> None:
         "  talkhead evaluate --model speakers/anna --root cache --output results --split sentence\n"
         "  talkhead evaluate --model speakers/many --root cache --output results --unseen W009 M042\n"
         "  talkhead evaluate --videos wav2lip ours --truth recordings --output results\n"
-        "Killed and started again with the same arguments, it goes on where it stopped.",
+        "With --root, killed and started again with the same arguments, it goes on where it stopped.",
     )
     add_measuring(verb, root_required=False)
     verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")

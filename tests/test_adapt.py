@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from talkhead.adapting.fine_tuning import fit_speaker_part, steps_within
 from talkhead.adapting.footage import pixel_noise, remarks
 from talkhead.adapting.held_out import clip_seconds, hold_out
 from talkhead.adapting.person import Shots, choose_portrait
-from talkhead.data.clip import Clip
+from talkhead.cli import terminable
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.evaluate.rows import REPEATED, WARPED
 from talkhead.media.read import VideoWriter
@@ -129,17 +131,19 @@ def test_the_reports_numbers_are_those_of_the_held_out_clip(adapted: Path) -> No
 def test_stopped_at_any_moment_the_same_call_goes_on(
     adapted: Path, clips: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the renderer's fourth step, then a failure while judging: the third call ends with the same weights."""
-    steps = VideoDiffusion.training_step
+    """SIGTERM when the renderer's third step has moved the weights, then a failure while judging: the third call ends
+    with the same weights."""
+    step, made = VideoDiffusion.optimizer_step, []
 
-    def interrupted(module: VideoDiffusion, batch: Clip, batch_idx: int) -> Tensor:
-        if module.global_step == 3:
-            raise KeyboardInterrupt
-        return steps(module, batch, batch_idx)
+    def terminated(module: VideoDiffusion, *arguments: Any, **options: Any) -> None:
+        step(module, *arguments, **options)
+        made.append(1)
+        if len(made) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(VideoDiffusion, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(VideoDiffusion, "optimizer_step", terminated)
+        with terminable(), pytest.raises(KeyboardInterrupt):
             make(clips, tmp_path / "anna", base)
     assert read_checkpoint(tmp_path / "anna.work" / "video" / "checkpoints" / "last.ckpt")["global_step"] == 3
     with monkeypatch.context() as patch:
@@ -148,14 +152,14 @@ def test_stopped_at_any_moment_the_same_call_goes_on(
             make(clips, tmp_path / "anna", base)
     assert not (tmp_path / "anna").exists()
     monkeypatch.setattr("talkhead.adapting.networks.fit_speaker_part", no_more_training(fit_speaker_part))
-    made = make(clips, tmp_path / "anna", base)
-    weights, unbroken = (load_file(next((path / "renderer").glob("*.safetensors"))) for path in (made, adapted))
+    anna = make(clips, tmp_path / "anna", base)
+    weights, unbroken = (load_file(next((path / "renderer").glob("*.safetensors"))) for path in (anna, adapted))
     for name, weight in unbroken.items():
         torch.testing.assert_close(weights[name], weight)
-    broken = losses(made.with_name("anna.work") / "video")
+    broken = losses(anna.with_name("anna.work") / "video")
     assert broken == pytest.approx(losses(adapted.with_name("anna.work") / "video"), rel=1e-5) and len(broken) == 4
-    before = (made / "report.html").read_bytes()
-    assert make(clips, tmp_path / "anna", base) == made and (made / "report.html").read_bytes() == before
+    before = (anna / "report.html").read_bytes()
+    assert make(clips, tmp_path / "anna", base) == anna and (anna / "report.html").read_bytes() == before
 
 
 def no_more_training(fit: Any) -> Any:
@@ -178,6 +182,8 @@ def test_what_cannot_be_is_refused_in_one_sentence(clips: Path, base: Path, adap
         make(clips, tmp_path / "a", tmp_path / "empty")
     with pytest.raises(FileExistsError, match="exists and was not made of these clips"):
         make(clips, adapted, base, seed=1)
+    with pytest.raises(ValueError, match="seed must be a whole number from 0"):
+        make(clips, tmp_path / "a", base, seed=-1)
     with pytest.raises(ValueError, match="minutes must be above 0"):
         make(clips, tmp_path / "a", base, minutes=0.0, steps=None)
     with pytest.raises(ValueError, match="give minutes or steps"):
@@ -250,6 +256,15 @@ def test_whole_files_are_held_out_and_of_few_files_their_ends() -> None:
     assert len(hold_out(hour)) == 3  # half a minute
     with pytest.raises(ValueError, match="one usable clip is too little"):
         hold_out(five[:1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_more_than_twice_the_share_is_held_out_of_files_of_unequal_length(seed: int) -> None:
+    """Ten minutes and two short files: the short ones. Three times five minutes: 30 s at the ends of files."""
+    long = [entry("long", n, 250) for n in range(60)]
+    assert hold_out([*long, entry("a", None, 250), entry("b", None, 250)], seed) == ["a", "b"]
+    three = [entry(name, n, 250) for name in "abc" for n in range(30)]
+    assert hold_out(three, seed) == ["a@029", "b@029", "c@029"]
 
 
 def test_noise_is_that_of_pixels_that_keep_still() -> None:

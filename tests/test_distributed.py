@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_face, tiny_frames
+from safetensors.torch import load_file, save_file
 
 from talkhead.cli import main
 from talkhead.pipeline import TalkingHeadPipeline
@@ -204,6 +206,21 @@ def test_two_nodes_train_as_one_process(tiny_cache: Path, tmp_path: Path) -> Non
     weights = state(two)  # averaged ones
     for name, value in state(one).items():
         torch.testing.assert_close(weights[name], value, rtol=5e-3, atol=1e-4)
+
+
+@pytest.mark.storm
+def test_a_loss_that_is_not_finite_on_one_of_two_nodes_ends_both(tiny_cache: Path, tmp_path: Path) -> None:
+    cache, port = shutil.copytree(tiny_cache, tmp_path / "cache"), free_port()
+    path = cache / "clips" / "clip03.safetensors"
+    tensors = load_file(path)
+    tensors["audio"][:] = torch.nan
+    save_file(tensors, path)
+    given = arguments("fit", "landmark", cache, tmp_path / "run", 1, "--trainer.max_epochs=2", "--data.val_fraction=0")
+    nodes = [start_node(rank, port, *given, "--data.test_fraction=0") for rank in (0, 1)]
+    said = end(nodes)
+    assert [node.returncode for node in nodes] == [2, 2], said
+    assert sum("on the clips clip03" in text for text in said) == 1
+    assert sum("on another process's clips" in text for text in said) == 1
 
 
 @pytest.mark.storm

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,17 @@ def test_evaluate_end_to_end(tiny_cache: Path, tmp_path: Path) -> None:
         "evaluation.md",
         "strip.png",
     ]
+
+
+def test_still_pictures_are_not_judged(tiny_cache: Path, tmp_path: Path) -> None:
+    """One of a person would be repeated without a fault; of a pair, one frame is left."""
+    cache = shutil.copytree(tiny_cache, tmp_path / "cache")
+    entries = [json.loads(line) for line in (cache / "manifest.jsonl").read_text().splitlines()]
+    entries[0]["stills"] = True
+    (cache / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    options: dict[str, Any] = {"detector": None, "num_inference_steps": 1, "verbose": False}
+    report = evaluate(model(landmarks=False), cache, tmp_path / "all", part="all", **options)
+    assert sorted(report.clips) == sorted(entry["name"] for entry in entries[1:])
 
 
 def test_do_nothing_rows_are_what_they_say(tiny_cache: Path, tmp_path: Path) -> None:

@@ -1,10 +1,17 @@
 """The head's state against known motions; the drawn motion is stationary, the same in any window, as large as data."""
 
 import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from talkhead import metrics
 from talkhead.data.clip import Clip, emotion_probabilities
@@ -15,6 +22,7 @@ from talkhead.modules.head_motion import HeadMotionGenerator, _moved, _nonnegati
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.ops.blink_clock import BlinkClock
 from talkhead.ops.smooth_noise import SCALES, gaussian, structure_function
+from talkhead.speaker.trained import load_head
 from talkhead.speech.level import speech_level
 from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import PITCH_HOP, PROSODY, prosody
@@ -208,12 +216,12 @@ def test_training_measures_learns_and_calibrates(face: Tensor, monkeypatch: pyte
     torch.manual_seed(0)
     net = HeadMotionNet(width=16, steps=2)
     module = HeadMotionGenerator(net, candidates=2)
-    time = torch.arange(75) / 25
+    seconds = torch.arange(75) / 25
     clips = []
     for _ in range(6):
         state = torch.zeros(75, 8)
         for number in range(8):
-            state[:, number] = 0.03 * torch.sin(2 * math.pi * (0.7 * time + torch.rand(())))
+            state[:, number] = 0.03 * torch.sin(2 * math.pi * (0.7 * seconds + torch.rand(())))
         moved = move_head(face.expand(75, 68, 2), face, state)
         clips.append((moved, torch.randn(48000) * 0.1))
 
@@ -264,6 +272,46 @@ def test_training_measures_learns_and_calibrates(face: Tensor, monkeypatch: pyte
     moving = [_moved(net, face.expand(75, 68, 2), face, heard, NEUTRAL, seed) for seed in range(8)]
     speed = sum(metrics.brow_dynamics(track).item() for track in moving) / 8
     assert speed == pytest.approx(sum(metrics.brow_dynamics(t).item() for t, _ in clips) / 6, rel=0.2)  # brows as fast
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 2}, {"max_steps": 3}, {"max_epochs": -1, "max_time": {"seconds": 1}}])
+def test_a_run_is_calibrated_at_its_end_whatever_limits_it(limit: dict[str, Any], tmp_path: Path) -> None:
+    """Once, before its last checkpoint is written, and from an interrupted run's no speaker is made."""
+
+    class Tiny(HeadMotionGenerator):
+        times = 0
+
+        def on_fit_start(self) -> None:
+            self.net.spread.fill_(1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            time.sleep(0.1)
+            return self.net.hazard.weight.sum()
+
+        def _calibrate(self, *_: Any) -> None:
+            self.times += 1
+            self.net.blink_rate.fill_(0.02)
+
+    module = Tiny(HeadMotionNet(width=8))
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
+    trainer = Trainer(
+        **limit, callbacks=[checkpoint], logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, DataLoader([torch.zeros(1)] * 2))
+    assert module.times == 1
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert state["net.blink_rate"] == pytest.approx(0.02)
+
+
+def test_of_a_run_that_has_not_ended_no_head_is_taken(tmp_path: Path) -> None:
+    net = HeadMotionNet(width=8)
+    net.spread.fill_(1)
+    net.save_pretrained(tmp_path / "head")
+    with pytest.raises(ValueError, match="has not come to its end"):
+        load_head(tmp_path / "head")
 
 
 def test_other_frame_rates_and_sound_alone_are_refused(face: Tensor) -> None:

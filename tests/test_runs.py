@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from test_fit import fit, interrupt, keep_ctrl_c, losses  # noqa: F401
 
 from talkhead.cli import main
 from talkhead.modules.checkpoint import newest_whole, read_checkpoint, write_checkpoint
+from talkhead.modules.run import RunGuard
 
 
 @pytest.fixture
@@ -75,6 +77,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clip(
     said = refused(fit(module, cache, tmp_path / "run", "--trainer.max_epochs=2", "--data.test_fraction=0", *options))
     assert "train/loss is nan in step 0 of epoch 0, on the clips clip03, whose sound is not finite" in said
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_loss_that_is_not_finite_in_another_process_stops_this_one() -> None:
+    """Or this one waits for the other's gradients for ever."""
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda mine: False)
+    trainer = SimpleNamespace(strategy=strategy, global_step=3, current_epoch=1)
+    with pytest.raises(ValueError, match="train/loss is not finite in step 3 of epoch 1, on another process's clips"):
+        RunGuard().on_before_backward(trainer, None, torch.ones(()))  # type: ignore[arg-type]
 
 
 def test_weights_that_are_not_finite_are_never_written_over_good_ones(tmp_path: Path) -> None:
@@ -215,10 +225,11 @@ def test_what_is_switched_off_is_off(off: str, tiny_cache: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("keep_ctrl_c")
-def test_ctrl_c_within_a_step_waits_for_its_end(
-    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_within_a_step_waits_for_its_end(
+    number: int, code: int, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pressed after the weights have moved, before the step is counted: the run goes on as an unbroken one."""
+    """Sent after the weights have moved, before the step is counted: the run goes on as an unbroken one."""
     options = ("--trainer.max_epochs=3",)
     assert fit("landmark", tiny_cache, tmp_path / "whole", *options) == 0
     made, step = [], torch.optim.Adam.step
@@ -227,13 +238,14 @@ def test_ctrl_c_within_a_step_waits_for_its_end(
         result = step(self, *arguments, **named)
         made.append(1)
         if len(made) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return result
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", pressed)
-        assert fit("landmark", tiny_cache, tmp_path / "run", *options) == 130
-    assert last(tmp_path / "run")["global_step"] == 2
+        assert fit("landmark", tiny_cache, tmp_path / "run", *options) == code
+    # Of SIGTERM Lightning's own handler knows, too: it ends the epoch.
+    assert last(tmp_path / "run")["global_step"] == (2 if number == signal.SIGINT else 3)
     assert fit("landmark", tiny_cache, tmp_path / "run", *options, "--ckpt_path=last") == 0
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     for name, value in last(tmp_path / "whole")["state_dict"].items():

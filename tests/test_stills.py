@@ -1,5 +1,6 @@
 """Still pictures as clips: whose they are, how they are cut, and that a training draws them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,7 @@ def test_each_person_is_one_clip_and_each_picture_a_window(pictures: Path, tmp_p
     seen = {float(dataset[epoch, 0].frames.float().mean().round()) for epoch in range(12)}
     assert seen == {2.0, 20.0}
     assert torch.equal(dataset[0, 1].reference, dataset[0, 1].frames[0])  # he has one picture
+    shutil.copy(pictures / "001_smiling.png", pictures / "002_b.png")
+    preprocess("stills", pictures, tmp_path / "cache", size=32, detector=GreyTells())
+    frames = {entry["name"]: entry["frames"] for entry in read_manifest(tmp_path / "cache")}
+    assert frames["001"] == frames["002"] == 2  # a picture that came later is seen

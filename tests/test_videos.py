@@ -122,6 +122,16 @@ def test_without_a_truth_the_unpaired_measures_remain(folders, tmp_path) -> None
     assert found.tables["ours"].rows["mine"]["lips"] > 1
 
 
+def test_a_sound_that_cannot_be_read_is_a_failure_of_that_clip_alone(folders, tmp_path) -> None:
+    (tmp_path / "speech").mkdir()
+    (tmp_path / "speech" / "b.wav").write_bytes(b"no sound")
+    methods, options = {"mine": folders / "same"}, {"detector": Beacon(), "size": 48, "verbose": False}
+    found = judge(methods, tmp_path, truth=folders / "truth", audio=tmp_path / "speech", sync=None, **options)
+    rows = found.tables["paper"].rows
+    assert (rows["mine"]["clips"], rows["mine"]["failed"]) == (1, 1)
+    assert found.clips["b"]["failed"]["mine"].startswith("the speech: ")
+
+
 def test_another_shape_is_cut_around_its_own_face() -> None:
     notes: list[str] = []
     crop = Crop(10, 20, 40)

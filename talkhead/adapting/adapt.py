@@ -96,6 +96,8 @@ def adapt(
         raise ValueError("give minutes or steps, one of the two, and the other as None")
     if (minutes is not None and not 0 < minutes < math.inf) or (steps is not None and steps < 1):
         raise ValueError(f"minutes must be above 0, steps at least 1; got {minutes} and {steps}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, as Lightning takes them; got {seed}")
     place = chosen_device(device)
     start = _base(find_folder(base), place)
     lengths = video_seconds(Path(clips))

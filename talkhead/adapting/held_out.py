@@ -18,6 +18,8 @@ MOST_HELD_OUT = 30.0
 """s: more would only take from the training."""
 FEW_FILES = 2
 """Up to so many files, stretches of time at their ends are held out instead of whole files."""
+_TOO_LONG = 2.0
+"""Times the time to be held out: a file longer than that is trained on."""
 LONGEST_CLIP = 10.0
 """s: longer recordings are cut into clips of equal length, each with a crop of its own."""
 
@@ -64,8 +66,8 @@ def clip_seconds(lengths: Sequence[float]) -> float:
 def hold_out(entries: Sequence[dict[str, Any]], seed: int = 0) -> list[str]:
     """Choose the clips that are not trained on: about a fifth of the time, at most half a minute.
 
-    Of three files or more these are whole files, in an order that depends on the seed and the names alone; of one or
-    two files the clips at the files' ends.
+    Of three files or more these are whole files, in an order that depends on the seed and the names alone, those passed
+    over that are more than twice as long; of one or two files, or where all are, the clips at the files' ends.
 
     Args:
         entries: the manifest's, of usable clips with a picture.
@@ -82,15 +84,17 @@ def hold_out(entries: Sequence[dict[str, Any]], seed: int = 0) -> list[str]:
     files: dict[str, list[dict[str, Any]]] = {}
     for entry in sorted(entries, key=lambda e: e["name"]):
         files.setdefault(entry["source"], []).append(entry)
-    if len(files) > FEW_FILES:
-        groups = [files[name] for name in sorted(files, key=lambda name: _order(seed, name))]
+    wanted = min(SHARE * sum(map(seconds_of, entries)), MOST_HELD_OUT)
+    whole = [files[name] for name in sorted(files, key=lambda name: _order(seed, name))]
+    short = [clips for clips in whole if sum(map(seconds_of, clips)) <= _TOO_LONG * wanted]
+    if len(files) > FEW_FILES and short:
+        groups = short if len(short) < len(whole) else short[:-1]
     else:
         places = range(1, max(map(len, files.values())) + 1)
-        groups = [[clips[-place]] for place in places for clips in files.values() if place <= len(clips)]
-    wanted = min(SHARE * sum(map(seconds_of, entries)), MOST_HELD_OUT)
+        groups = [[clips[-place]] for place in places for clips in files.values() if place <= len(clips)][:-1]
     held: list[str] = []
     time = 0.0
-    for group in groups[:-1]:
+    for group in groups:
         held += [entry["name"] for entry in group]
         time += sum(map(seconds_of, group))
         if time >= 0.9 * wanted:

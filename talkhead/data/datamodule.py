@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -30,7 +31,7 @@ class EpochSampler(DistributedSampler):
     Args:
         dataset: what to draw from.
         seed: of the order.
-        weights: how often each sample is drawn, with replacement; None: each once an epoch.
+        weights: how often each clip is drawn, with replacement, each time another window; None: each sample once.
         passed_over: of the first pass leave out so many, from which a run that goes on has learnt already.
     """
 
@@ -51,8 +52,12 @@ class EpochSampler(DistributedSampler):
         if self.weights is None:
             return list(super().__iter__())
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator).tolist()
-        return drawn[self.rank :: self.num_replicas]
+        times: Counter[int] = Counter()
+        order: list[int] = []
+        for clip in torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator).tolist():
+            order.append(times[clip] * len(self.weights) + clip)
+            times[clip] += 1
+        return order[self.rank :: self.num_replicas]
 
 
 class TrainingLoader(DataLoader[Clip]):
@@ -305,7 +310,6 @@ class MEADDataModule(LightningDataModule):
         weights = None
         if self.balance:
             weights = balanced_weights(dataset.entries, self.balance, self.balance_power)
-            weights = weights.repeat(dataset.samples_per_clip)
         sampler = EpochSampler(dataset, run_seed(), weights, self._batches_learnt() * self.batch_size)
         if self.trainer is not None:  # processes begin to read before Lightning says which epoch it is
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)

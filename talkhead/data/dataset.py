@@ -117,9 +117,11 @@ class ClipDataset(Dataset[Clip]):
 
     def __getitem__(self, index: int | tuple[int, int]) -> Clip:
         epoch, i = index if isinstance(index, tuple) else (0, index)
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"index {i} is out of range for {len(self)} samples")
-        draw, place = divmod(i % len(self), len(self.entries))
+        if not isinstance(index, tuple):  # a sampler may draw a clip more often
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"index {i} is out of range for {len(self)} samples")
+            i %= len(self)
+        draw, place = divmod(i, len(self.entries))
         entry = self.entries[place]
         # Text seeds are hashed by Python's generator, the same in every process.
         rng = random.Random(f"{self.seed}/{epoch if self.random else 0}/{entry['name']}/{draw}")

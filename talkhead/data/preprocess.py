@@ -297,6 +297,8 @@ def _finished(source: Source, done: list[Entry], damage: Callable[[Entry], str])
         return False
     if any(e["name"].split("@")[0] != source.name or e["status"] == "failed" for e in done):
         return False
+    if source.stills and done[0]["frames"] != len(source.stills):
+        return False
     faults = {e["name"]: damage(e) for e in done if e["status"] == "ok"}
     for name, fault in faults.items():
         if fault:

@@ -43,8 +43,9 @@ def split_names(
     Each key (a clip's name, its sentence, or its speaker) is put in the order of a hash of (seed, key); the first
     ``test_fraction`` of the keys are test, the next ``val_fraction`` val, the rest train. So the split does not depend
     on the order of files, and a clip added later moves few others. Clips are divided person by person: everybody with
-    enough of them is in every part, and a person who is added moves nobody else's. ``fold`` k takes the k-th
-    ``test_fraction`` of the keys for test instead: with 0.25, the folds 0, 1, 2, 3 test every key once.
+    enough of them is in every part, whoever has the most in any case, and who is added with fewer moves nobody else's.
+    ``fold`` k takes the k-th ``test_fraction`` of the keys for test instead: with 0.25, the folds 0, 1, 2, 3 test every
+    key once.
 
     Args:
         entries: the manifest's entries with status ok.

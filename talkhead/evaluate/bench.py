@@ -68,7 +68,7 @@ class Bench:
 
     def train_clips(self) -> Iterator[Clip]:
         """Read the training part without its pictures; nothing where it is measured itself."""
-        names = self.data.names("train") if self.part in ("val", "test") else []
+        names = _moving(self.data, "train") if self.part in ("val", "test") else []
         dataset = ClipDataset(self.data.root, names, modality="landmarks", reference="first")
         return (dataset[index] for index in range(len(dataset)))
 
@@ -136,9 +136,11 @@ def make_bench(
         raise ValueError(f"num_frames must be at least 3, the reference and two to score; got {num_frames}")
     data = root if isinstance(root, MEADDataModule) else MEADDataModule(str(root))
     parts: tuple[Any, ...] = ("train", "val", "test") if part == "all" else (part,)
-    names = sorted(name for each in parts for name in data.names(each))[:limit]
+    names = sorted(name for each in parts for name in _moving(data, each))[:limit]
     if not names:
-        raise ValueError(f"part: {part!r} of {data.root!r} has no clip with a picture; choose another part or split")
+        raise ValueError(
+            f"part: {part!r} of {data.root!r} has no clip with moving pictures; choose another part or split"
+        )
     pipeline = TalkingHeadPipeline.from_pretrained(model, device) if isinstance(model, str | Path) else model
     size, sizes = pipeline.renderer.config.size, {data.entries[name]["size"] for name in names}
     if sizes != {size}:
@@ -150,6 +152,11 @@ def make_bench(
     label = str(model) if isinstance(model, str | Path) else type(model).__name__
     Path(output).mkdir(parents=True, exist_ok=True)
     return Bench(pipeline, data, names, part, Path(output), num_frames, finder, label)
+
+
+def _moving(data: MEADDataModule, part: Any) -> list[str]:
+    """Return the names of a part's clips but still pictures, in which there is nothing to predict."""
+    return [name for name in data.names(part) if not data.entries[name].get("stills")]
 
 
 def window_options(pipeline: TalkingHeadPipeline, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,8 +130,12 @@ def _judge_name(
     takes: dict[str, Take] = {}
     true: Take | None = None
     place: tuple[Crop, tuple[int, int]] | None = None
-    sound = None if name not in sounds else read_audio(sounds[name])
-    if name in truths:
+    sound: Tensor | None = None
+    try:
+        sound = None if name not in sounds else read_audio(sounds[name])
+    except (ValueError, OSError) as error:
+        failed = {method: f"the speech: {' '.join(str(error).split())}" for method in files}
+    if name in truths and not failed:
         try:
             true, crop, whole = read_take(truths[name], detector, size, sound=sound)
             place = (crop, whole)

@@ -43,6 +43,8 @@ class HeadMotionGenerator(TrainingModule):
         ValueError: if ``candidates`` is below 1.
     """
 
+    part = "net", "head"
+
     def __init__(
         self,
         net: HeadMotionNet | None = None,
@@ -75,8 +77,10 @@ class HeadMotionGenerator(TrainingModule):
             self._measure_clips()
 
     def on_train_epoch_end(self) -> None:
-        """After the last epoch, let the net move as much as the training clips."""
-        if self.current_epoch + 1 == self.trainer.max_epochs:
+        """At the end of the run, whatever limits it, let the net move as much as the training clips."""
+        trainer = self.trainer
+        steps = 0 <= trainer.max_steps <= trainer.global_step
+        if steps or trainer.should_stop or self.current_epoch + 1 == trainer.max_epochs:
             self._calibrate()
 
     def training_step(self, clip: Clip, batch_idx: int) -> Tensor:

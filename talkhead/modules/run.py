@@ -91,8 +91,8 @@ class RunGuard(Callback):
     def __init__(self) -> None:
         self._batch: Any = None
         self._averaged = False
-        self._ctrl_c: Any = None
-        self._pressed = False
+        self._handlers: dict[int, Any] = {}
+        self._came: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the learning rate that was asked for win over the checkpoint's, on the schedule of this run's length."""
@@ -136,47 +136,51 @@ class RunGuard(Callback):
             counts["ready"] = counts["started"] = counts["processed"] + 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Hear Ctrl-C; remember the batch; number the log's steps, one of which Lightning counts twice at a resume."""
-        self._stop_if_pressed()
+        """Hear a signal; keep the batch; number the log's steps, one of which Lightning counts twice at a resume."""
+        self._hear()
         self._batch = batch
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Refuse a loss that is not finite before it reaches the weights."""
-        if not loss.isfinite().all():
+        finite = bool(loss.isfinite().all())
+        if not trainer.strategy.reduce_boolean_decision(finite):  # all processes stop, or they wait for one for ever
+            clips = "another process's clips, which it names" if finite else _clips_of(self._batch)
             raise ValueError(
-                f"train/loss is {loss.item()} in step {trainer.global_step} of epoch {trainer.current_epoch}, on "
-                f"{_clips_of(self._batch)}: the run stops with the weights before it; look at them, lower "
+                f"train/loss is {'not finite' if finite else loss.item()} in step {trainer.global_step} of epoch "
+                f"{trainer.current_epoch}, on {clips}: the run stops with the weights before it; look at them, lower "
                 "learning_rate, or set trainer.gradient_clip_val"
             )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Let Ctrl-C wait until the step is made, counted and averaged: from half a step no run goes on exactly."""
-        handler = signal.getsignal(signal.SIGINT)
-        if self._ctrl_c is None and callable(handler) and threading.current_thread() is threading.main_thread():
-            self._ctrl_c = handler
-            signal.signal(signal.SIGINT, self._press)
+        """Let Ctrl-C and SIGTERM wait until the step is made, counted and averaged: from half a step no run goes on."""
+        if self._handlers or threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                self._handlers[number] = handler
+                signal.signal(number, self._note)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Let Ctrl-C through again; one that came in the meantime is heard at the next batch."""
+        """Let signals through again; one that came in the meantime is heard at the next batch."""
         self._let_through()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hear a Ctrl-C that came in the last step."""
-        self._stop_if_pressed()
+        """Hear a signal that came in the last step."""
+        self._hear()
 
-    def _press(self, *_: Any) -> None:
-        self._pressed = True
+    def _note(self, number: int, _: Any) -> None:
+        self._came = number
 
     def _let_through(self) -> None:
-        if self._ctrl_c is not None:
-            signal.signal(signal.SIGINT, self._ctrl_c)
-            self._ctrl_c = None
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
 
-    def _stop_if_pressed(self) -> None:
-        pressed, self._pressed = self._pressed, False
-        if pressed:
-            raise KeyboardInterrupt
+    def _hear(self) -> None:
+        came, self._came = self._came, None
+        if came is not None:
+            signal.raise_signal(came)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the averaged weights are in the module now."""

@@ -48,7 +48,14 @@ def load_emotion(path: str | Path | None) -> Trained:
 
 def load_head(path: str | Path) -> Trained:
     """Load the net that draws the head's motion from a folder or a checkpoint."""
-    return _load(path, "HeadMotionGenerator", "head", net=HeadMotionNet)
+    loaded = _load(path, "HeadMotionGenerator", "head", net=HeadMotionNet)
+    net = loaded.parts["net"]
+    if net.spread.any() and not net.blink_rate and bool((net.gain == 1).all()):
+        raise ValueError(
+            f"head: the run of '{path}' has not come to its end, where the size of the motion and the rate of the "
+            "blinks are set: go on with it (--ckpt_path=last), with a shorter trainer.max_epochs where you like"
+        )
+    return loaded
 
 
 def load_video(path: str | Path) -> Trained:
