@@ -173,12 +173,21 @@ def test_the_region_holds_mouth_and_chin_and_nothing_above_the_nose():
     assert region[: int(points[0, 27, 1] / 2)].max() == 0 and region[:, 0].max() == 0
 
 
+@pytest.mark.parametrize(("what", "name"), [("video", "clip.mp4"), ("audio", "voice.mp4"), ("video", "hard.mp4")])
+def test_nothing_that_is_read_is_written_over(pipe, tmp_path, what, name):
+    points = faces(6)
+    video, audio = write(tmp_path / "clip.mp4", points), write(tmp_path / "voice.mp4", points[:5], speech(0.2))
+    (tmp_path / "hard.mp4").hardlink_to(video)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(ValueError, match=f"is the {what} and would be written over"):
+        dub(pipe, video, audio, tmp_path / name, detector=Knows(points), progress=False)
+    assert (tmp_path / name).read_bytes() == before
+
+
 def test_refusals(pipe, tmp_path):
     points = faces(6)
     video = write(tmp_path / "clip.mp4", points)
     with pytest.raises(ValueError, match="no frame shows the face"):
         dub(pipe, video, speech(0.2), tmp_path / "out.mp4", detector=Knows([None]), progress=False)
-    with pytest.raises(ValueError, match="not be the video itself"):
-        dub(pipe, video, speech(0.2), video, detector=Knows(points))
     with pytest.raises(ValueError, match="'video' or 'audio'"):
         plan_dubbing(pipe, video, speech(0.2), detector=Knows(points), length="long")

@@ -26,6 +26,7 @@ from talkhead.dubbing.kept_track import kept_track
 from talkhead.dubbing.new_lips import heard_motion, new_lips, resting_face
 from talkhead.dubbing.repaint import repaint
 from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
+from talkhead.media.files import check_apart
 from talkhead.media.formats import open_writer
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import mouth_opening
@@ -109,11 +110,11 @@ def dub(
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if an argument is out of range, a file cannot be read, or no frame shows the face.
+        ValueError: if an argument is out of range, ``output`` is a file that is read, one cannot be read, or no frame
+            shows the face.
         OSError: if ``output`` cannot be written; this is found out before the work begins.
     """
-    if Path(output).resolve() == Path(video).resolve():
-        raise ValueError("output must not be the video itself; give another name")
+    check_apart(output, video=video, audio=audio)
     open_writer(output, fps=25, size=(2, 2))  # opens nothing, and refuses what it could not write
     detector = pipeline.info.get("detector", "auto") if detector is None else detector
     with kept_track(video, output, face=face, detector=str(getattr(detector, "name", detector))) as track:
