@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from talkhead.media.files import new_folder, replacing, sweep, write_whole
+from talkhead.media.files import check_apart, new_folder, replacing, sweep, write_whole
 
 
 def test_bytes_and_functions_are_written(tmp_path: Path) -> None:
@@ -75,3 +75,33 @@ def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.rglob("*")] == ["a", "x"]
     with pytest.raises(FileExistsError, match="not an empty folder"), new_folder(tmp_path / "a"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("output", "source", "writes_over"),
+    [
+        ("%05d.png", "00001.png", True),
+        ("%05d.png", "sub/../00017.png", True),
+        ("%05d.png", "link.png", True),  # to 00001.png
+        ("%05d.png", "123456.png", True),  # a sixth digit from frame 100000 on
+        ("%05d.png", "1.png", False),
+        ("%05d.png", "000001.png", False),
+        ("%05d.png", "sub/00001.png", False),
+        ("%05d.png", "x00001.png", False),
+        ("me.%d.png", "me.7.png", True),
+        ("me.%d.png", "me.07.png", False),
+        ("me.%d.png", "meX7.png", False),  # the dot is a dot
+        ("%3d.png", "  7.png", True),
+        ("take%d.mp4", "take1.mp4", False),  # videos are not numbered
+    ],
+)
+def test_numbered_pictures_are_kept_apart_from_what_is_read(
+    tmp_path: Path, output: str, source: str, writes_over: bool
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.png").symlink_to("00001.png")
+    if not writes_over:
+        return check_apart(tmp_path / output, image=tmp_path / source)
+    for given in (tmp_path / source, [str(tmp_path / source)], ("other.png", tmp_path / source)):
+        with pytest.raises(ValueError, match="is the reference and would be written over"):
+            check_apart(tmp_path / output, image=None, reference=given)

@@ -97,6 +97,22 @@ def test_no_input_is_written_over(pipe, portrait, tmp_path, monkeypatch, name):
     assert Path("talk.mp4").read_bytes() == before
 
 
+@pytest.mark.parametrize(("output", "read"), [("frames/%05d.png", "image"), ("me.mp4", "reference")])
+def test_neither_numbered_portraits_nor_references_are_written_over(
+    pipe, portrait, tmp_path, monkeypatch, output, read
+):
+    monkeypatch.chdir(tmp_path)
+    Path("frames").mkdir()
+    write_image("frames/00001.png", portrait)
+    Path("me.mp4").write_bytes(b"a video of the person")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(ValueError, match=f"is the {read} and would be written over"):
+        pipe.generate_file(
+            "frames/00001.png", speech(0.2), output, references=("me.mp4",), reference_landmarks=POINTS, progress=False
+        )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
 @pytest.mark.parametrize("output", ["absent/out.mp4", "folder.mp4", "out.txt"])
 def test_an_unwritable_output_is_found_before_the_work(pipe, portrait, tmp_path, output):
     (tmp_path / "folder.mp4").mkdir()

@@ -139,11 +139,35 @@ def _temporary(path: Path) -> Path:
 
 
 def check_apart(output: str | Path, **sources: Any) -> None:
-    """Raise a ValueError where the file to write is one of those to read, by whatever name."""
-    named = [(name, one) for name, many in sources.items() for one in (many if isinstance(many, list) else [many])]
-    for name, source in named:
-        if not isinstance(source, str | Path):
-            continue
-        same = Path(output).exists() and Path(source).exists() and Path(output).samefile(source)
-        if same or Path(output).resolve() == Path(source).resolve():
-            raise ValueError(f"output: '{output}' is the {name} and would be written over; give another name")
+    """Raise a ValueError where a file to write is one of those to read, by whatever name.
+
+    Args:
+        output: the file; a name such as ``frames/%05d.png`` stands for every picture that it can number.
+        sources: one or several of what is read, by the argument's name; what is no file's name is passed over.
+    """
+    for name, many in sources.items():
+        for source in many if isinstance(many, list | tuple) else [many]:
+            if isinstance(source, str | Path) and _writes_over(Path(output), Path(source)):
+                raise ValueError(f"output: '{output}' is the {name} and would be written over; give another name")
+
+
+def _writes_over(output: Path, source: Path) -> bool:
+    """Tell whether writing ``output``, one file or numbered pictures, would take a file's place."""
+    same = output.exists() and source.exists() and output.samefile(source)
+    if same or output.resolve() == source.resolve():
+        return True
+    number, folder = picture_number(output), output.parent.resolve()
+    if number is None:
+        return False
+    before, after = re.escape(output.name[: number.start()]), re.escape(output.name[number.end() :])
+    for place in (source, source.resolve()):  # of a link, the link and the file that it stands for
+        found = re.fullmatch(f"{before} *([0-9]+){after}", place.name)
+        if found and place.parent.resolve() == folder and output.name % int(found[1]) == place.name:
+            return True
+    return False
+
+
+def picture_number(path: str | Path) -> re.Match[str] | None:
+    """Return where a name such as ``frames/%05d.png`` has its number; None where it names one file alone."""
+    name = Path(path).name
+    return re.search(r"%0?\d*d", name) if name.lower().endswith(".png") and name.count("%") == 1 else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkhead.media.files import check_writable
+from talkhead.media.files import check_writable, picture_number
 from talkhead.media.write import VideoWriter
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".gif", ".png")
@@ -146,7 +145,7 @@ class PNGWriter:
 
     def __init__(self, path: str | Path, size: tuple[int, int]) -> None:
         self.path, self.size = Path(path), (int(size[0]), int(size[1]))
-        if len(re.findall(r"%0?\d*d", self.path.name)) != 1 or self.path.name.count("%") != 1:
+        if picture_number(self.path) is None:
             raise ValueError(f"output: pictures need a name with a number in it, such as %05d.png; got {str(path)!r}")
         check_writable(self.path)
         self.frames_written = 0
