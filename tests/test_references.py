@@ -1,8 +1,11 @@
 """Further pictures of a person: which are kept, how they are cut, and that they reach the frames."""
 
+import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -34,6 +37,16 @@ class GreyTells:
 
 def picture(opening: int) -> torch.Tensor:
     return torch.full((3, 128, 128), opening, dtype=torch.uint8)
+
+
+def pil(pixels: torch.Tensor) -> PIL.Image.Image:
+    return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def png(pixels: torch.Tensor) -> bytes:
+    file = io.BytesIO()
+    pil(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 PORTRAIT = crop_portrait(picture(8), face(8.0), 1.5, 32)
@@ -75,6 +88,57 @@ def test_what_shows_no_face_is_refused_by_name(tmp_path: Path):
         read_references([picture(255)], GreyTells(), "largest", 1.5, 64)
     with pytest.raises(ValueError, match="references must hold at least one"):
         read_references([], GreyTells(), "largest", 1.5, 64)
+
+
+@pytest.mark.parametrize("kind", [lambda p: p, lambda p: p.permute(1, 2, 0).numpy(), pil, png, lambda p: (p,)])
+def test_one_picture_of_any_kind_is_one_reference(kind: Callable[[torch.Tensor], object]):
+    listed, _ = read_references([picture(20)], GreyTells(), "largest", 1.5, 64)
+    alone, _ = read_references(kind(picture(20)), GreyTells(), "largest", 1.5, 64)
+    assert torch.equal(alone, listed)
+
+
+def test_what_is_no_picture_is_refused_as_a_reference(tmp_path: Path):
+    for wrong in (torch.zeros(3, 8, 8), 7, [None]):
+        with pytest.raises(ValueError, match="^references must be a file, its bytes"):
+            read_references(wrong, GreyTells(), "largest", 1.5, 64)
+    with pytest.raises(FileNotFoundError, match="^references: no such file"):
+        read_references(tmp_path / "absent.png", GreyTells(), "largest", 1.5, 64)
+
+
+class Several(GreyTells):
+    """A detector that sees as many faces as the picture's second channel says, each 2 px further open."""
+
+    def __call__(self, image: torch.Tensor, face: str | int = "largest") -> Detection | None:
+        place = face if isinstance(face, int) else 0
+        return super().__call__(image[:1] + 2 * place) if place < int(image[1, 0, 0]) else None
+
+
+def several(count: int, opening: int = 20) -> torch.Tensor:
+    one = picture(opening)
+    one[1] = count
+    return one
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_a_reference_with_one_face_leaves_no_choice(index: int, tmp_path: Path):
+    """``face`` is of the group portrait: of a group again that one, alone the only one, and never another's."""
+    expected = read_references([several(1)], Several(), "largest", 1.5, 64)
+    assert torch.equal(read_references([several(1)], Several(), index, 1.5, 64)[1], expected[1])
+    group = read_references([several(3)], Several(), index, 1.5, 64)[1]
+    assert torch.equal(group, read_references([several(1, 20 + 2 * index)], Several(), 0, 1.5, 64)[1])
+    for none in (several(0), several(index)) if index > 1 else (several(0),):
+        with pytest.raises(
+            ValueError, match=rf"references: no face \({index}\) was found in picture 0 by the detector"
+        ):
+            read_references([none], Several(), index, 1.5, 64)
+
+
+def test_of_a_groups_video_no_frame_lends_anothers_mouth(monkeypatch: pytest.MonkeyPatch):
+    """Where the second face is seen in one frame, those with the first alone are left out."""
+    monkeypatch.setattr("talkhead.speaker.references.iter_frames", lambda _: iter([several(1), several(2), several(1)]))
+    assert len(read_references("group.mp4", Several(), 1, 1.5, 64)[0]) == 1
+    monkeypatch.setattr("talkhead.speaker.references.iter_frames", lambda _: iter([several(1), several(1)]))
+    assert len(read_references("alone.mp4", Several(), 1, 1.5, 64)[0]) == 2
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ class TalkingHeadPipeline:
         overlap: int | None = None,
         start_timestep: int | None = None,
         windows_per_call: int | None = None,
-        references: Sequence[Any] | str | Path | None = None,
+        references: Any = None,
         teeth: float = 1.0,
     ) -> Stream:
         """Make the video piece by piece, in memory that does not grow with its pictures.
@@ -293,9 +293,9 @@ class TalkingHeadPipeline:
             start_timestep: how noisy the process' start is; None: the noise end.
             windows_per_call: windows painted in one network call, at most; None: 8 on a GPU, else 1 for each
                 thread. Fewer need less memory.
-            references: up to four further pictures of the person, or a video of him: teeth and lips that the portrait
-                does not show; of more, those whose mouths differ the most. "speaker": the pipeline's own, for its own
-                speaker. None: the portrait alone.
+            references: a further picture of the person, a video of him, or a list of them: up to four mouths that
+                differ the most, for teeth and lips that the portrait does not show. "speaker": the pipeline's own, for
+                its own speaker. None: the portrait alone. A reference's only face is taken, whatever ``face`` says.
             teeth: how much of an opened mouth's inside the pipeline's speaker lends where no picture of the person
                 shows one so wide, in [0, 1]; see `BorrowedMouth`.
 

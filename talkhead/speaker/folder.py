@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ def export_pipeline(
     head: str | Path | None = None,
     portrait: str | Path | None = None,
     speech: str | Path | None = None,
-    references: Sequence[Any] | str | Path | None = None,
+    references: Any = None,
     bank: Bank | None = None,
     reference_landmarks: Tensor | None = None,
     detector: str | None = None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from talkhead.face.mouth_bank import mouth_shape
 from talkhead.media.read import iter_frames
 from talkhead.metrics import head_pose
 from talkhead.tracking.identity import can_describe_faces, describe_faces
-from talkhead.tracking.portrait import find_face, read_portrait
+from talkhead.tracking.portrait import read_portrait
 from talkhead.tracking.track import LandmarkDetector
 
 MOST = 4
@@ -42,7 +43,7 @@ Bank = tuple[Tensor, Tensor]
 
 
 def read_references(
-    references: Sequence[Any] | str | Path,
+    references: Any,
     detector: LandmarkDetector,
     face: str | int,
     scale: float,
@@ -52,10 +53,11 @@ def read_references(
     """Return further pictures of a person, cut as the portrait is, and in its light.
 
     Args:
-        references: one or several pictures (as for a portrait) or videos of the person. Of many, those are kept whose
-            mouths differ the most. Of a video, frames with the head turned away from the portrait's are left out.
+        references: one picture (as for a portrait) or video of the person, or a list or tuple of them. Of many, those
+            are kept whose mouths differ the most. Of a video, frames with the head turned away from the portrait's are
+            left out.
         detector: finds the faces.
-        face: which face of several.
+        face: which face of several; where a picture or video shows only one, that one.
         scale: side of the square relative to the landmarks' box.
         size: px, the pictures' side.
         portrait: (3, s, s) uint8 and (68, 2) px of it; None: nothing is held against it.
@@ -67,12 +69,12 @@ def read_references(
         FileNotFoundError: if a file does not exist.
         ValueError: if one cannot be read, there is no face in it, or its head is turned.
     """
-    many = [references] if isinstance(references, str | Path) else list(references)
+    many = references if isinstance(references, list | tuple) else [references]
     names: list[str] = []
     faces: list[tuple[Tensor, Tensor]] = []
     for number, one in enumerate(many):
         named = f"'{one}'" if isinstance(one, str | Path) else f"picture {number}"
-        found = _faces_in(one, detector, face)
+        found = _faces_in(one, detector, face, named)
         faces += found if portrait is None else _as_turned(found, portrait[1], named)
         names += [named] * (len(faces) - len(names))
     if not faces:
@@ -193,15 +195,39 @@ def load_bank(folder: Path, size: int | None = None) -> Bank | None:
     return pictures, landmarks.float()
 
 
-def _faces_in(one: Any, detector: LandmarkDetector, face: str | int) -> list[tuple[Tensor, Tensor]]:
-    """Return the face of a picture, or those of a video, with their landmarks."""
+def _faces_in(one: Any, detector: LandmarkDetector, face: str | int, named: str) -> list[tuple[Tensor, Tensor]]:
+    """Return the face of a picture, or those of a video, with their landmarks.
+
+    ``face`` was chosen among those of the portrait; a picture with one face leaves no choice.
+    """
+    pictures = _pictures_of(one)
+    found = _detected(pictures, detector, face)
+    if not found and isinstance(face, int) and face > 0 and not _detected(pictures, detector, 1):
+        found = _detected(pictures, detector, 0)
+    if not found:
+        which = "" if face == "largest" else f" ({face!r})"
+        raise ValueError(
+            f"references: no face{which} was found in {named} by the detector {detector.name}; "
+            "give a picture or a video with a face seen from the front"
+        )
+    return found
+
+
+def _pictures_of(one: Any) -> list[Tensor]:
+    """Return the picture, or frames spread over the video."""
     if isinstance(one, str | Path) and Path(one).suffix.lower() in VIDEO:
-        return _faces_of(one, detector, face)
-    picture = read_portrait(one)
+        return _spread(iter_frames(one))
     try:
-        return [(picture, find_face(picture, detector, face, one))]
-    except ValueError as error:
-        raise ValueError(str(error).replace("image:", "references:", 1)) from error
+        return [read_portrait(one)]
+    except (ValueError, FileNotFoundError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(re.sub("^image", "references", str(error))) from error
+
+
+def _detected(pictures: list[Tensor], detector: LandmarkDetector, face: str | int) -> list[tuple[Tensor, Tensor]]:
+    """Return the pictures in which there is such a face, with its landmarks."""
+    found = ((picture, detector(picture, face=face)) for picture in pictures)
+    return [(picture, detection.landmarks) for picture, detection in found if detection is not None]
 
 
 def _as_turned(faces: list[tuple[Tensor, Tensor]], own: Tensor, named: str) -> list[tuple[Tensor, Tensor]]:
@@ -235,18 +261,6 @@ def _warn_of_small(crops: list[Crop], size: int, names: list[str]) -> None:
             "the video will be softer: give a larger picture if there is one",
             stacklevel=5,
         )
-
-
-def _faces_of(path: str | Path, detector: LandmarkDetector, face: str | int) -> list[tuple[Tensor, Tensor]]:
-    """Return faces of a video with their landmarks, from frames spread over it."""
-    found = []
-    for frame in _spread(iter_frames(path)):
-        detection = detector(frame, face=face)
-        if detection is not None:
-            found.append((frame, detection.landmarks))
-    if not found:
-        raise ValueError(f"references: no face was found in '{path}'; give a video with a face seen from the front")
-    return found
 
 
 def _spread(frames: Iterable[Tensor]) -> list[Tensor]:
