@@ -105,10 +105,19 @@ def test_the_mouth_says_the_new_and_not_the_old():
     assert torch.equal(new[:, 17:48], track.landmarks[:, 17:48])
 
 
-@pytest.mark.parametrize(("length", "seconds", "count"), [("video", 0.4, 20), ("audio", 0.4, 10), ("audio", 2.0, 50)])
-def test_lengths(pipe, tmp_path, length, seconds, count):
-    points = faces()
-    video = write(tmp_path / "clip.mp4", points, speech(0.8))
+@pytest.mark.parametrize(
+    ("own", "length", "seconds", "count"),
+    [
+        (20, "video", 0.4, 20),
+        (20, "audio", 0.4, 10),
+        (20, "audio", 2.0, 50),
+        (1, "audio", 0.4, 10),
+        (1, "video", 0.4, 1),
+    ],
+)
+def test_lengths(pipe, tmp_path, own, length, seconds, count):
+    points = faces(own)
+    video = write(tmp_path / "clip.mp4", points, speech(own / 25))
     out = dub(
         pipe, video, speech(seconds), tmp_path / "out.mp4", length=length, detector=Knows(points), progress=False,
         num_inference_steps=1,
@@ -135,10 +144,11 @@ def test_an_interrupted_call_does_not_track_again(pipe, tmp_path, monkeypatch):
     assert detector.asked == 40
 
 
-def test_backwards_is_what_indexing_gives(tmp_path, monkeypatch):
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_backwards_is_what_indexing_gives(tmp_path, monkeypatch, count):
     monkeypatch.setattr("talkhead.dubbing.dub.PIECE", 3)
-    video = write(tmp_path / "clip.mp4", faces(8))
-    order = back_and_forth(8, 30)
+    video = write(tmp_path / "clip.mp4", faces(count))
+    order = back_and_forth(count, 30)
     assert torch.equal(torch.stack(list(frames_in_order(video, order))), read_video(video)[0][order])
     assert back_and_forth(1, 3).tolist() == [0, 0, 0]
 

@@ -323,7 +323,11 @@ def frames_in_order(video: str | Path, order: Tensor) -> Iterator[Tensor]:
         while stop < len(indices) and indices[stop] - indices[stop - 1] == step:
             stop += 1
         stretch, place = indices[place:stop], stop
-        if step >= 0:
+        if step == 0:  # a video of one frame
+            only = next(itertools.islice(iter_frames(video), stretch[0], None))
+            yield from itertools.repeat(only, len(stretch))
+            continue
+        if step > 0:
             yield from itertools.islice(iter_frames(video), stretch[0], stretch[-1] + 1)
             continue
         for first in range(0, len(stretch), PIECE):  # backwards: decoded again from the start, piece by piece
