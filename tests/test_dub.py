@@ -11,7 +11,7 @@ from talkhead.dubbing.face_track import FaceTrack, track_face
 from talkhead.dubbing.new_lips import new_lips, resting_face
 from talkhead.face.mouth_region import mouth_region
 from talkhead.media.read import read_audio, read_video
-from talkhead.media.write import VideoWriter
+from talkhead.media.write import VideoWriter, write_audio
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
@@ -41,9 +41,9 @@ def faces(count: int = 20) -> list[torch.Tensor]:
     return [tiny_face(SIZE, float(o)) + s for o, s in zip(opening, shift, strict=True)]
 
 
-def write(path, points, sound=None):
+def write(path, points, sound=None, fps=25):
     """Write a video of the rendered faces; a frame without a face is grey."""
-    with VideoWriter(path, 25, (SIZE, SIZE), sound, crf=0) as video:
+    with VideoWriter(path, fps, (SIZE, SIZE), sound, crf=0) as video:
         for p in points:
             video.append(
                 torch.full((3, SIZE, SIZE), 90, dtype=torch.uint8) if p is None else tiny_frames(p[None], SIZE)[0]
@@ -192,6 +192,31 @@ def test_nothing_that_is_read_is_written_over(pipe, tmp_path, what, name):
     with pytest.raises(ValueError, match=f"is the {what} and would be written over"):
         dub(pipe, video, audio, tmp_path / name, detector=Knows(points), progress=False)
     assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number of at least 1; got 0"),
+        ({"num_inference_steps": -1}, "num_inference_steps must be .* got -1"),
+        ({"num_inference_steps": 2.0}, "num_inference_steps must be .* got 2.0"),
+        ({"num_inference_steps": 5000}, r"num_inference_steps must lie in 1\.\.1000"),
+        ({"seed": "x"}, "seed must be a whole number .* got 'x'"),
+        ({"seed": 2**64}, "seed must be a whole number"),
+        ({"output": "out.gif"}, "fps must be at most 50 for a GIF; got 60"),
+        ({"video": "voice.wav"}, "holds no picture"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_face_is_followed(pipe, tmp_path, monkeypatch, change, words):
+    monkeypatch.chdir(tmp_path)
+    points = faces(6)
+    write("clip.mp4", points, fps=60)
+    write_audio("voice.wav", speech(0.1))
+    detector = Knows(points)
+    arguments = {"video": "clip.mp4", "audio": speech(0.1), "output": "out.mp4"} | change
+    with pytest.raises(ValueError, match=words):
+        dub(pipe, **arguments, detector=detector, progress=False)
+    assert not detector.asked and sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "voice.wav"]
 
 
 def test_refusals(pipe, tmp_path):

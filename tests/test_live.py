@@ -155,10 +155,25 @@ def test_any_frame_rate(pipe):
     assert len(frames) == 30 and len(heard) == 16000
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("look_ahead", -1, "look_ahead"),
+        ("hop", 0, "hop must be a whole number of frames, at least 1; got 0"),
+        ("hop", 2.5, "hop must be a whole number"),
+        ("mouth", -1, "mouth"),
+        ("seed", 2**64, "seed must be a whole number"),
+        ("seed", "x", "seed must be a whole number"),
+        ("num_inference_steps", 0, "num_inference_steps must be a whole number of at least 1; got 0"),
+        ("num_inference_steps", 5000, r"num_inference_steps must lie in 1\.\.1000"),
+    ],
+)
+def test_a_stream_is_refused_before_it_begins(pipe, option, value, words):
+    with pytest.raises(ValueError, match=words):
+        begin(pipe, **{option: value})
+
+
 def test_refusals(pipe):
-    for options, match in [({"look_ahead": -1}, "look_ahead"), ({"hop": 0}, "hop"), ({"mouth": -1}, "mouth")]:
-        with pytest.raises(ValueError, match=match):
-            begin(pipe, **options)
     live = begin(pipe)
     for samples in (torch.zeros(2, 5), torch.zeros(5, dtype=torch.int16), torch.full((5,), torch.nan)):
         with pytest.raises(ValueError, match="samples"):

@@ -28,11 +28,11 @@ from talkhead.dubbing.repaint import repaint
 from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.media.files import check_apart
 from talkhead.media.formats import open_writer
-from talkhead.media.read import iter_frames, probe, read_audio
+from talkhead.media.read import MediaInfo, iter_frames, probe, read_audio
 from talkhead.metrics.landmarks import mouth_opening
 from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.feeling import leave_to, named_emotion
-from talkhead.pipeline.stages import read_speech
+from talkhead.pipeline.stages import check_seed, check_steps, read_speech
 from talkhead.pipeline.talking_head import TalkingHeadPipeline
 from talkhead.progress import progress_bar
 from talkhead.speech.level import num_frames_of
@@ -112,10 +112,14 @@ def dub(
         FileNotFoundError: if a file does not exist.
         ValueError: if an argument is out of range, ``output`` is a file that is read, one cannot be read, or no frame
             shows the face.
-        OSError: if ``output`` cannot be written; this is found out before the work begins.
+        OSError: if ``output`` cannot be written; this, and what is out of range, is found out before the work begins.
     """
     check_apart(output, video=video, audio=audio)
-    open_writer(output, fps=25, size=(2, 2))  # opens nothing, and refuses what it could not write
+    check_seed(seed)
+    if num_inference_steps is not None:
+        check_steps(pipeline.scheduler, num_inference_steps)
+    _, fps, size = _header(video)
+    open_writer(output, fps, size)  # opens nothing, and refuses what it could not write
     detector = pipeline.info.get("detector", "auto") if detector is None else detector
     with kept_track(video, output, face=face, detector=str(getattr(detector, "name", detector))) as track:
         plan = plan_dubbing(
@@ -160,9 +164,7 @@ def plan_dubbing(
     """
     if length not in ("video", "audio"):
         raise ValueError(f"length must be 'video' or 'audio'; got {length!r}")
-    info = probe(video)
-    if info.fps is None or info.height is None or info.width is None:
-        raise ValueError(f"video: {str(video)!r} holds no picture; give a video")
+    info, fps, size = _header(video)
     speech = read_speech(audio)
     assert speech is not None
     feeling = named_emotion(emotion)
@@ -173,21 +175,20 @@ def plan_dubbing(
             return track_face(frames, pipeline._detector(detector), face)
 
     found = track(follow)
-    count = len(found) if length == "video" else num_frames_of(len(speech), float(info.fps))
+    count = len(found) if length == "video" else num_frames_of(len(speech), float(fps))
     order = back_and_forth(len(found), count)
-    samples = round(count / info.fps * SAMPLE_RATE)
+    samples = round(count / fps * SAMPLE_RATE)
     speech = torch.nn.functional.pad(speech, (0, max(0, samples - len(speech))))[:samples]
     rest, told = resting_face(found), leave_to(pipeline.landmark_net, feeling)
     heard = [
-        None if sound is None else heard_motion(pipeline.landmark_net, sound, rest, told, float(info.fps))
+        None if sound is None else heard_motion(pipeline.landmark_net, sound, rest, told, float(fps))
         for sound in (_own_sound(video, len(found), info), speech)
     ]
     assert heard[1] is not None
-    new = new_lips(found, order, rest, _cut(heard[0], len(found)), heard[1][:count], float(info.fps))
+    new = new_lips(found, order, rest, _cut(heard[0], len(found)), heard[1][:count], float(fps))
     runs = _painted_runs(found, order)
-    size = (info.height, info.width)
     bank = further_faces(video, found, pipeline) if pipeline.renderer.config.get("bank") else None
-    return Dubbing(Path(video), order, found.landmarks[order], new, runs, feeling, speech, info.fps, size, bank)
+    return Dubbing(Path(video), order, found.landmarks[order], new, runs, feeling, speech, fps, size, bank)
 
 
 def dubbed_frames(
@@ -271,7 +272,7 @@ def paint_each(
         seed=seed,
         frame_offset=torch.arange(first, first + count, device=device),
     )
-    steps = steps or pipeline.info["num_inference_steps"]
+    steps = pipeline.info["num_inference_steps"] if steps is None else steps
     return paint_at_once(renderer, pipeline.scheduler, condition, emotion, steps).frames[:, 0]
 
 
@@ -349,10 +350,19 @@ def _painted_runs(track: FaceTrack, order: Tensor) -> tuple[slice, ...]:
     return tuple(runs)
 
 
-def _own_sound(video: str | Path, frames: int, info: Any) -> Tensor | None:
+def _header(video: str | Path) -> tuple[MediaInfo, Fraction, tuple[int, int]]:
+    """Return what a video's header says, with its frames per second and its (height, width) in px."""
+    info = probe(video)
+    if info.fps is None or info.height is None or info.width is None:
+        raise ValueError(f"video: {str(video)!r} holds no picture; give a video")
+    return info, info.fps, (info.height, info.width)
+
+
+def _own_sound(video: str | Path, frames: int, info: MediaInfo) -> Tensor | None:
     """Return the video's own sound, exactly as long as its pictures; None where it has none."""
     if info.sample_rate is None:
         return None
+    assert info.fps is not None
     sound, samples = read_audio(video), round(frames / info.fps * SAMPLE_RATE)
     return torch.nn.functional.pad(sound, (0, max(0, samples - len(sound))))[:samples]
 

@@ -32,7 +32,7 @@ from talkhead.nets.head_motion import RATE
 from talkhead.pipeline.at_once import paint_at_once, ready_to_paint
 from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
 from talkhead.pipeline.placing import FramePlacer, check_output
-from talkhead.pipeline.stages import ANYONE, Portrait, choose_fps, crop_portrait
+from talkhead.pipeline.stages import ANYONE, Portrait, check_seed, check_steps, choose_fps, crop_portrait
 from talkhead.pipeline.worn import wear_expressions
 from talkhead.speaker.references import lend_mouth
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
@@ -144,7 +144,9 @@ class Live:
         frame: Literal["crop", "full"] = "crop",
         size: int | None = None,
     ) -> None:
-        _check(look_ahead, hop, history, num_inference_steps)
+        _check(look_ahead, hop, history)
+        check_seed(seed)
+        check_steps(pipeline.scheduler, num_inference_steps)
         check_output(frame, size)
         check_strength(emotion_strength)
         gains = {"mouth": mouth, "pose": pose, "brow": brow, "blink": blink, "idle": idle}
@@ -383,9 +385,9 @@ def begin_live(
     return Live(pipeline, portrait, fps=choose_fps(fps, None, pipeline.info["fps"]), **options)
 
 
-def _check(look_ahead: float, hop: int, history: float, steps: int) -> None:
+def _check(look_ahead: float, hop: int, history: float) -> None:
     longest = REMEMBERED_SECONDS / 2
     if not 0 <= look_ahead <= longest or not 0 < history <= longest:
         raise ValueError(f"look_ahead and history must lie in 0..{longest:g} s; got {look_ahead} and {history}")
-    if hop < 1 or steps < 1:
-        raise ValueError(f"hop and num_inference_steps must be at least 1; got {hop} and {steps}")
+    if isinstance(hop, bool) or not isinstance(hop, int) or hop < 1:
+        raise ValueError(f"hop must be a whole number of frames, at least 1; got {hop!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,6 +23,8 @@ from talkhead.media.recording import Recording
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, EmotionTrack, join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
+from talkhead.pipeline.windows import set_timesteps
+from talkhead.schedulers import Scheduler
 from talkhead.speech.level import num_frames_of
 
 if TYPE_CHECKING:
@@ -259,6 +262,19 @@ def read_motion(landmarks: Tensor | LandmarkSequence | str | Path | None) -> Ten
     if isinstance(landmarks, str | Path):
         return LandmarkSequence.load(landmarks)
     return landmarks if landmarks is None or isinstance(landmarks, LandmarkSequence) else check_landmarks(landmarks)
+
+
+def check_seed(seed: Any) -> None:
+    """Raise a ValueError where a seed is no whole number of 64 bits, as the generators of noise take it."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number from -2**63 to 2**63 - 1; got {seed!r}")
+
+
+def check_steps(scheduler: Scheduler, steps: Any) -> None:
+    """Raise a ValueError where a scheduler cannot space so many steps; it is copied, never changed."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"num_inference_steps must be a whole number of at least 1; got {steps!r}")
+    set_timesteps(copy.deepcopy(scheduler), steps, None, "cpu")
 
 
 def choose_fps(fps: float | Fraction | None, given: Any, default: str | float) -> Fraction:

@@ -40,6 +40,7 @@ from talkhead.pipeline.stages import (
     Portrait,
     Result,
     Stream,
+    check_seed,
     choose_fps,
     count_frames,
     crop_portrait,
@@ -307,8 +308,7 @@ class TalkingHeadPipeline:
             ValueError: if an argument is out of range, a file cannot be read, or no face is found.
         """
         check_output(frame, size)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
-            raise ValueError(f"seed must be a whole number from -2**63 to 2**63 - 1; got {seed!r}")
+        check_seed(seed)
         options = self._window_options(window, overlap, num_inference_steps, start_timestep, windows_per_call)
         options |= {"seed": seed, "guidance_scale": guidance_scale}
         for name, gain in {"mouth": mouth, "pose": pose, "brow": brow, "blink": blink, "idle": idle}.items():
