@@ -1,12 +1,17 @@
 """Where a further picture is shown, so is its fine detail, and the portrait's is not."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from talkhead.face.crop import Crop
 from talkhead.face.detail import DetailRestorer
 from talkhead.face.further_detail import FurtherDetail
 from talkhead.face.points import MOUTH, NOSE_TIP
+from talkhead.pipeline import Portrait
+from talkhead.pipeline.placing import FramePlacer
 from tests.conftest import tiny_face
 
 POINTS = tiny_face(32)
@@ -63,3 +68,15 @@ def test_it_is_bent_to_the_frame():
     wanted = (POINTS[NOSE_TIP] + 0.5) * 4 - 0.5
     assert frame.max() > 180
     assert [brightest % 128, brightest // 128] == pytest.approx(wanted.tolist(), abs=1.5)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_a_picture_larger_than_it_is_shown_is_shrunk_not_sampled_at_points(size: int):
+    """White noise, all of it shown: PIL's own antialiased picture of it; points alone would be 40 levels off."""
+    own, other = torch.randint(0, 255, (2, 3, 512, 512), dtype=torch.uint8)
+    portrait = Portrait(own, (POINTS + 0.5) * 16 - 0.5, Crop(0, 0, 512), small(own), POINTS)
+    place = FramePlacer(portrait, size=size, further=(other[None], portrait.landmarks[None]))
+    told = torch.cat((torch.zeros(1, 32, 32, 2), torch.ones(1, 32, 32, 1)), -1)
+    frame = place(small(other)[None], POINTS[None], told)[0].numpy()
+    expected = Image.fromarray(other.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BILINEAR)
+    assert ((frame.astype(float) - np.asarray(expected)) ** 2).mean() ** 0.5 < 1.5

@@ -12,6 +12,7 @@ from talkhead.face.crop import crop_frames
 from talkhead.face.detail import DetailRestorer
 from talkhead.face.further_detail import FurtherDetail
 from talkhead.pipeline.stages import Portrait
+from talkhead.speaker.references import Bank, shrunk
 
 LARGEST = 512
 """px, side of the crop where no size is asked for and the portrait has more: what browsers and phones show well."""
@@ -32,8 +33,8 @@ class FramePlacer:
         alpha: (H, W) uint8 opacity of the portrait's picture: frames then have four channels.
         device: where the squares are enlarged and pasted.
         lent: fills opened mouths.
-        further: (R, 3, S, S) uint8 further pictures of the person and their (R, 68, 2) px, as fine as they are to be
-            shown.
+        further: (R, 3, S, S) uint8 further pictures of the person and their (R, 68, 2) px; larger ones than are shown
+            are shrunk.
 
     Raises:
         ValueError: if ``frame`` or ``size`` is out of range, or ``size`` is given for a whole picture.
@@ -47,7 +48,7 @@ class FramePlacer:
         alpha: Tensor | None = None,
         device: torch.device | str = "cpu",
         lent: BorrowedMouth | None = None,
-        further: tuple[Tensor, Tensor] | None = None,
+        further: Bank | None = None,
     ) -> None:
         check_output(frame, size)
         self._portrait, self._full, self._lent = portrait, frame == "full", lent
@@ -65,7 +66,7 @@ class FramePlacer:
             face, landmarks = portrait.face.to(device), portrait.reference_landmarks.to(device)
             detail = None
             if further is not None:
-                detail = FurtherDetail(further[0].to(device), further[1].to(device), self._painted_size)
+                detail = FurtherDetail(*self._as_shown(further), self._painted_size)
             self._restore = DetailRestorer(square, face, landmarks, border, detail)
 
     def __call__(self, painted: Tensor, landmarks: Tensor, displacement: Tensor | None = None) -> Tensor:
@@ -95,6 +96,12 @@ class FramePlacer:
         if self._full:
             return self._portrait.to_picture(landmarks)
         return self._on_square(landmarks)
+
+    def _as_shown(self, further: Bank) -> Bank:
+        """Return further pictures no larger than the square is shown: larger ones would be sampled at single points."""
+        pictures, landmarks = (part.to(self._device) for part in further)
+        larger = pictures.shape[-1] > self._side
+        return shrunk((pictures, landmarks), self._side) if larger else (pictures, landmarks)
 
     def _on_square(self, landmarks: Tensor) -> Tensor:
         return (landmarks + 0.5) * (self._side / self._painted_size) - 0.5
