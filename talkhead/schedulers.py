@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -229,6 +230,27 @@ class PaperProcess(DDPMScheduler):
             kept = ((1 - there) / (1 - here)).sqrt()
             previous = there.sqrt() * clean + kept * (sample - here.sqrt() * clean)
         return DDPMSchedulerOutput(previous, clean) if return_dict else (previous, clean)
+
+
+def keyed_step(
+    scheduler: Scheduler, answer: Tensor, timestep: float, sample: Tensor, *, seed: int, frame: int, level: int
+) -> Tensor:
+    """Return the sample one level on; what a scheduler draws on the way belongs to seed, frame and level.
+
+    Args:
+        scheduler: its timesteps set.
+        answer: the network's.
+        timestep: at which ``sample`` stands.
+        sample: x_t.
+        seed: of the noise.
+        frame: number of the sample's first frame in the video.
+        level: how many steps the sample has taken.
+    """
+    drawn = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        key = (seed * 1_000_003 + frame) * 10_007 + level
+        drawn["generator"] = torch.Generator().manual_seed(key % 2**63)
+    return scheduler.step(answer, timestep, sample, **drawn).prev_sample
 
 
 def even_timesteps(steps: int, start: int) -> list[int]:

@@ -273,7 +273,7 @@ def paint_each(
         frame_offset=torch.arange(first, first + count, device=device),
     )
     steps = pipeline.info["num_inference_steps"] if steps is None else steps
-    return paint_at_once(renderer, pipeline.scheduler, condition, emotion, steps).frames[:, 0]
+    return paint_at_once(renderer, pipeline.scheduler, condition, emotion, steps, seed, first).frames[:, 0]
 
 
 def further_faces(video: str | Path, track: FaceTrack, pipeline: TalkingHeadPipeline) -> tuple[Tensor, Tensor]:

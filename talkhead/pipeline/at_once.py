@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from talkhead.devices import has_fast_bf16
 from talkhead.nets.renderer import Condition, Renderer
 from talkhead.pipeline.windows import Painted, set_timesteps
-from talkhead.schedulers import Scheduler
+from talkhead.schedulers import Scheduler, keyed_step
 
 
 @torch.inference_mode()
 def paint_at_once(
-    renderer: Renderer, scheduler: Scheduler, condition: Condition, emotion: Tensor, steps: int
+    renderer: Renderer, scheduler: Scheduler, condition: Condition, emotion: Tensor, steps: int, seed: int, first: int
 ) -> Painted:
     """Return frames (B, T, 3, s, s) on the CPU, and their displacements (B, T, s, s, 2) on the renderer's device.
 
@@ -25,15 +25,17 @@ def paint_at_once(
         condition: from the renderer's ``prepare``, of B clips of T frames.
         emotion: (8,) probabilities.
         steps: network evaluations per frame.
+        seed: of the noise that the scheduler draws, where it does.
+        first: number of the first frame in the video.
     """
     scheduler = copy.deepcopy(scheduler)
     x = condition.noise
     told = emotion.to(x.device).expand(len(x), -1)
     set_timesteps(scheduler, steps, None, x.device)
     moved: Tensor | None = None
-    for timestep in scheduler.timesteps.tolist():
+    for level, timestep in enumerate(scheduler.timesteps.tolist()):
         predicted, moved = renderer.predict_displaced(x, timestep, condition, told)
-        x = scheduler.step(predicted, timestep, x).prev_sample
+        x = keyed_step(scheduler, predicted, timestep, x, seed=seed, frame=first, level=level)
     return Painted(renderer.decode(x).cpu(), moved)
 
 

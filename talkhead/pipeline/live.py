@@ -341,7 +341,7 @@ class Live:
         condition = self._renderer.prepare(face, rest, landmarks[None].to(device), seed=self._seed, frame_offset=start)
         times = torch.arange(start, start + 1, dtype=torch.float64) / float(self.fps)
         told = self._keys.told_at(times, self._renderer, self._strength)
-        painted = paint_at_once(self._renderer, self._scheduler, condition, told, self._steps)
+        painted = paint_at_once(self._renderer, self._scheduler, condition, told, self._steps, self._seed, start)
         return self._placer(
             painted.frames[0], landmarks, None if painted.displacement is None else painted.displacement[0]
         )

@@ -36,7 +36,7 @@ from torch import Tensor
 from talkhead.devices import side_by_side, usable_threads
 from talkhead.nets.renderer import Condition, Renderer
 from talkhead.ops.segments import crossfade, cut_segments
-from talkhead.schedulers import Scheduler, even_timesteps
+from talkhead.schedulers import Scheduler, even_timesteps, keyed_step
 
 _TOGETHER = 8
 """Windows painted together at most, where nobody says otherwise."""
@@ -261,7 +261,8 @@ class _Painter:
                 following = self.segments[place + 1]
                 following.head = predicted[:, :, length:]
                 following.head_moved = None if moved is None else moved[:, length:]
-            segment.x = self._step(own, self.timesteps[level], segment, level)
+            key = {"seed": self.seed, "frame": segment.start, "level": level}
+            segment.x = keyed_step(self.scheduler, own, self.timesteps[level], segment.x, **key)
             segment.level += 1
 
     def _faded(self, before: Tensor | None, own: Tensor, axis: int) -> Tensor:
@@ -298,14 +299,6 @@ class _Painter:
     def _told(self, start: int, length: int) -> Tensor:
         """Return the (1, 8) emotion of ``length`` frames from ``start`` on."""
         return self.emotion[None] if self.emotion.ndim == 1 else self.emotion[start : start + length].mean(0)[None]
-
-    def _step(self, predicted: Tensor, timestep: int, segment: _Segment, level: int) -> Tensor:
-        """Step one segment; a scheduler that draws noise gets a generator keyed by seed, frame and level."""
-        extra = {}
-        if "generator" in inspect.signature(self.scheduler.step).parameters:
-            key = (self.seed * 1_000_003 + segment.start) * 10_007 + level
-            extra["generator"] = torch.Generator().manual_seed(key % 2**63)
-        return self.scheduler.step(predicted, timestep, segment.x, **extra).prev_sample
 
 
 def _window(segment: _Segment, following: _Segment, overlap: int) -> _Segment:
