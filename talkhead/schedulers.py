@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -232,25 +233,64 @@ class PaperProcess(DDPMScheduler):
         return DDPMSchedulerOutput(previous, clean) if return_dict else (previous, clean)
 
 
-def keyed_step(
-    scheduler: Scheduler, answer: Tensor, timestep: float, sample: Tensor, *, seed: int, frame: int, level: int
-) -> Tensor:
-    """Return the sample one level on; what a scheduler draws on the way belongs to seed, frame and level.
+def keyed_step(scheduler: Scheduler, answer: Tensor, timestep: float, sample: Tensor, **key: int) -> Tensor:
+    """Return the sample one level on: of the arguments alone, whatever was stepped before.
+
+    Some (``LCMScheduler``) count their steps from the first timestep that they are given. Each step is a copy's first,
+    so that levels may come in any order.
 
     Args:
         scheduler: its timesteps set.
         answer: the network's.
         timestep: at which ``sample`` stands.
         sample: x_t.
-        seed: of the noise.
-        frame: number of the sample's first frame in the video.
-        level: how many steps the sample has taken.
+        key: ``seed``, ``frame`` and ``level``, to which belongs what a scheduler draws on the way: the number of the
+            sample's first frame in the video, and of the steps that it has taken.
     """
+    return _step(copy.copy(scheduler), answer, timestep, sample, **key)
+
+
+def _step(
+    scheduler: Scheduler, answer: Tensor, timestep: float, sample: Tensor, seed: int, frame: int, level: int
+) -> Tensor:
     drawn = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         key = (seed * 1_000_003 + frame) * 10_007 + level
         drawn["generator"] = torch.Generator().manual_seed(key % 2**63)
     return scheduler.step(answer, timestep, sample, **drawn).prev_sample
+
+
+def check_scheduler(scheduler: Scheduler) -> Scheduler:
+    """Return a scheduler that a video's windows, each at another level, can share.
+
+    Raises:
+        ValueError: if its step needs more than the answer, the timestep and the sample, such as earlier answers.
+    """
+    if (why := _unshared(scheduler)) is None:
+        return scheduler
+    raise ValueError(
+        "scheduler must step by the network's present answer alone, as MaskNoiseBridgeScheduler, DDIMScheduler, "
+        f"DDPMScheduler and LCMScheduler do; {type(scheduler).__name__} {why}: give one of those"
+    )
+
+
+def _unshared(scheduler: Scheduler) -> str | None:
+    """Return why windows at several levels cannot share a scheduler; None where they can."""
+    if not hasattr(scheduler, "add_noise") or "prediction_type" not in scheduler.config:
+        return "does not say what its network predicts"
+    fresh, sample = copy.deepcopy(scheduler), torch.linspace(-1, 1, 8).view(1, 2, 1, 2, 2)
+    key = {"seed": 0, "frame": 0}
+    try:
+        fresh.set_timesteps(min(4, scheduler.config.num_train_timesteps), device="cpu")
+        first, *rest = fresh.timesteps.tolist()
+        if not torch.equal(fresh.scale_model_input(sample, first), sample):  # type: ignore[attr-defined]
+            return "scales what its network is shown"
+        used = copy.deepcopy(fresh)
+        _step(used, sample / 2, first, sample, level=0, **key)
+        steps = [keyed_step(one, sample / 3, t, sample, level=1, **key) for t in rest[:1] for one in (used, fresh)]
+    except Exception as error:  # each has its own way to miss what it wants
+        return f"cannot ({type(error).__name__}: {' '.join(str(error).split()):.80})"
+    return None if not steps or torch.equal(*steps) else "needs the answers of the steps before"
 
 
 def even_timesteps(steps: int, start: int) -> list[int]:

@@ -55,7 +55,7 @@ from talkhead.pipeline.windows import check_windows, set_timesteps
 from talkhead.pipeline.worn import breathing, wear_expressions
 from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
-from talkhead.schedulers import Scheduler
+from talkhead.schedulers import Scheduler, check_scheduler
 from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_parts, write_parts
 from talkhead.speaker.references import FINEST, Bank, in_light_of, lend_mouth, load_bank, read_references, shrunk
 from talkhead.speaker.trained import check_emotions
@@ -145,6 +145,15 @@ class TalkingHeadPipeline:
                     shutil.copyfile(self.folder / name, made / name)
 
     @property
+    def scheduler(self) -> Scheduler:
+        """What steps from one level to the next; one that windows cannot share is refused (`check_scheduler`)."""
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Scheduler) -> None:
+        self._scheduler = check_scheduler(scheduler)
+
+    @property
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.renderer.device
@@ -152,12 +161,7 @@ class TalkingHeadPipeline:
     def to(self, device: str | torch.device) -> Self:
         """Move the networks to ``device`` ("auto": the GPU where there is one) and return the pipeline."""
         device = chosen_device(device)
-        nets: tuple[torch.nn.Module | None, ...] = (
-            self.landmark_net,
-            self.head_net,
-            self.emotion_net,
-            self.renderer,
-        )
+        nets: list[torch.nn.Module | None] = [self.landmark_net, self.head_net, self.emotion_net, self.renderer]
         for net in nets:
             if net is not None:
                 net.to(device)
@@ -205,9 +209,8 @@ class TalkingHeadPipeline:
             check_plot(plot_emotion)
             check_apart(plot_emotion, **read)
         alpha = bool(options.get("transparent"))
-        open_writer(
-            output, fps=25, size=(2, 2), alpha=alpha, preset=preset
-        )  # opens nothing, and refuses what it could not write
+        # This opens nothing, and refuses what it could not write.
+        open_writer(output, fps=25, size=(2, 2), alpha=alpha, preset=preset)
         pieces, tracks = self.stream(image, audio, **options), []
         with (
             open_writer(output, pieces.fps, pieces.size, pieces.audio, alpha=alpha, preset=preset) as video,
@@ -360,20 +363,15 @@ class TalkingHeadPipeline:
         return begin_live(self, image, **options)
 
     def _window_options(
-        self,
-        window: int | None,
-        overlap: int | None,
-        steps: int | None,
-        start_timestep: int | None,
-        together: int | None,
+        self, window: int | None, overlap: int | None, steps: int | None, start: int | None, together: int | None
     ) -> dict[str, Any]:
         """Fill in the pipeline's own numbers for those not given, and check them."""
         window = self.info["window"] if window is None else window
         overlap = min(self.info["overlap"], window // 2) if overlap is None else overlap
         steps = self.info["num_inference_steps"] if steps is None else steps
         check_windows(window, overlap, steps, together)
-        set_timesteps(copy.deepcopy(self.scheduler), steps, start_timestep, "cpu")  # refuses what cannot be spaced
-        options = {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start_timestep}
+        set_timesteps(copy.deepcopy(self.scheduler), steps, start, "cpu")  # refuses what cannot be spaced
+        options = {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start}
         return options | {"windows_per_call": together}
 
     def _bank(

@@ -20,6 +20,7 @@ from typing import Any
 from diffusers import ConfigMixin, SchedulerMixin
 
 from talkhead.media.write import exact_fps
+from talkhead.schedulers import check_scheduler
 
 BOUNDS = {
     "size": (8, 1024), "width": (1, 2048), "layers": (1, 32), "attention_layers": (0, 32), "heads": (1, 64),
@@ -174,7 +175,8 @@ def load_scheduler(folder: str | Path, root: Path | None = None) -> Any:
     """Load a scheduler of ours or of diffusers, whichever its config names.
 
     Raises:
-        OSError, ValueError: if the file is missing, names no scheduler, or its arguments cannot be.
+        OSError, ValueError: if the file is missing, names no scheduler or none that windows can share, or its arguments
+            cannot be.
     """
     config = read_json(inside(root or Path(folder), Path(folder) / "scheduler_config.json"))
     return make_scheduler(config.get("_class_name"), config)
@@ -189,7 +191,8 @@ def make_scheduler(name: Any, arguments: Mapping[str, Any]) -> Any:
     if not (isinstance(made, type) and issubclass(made, SchedulerMixin) and issubclass(made, ConfigMixin)):
         raise ValueError(f"scheduler {name!r:.60} is neither talkhead's nor diffusers'")
     known = inspect.signature(made).parameters
-    return made(**check_arguments(made, {k: v for k, v in arguments.items() if k in known}, "scheduler"))
+    arguments = check_arguments(made, {k: v for k, v in arguments.items() if k in known}, "scheduler")
+    return check_scheduler(made(**arguments))
 
 
 def _check_encoder(config: Any, name: str) -> None:
