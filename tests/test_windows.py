@@ -122,13 +122,14 @@ def test_each_windows_own_motion_and_emotion_reach_it_in_a_shared_call():
     renderer = Renderer(size=16, widths=(8, 16), patch=2).eval()
     for weights in renderer.parameters():
         torch.nn.init.normal_(weights, std=0.2)
+    torch.nn.init.normal_(renderer.unet.embed.classes.weight, std=1.0)  # a wrong emotion shows, by 19 levels
     picture, face = torch.randint(0, 255, (3, 16, 16), dtype=torch.uint8), torch.rand(68, 2) * 15
-    landmarks = [face + torch.randn(70, 68, 2)]
+    landmarks, emotion = [face + torch.randn(70, 68, 2)], torch.eye(8)[torch.arange(70) // 9]
     options = {"window": 8, "overlap": 2, "num_inference_steps": 2, "guidance_scale": 1.5}
     bridge = MaskNoiseBridgeScheduler()
     one, four = (
         torch.cat(
-            list(render_windows(renderer, bridge, picture, face, landmarks, EMOTION, **options, windows_per_call=n))
+            list(render_windows(renderer, bridge, picture, face, landmarks, emotion, **options, windows_per_call=n))
         )
         for n in (1, 4)
     )
