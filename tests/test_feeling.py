@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from conftest import POINTS as FACE
@@ -64,6 +65,13 @@ def test_crowded_keys_stay_a_mixture():
     shown = keys.shown_at(torch.linspace(0, 3, 200, dtype=torch.float64))
     assert shown.min() > -1e-6 and torch.allclose(shown.sum(1), torch.ones(200), atol=1e-5)
     assert shown.diff(dim=0).abs().max() < 0.15  # no jump
+
+
+@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, np.array])
+@pytest.mark.parametrize("one", [1, 1.0])
+def test_eight_numbers_are_probabilities_whole_or_not(kind, one):
+    assert torch.equal(emotion_keys(kind([0, 0, 0, 0, one, 0, 0, 0])).asked, HAPPY[None])
+    assert torch.equal(emotion_keys([(0, [0, 0, 0, 0, one, 0, 0, 0])]).asked, HAPPY[None])
 
 
 @pytest.mark.parametrize(

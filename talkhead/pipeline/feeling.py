@@ -37,6 +37,8 @@ PLOTS = (".png", ".svg", ".pdf")
 
 NEUTRAL = emotion_probabilities("neutral")
 
+_KINDS = "emotion must be a name, 8 probabilities, a mapping, or a track of pairs (seconds, emotion)"
+
 
 @dataclass(frozen=True)
 class EmotionKeys:
@@ -189,7 +191,8 @@ def emotion_keys(emotion: Any) -> EmotionKeys:
 
 def _are_pairs(emotion: Sequence[Any]) -> bool:
     """Tell a list of (seconds, emotion) from a list of 8 probabilities."""
-    return len(emotion) > 0 and all(isinstance(key, Sequence) and len(key) == 2 for key in emotion)
+    pairs = (isinstance(key, Sequence) and not isinstance(key, str) and len(key) == 2 for key in emotion)
+    return len(emotion) > 0 and all(pairs)
 
 
 def _key(part: str) -> tuple[float, str]:
@@ -212,13 +215,21 @@ def named_emotion(emotion: str | Mapping[str, float] | Tensor | list[float]) -> 
     if isinstance(emotion, Mapping):
         parts = [weight * emotion_probabilities(name) for name, weight in emotion.items()]
         emotion = torch.stack(parts).sum(0) if parts else torch.zeros(len(EMOTIONS))
+    if not isinstance(emotion, str):
+        emotion = _values(emotion)
     probabilities = emotion_probabilities(emotion)
     if probabilities.ndim != 1:
-        raise ValueError(
-            "emotion must be a name, 8 probabilities, a mapping, or a track of pairs (seconds, emotion); "
-            f"got shape {tuple(probabilities.shape)}"
-        )
+        raise ValueError(f"{_KINDS}; got shape {tuple(probabilities.shape)}")
     return probabilities.cpu()
+
+
+def _values(emotion: Any) -> Tensor:
+    """Return what is no name as a tensor; several whole numbers are probabilities, too, not indices."""
+    try:
+        value = torch.as_tensor(emotion)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{_KINDS}; got {emotion!r:.80}") from None
+    return value.float() if value.ndim else value
 
 
 def check_strength(strength: float) -> None:

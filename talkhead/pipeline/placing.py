@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -128,8 +129,8 @@ def check_output(frame: str, size: int | None) -> None:
         raise ValueError(f"frame must be 'crop' or 'full'; got {frame!r}")
     if size is not None and frame == "full":
         raise ValueError("size is for frame='crop'; with frame='full' the frames are as large as the portrait")
-    if size is not None and (size != int(size) or not 16 <= size <= 4096):
-        raise ValueError(f"size must be a whole number of px in 16..4096; got {size}")
+    if size is not None and (not isinstance(size, Integral) or not 16 <= size <= 4096):
+        raise ValueError(f"size must be a whole number of px in 16..4096; got {size!r}")
 
 
 def _threes(picture: Tensor) -> list[Tensor]:

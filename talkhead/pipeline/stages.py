@@ -234,7 +234,11 @@ def read_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = Fal
         return None
     if audio is None:
         raise ValueError("audio must be given, unless landmarks are: there is nothing to move the face by")
-    speech = torch.as_tensor(audio)
+    try:
+        speech = torch.as_tensor(audio)
+    except (TypeError, ValueError, RuntimeError):
+        wanted = "a file's name, or (S,) floats in [-1, 1] (what is in memory as a file: write it to one)"
+        raise ValueError(f"audio must be {wanted}; got {type(audio).__name__}") from None
     if speech.ndim != 1 or not speech.is_floating_point() or not len(speech):
         raise ValueError(
             "audio must be a file, or (S,) floats in [-1, 1] with S >= 1 samples of one channel; "
