@@ -71,6 +71,15 @@ def try_change(source: Path, target: Path, file: str, key: str, value: Any) -> s
     return "works"
 
 
+@pytest.mark.parametrize("part", ["landmark", "renderer"])
+def test_training_on_what_is_no_emotion_is_refused(copy, part):
+    """It would be told nothing, 0 / 0, and paint a black video."""
+    file = copy / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"trained_on": ["joy"]}))
+    with pytest.raises(ValueError, match=rf"{part}.trained_on must name emotions among angry, .* got \['joy'\]"):
+        TalkingHeadPipeline.from_pretrained(copy)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_folder_says_what_can_be_or_is_refused(folder: Path, tmp_path: Path) -> None:
     every = list(changes(folder))

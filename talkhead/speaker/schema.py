@@ -19,6 +19,7 @@ from typing import Any
 
 from diffusers import ConfigMixin, SchedulerMixin
 
+from talkhead.data.clip import EMOTIONS
 from talkhead.media.write import exact_fps
 from talkhead.schedulers import check_scheduler
 
@@ -92,6 +93,8 @@ def check_arguments(made: type[Any], arguments: Mapping[str, Any], name: str) ->
             raise ValueError(f"{name}.{key} must be {_named(hints.get(key, Any), key)}; got {value!r:.80}")
     if "encoder" in known and found.get("encoder", "logmel") != "logmel":
         _check_encoder(found.get("encoder_config"), name)
+    if "emotions" not in known:  # a classifier has names of its own, and looks itself
+        _check_emotions(found.get("trained_on"), name)
     return found
 
 
@@ -193,6 +196,12 @@ def make_scheduler(name: Any, arguments: Mapping[str, Any]) -> Any:
     known = inspect.signature(made).parameters
     arguments = check_arguments(made, {k: v for k, v in arguments.items() if k in known}, "scheduler")
     return check_scheduler(made(**arguments))
+
+
+def _check_emotions(trained_on: Any, name: str) -> None:
+    """Refuse a network that was trained on what is no emotion: of none that there is, it would be told nothing."""
+    if unknown := [one for one in trained_on or () if one not in EMOTIONS]:
+        raise ValueError(f"{name}.trained_on must name emotions among {', '.join(EMOTIONS)}; got {unknown!r:.80}")
 
 
 def _check_encoder(config: Any, name: str) -> None:
