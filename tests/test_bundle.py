@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import POINTS, speech
+from conftest import POINTS, OneFace, speech
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 
@@ -126,7 +126,7 @@ def test_examples_run(folder, tmp_path, monkeypatch, name, made):
     assert sorted(p.name for p in tmp_path.iterdir()) == made.split()
 
 
-def test_a_failed_export_leaves_nothing(folder, tmp_path):
+def test_a_failed_export_leaves_nothing(folder, tmp_path, monkeypatch):
     parts = folder.parent
     arguments = {"landmark": parts / "landmark", "emotion": None, "video": parts / "video"}
     with pytest.raises(ValueError, match="reference_landmarks"):
@@ -140,6 +140,9 @@ def test_a_failed_export_leaves_nothing(folder, tmp_path):
             ValueError, match=f"{part}: the folder '.*empty' is no trained .*it has no config.json.*give"
         ):
             export_pipeline(tmp_path / "new", **arguments | {part: empty})
+    monkeypatch.setattr("talkhead.speaker.folder.load_detector", lambda name: OneFace(None))
+    with pytest.raises(ValueError, match="^portrait: no face was found in '.*face.png' by .*; give a picture"):
+        export_pipeline(tmp_path / "new", **arguments, portrait=parts / "face.png")
     (parts / "bad.ckpt").write_bytes(b"bad")
     with pytest.raises(ValueError, match="is torn or no checkpoint"):
         export_pipeline(tmp_path / "new", **arguments | {"video": parts / "bad.ckpt"})

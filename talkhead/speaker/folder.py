@@ -38,7 +38,8 @@ from talkhead.schedulers import Scheduler
 from talkhead.speaker.references import Bank, read_references
 from talkhead.speaker.schema import check_info, inside, load_net, load_scheduler, read_json
 from talkhead.speaker.trained import agreed, load_emotion, load_head, load_landmark, load_video
-from talkhead.tracking.track import load_detector, track_landmarks
+from talkhead.tracking.portrait import find_face
+from talkhead.tracking.track import load_detector
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "speaker"
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
@@ -247,7 +248,7 @@ def export_pipeline(
     sound = None if speech is None else read_audio(speech)
     picture = None if portrait is None else read_image(portrait)
     if picture is not None and reference_landmarks is None:
-        reference_landmarks = track_landmarks([picture], load_detector(detector))[0][0]
+        reference_landmarks = _face_in(picture, detector, portrait)
     if reference_landmarks is not None:
         info["reference_landmarks"] = check_landmarks(reference_landmarks[None], "reference_landmarks")[0].tolist()
     if references is not None:
@@ -264,6 +265,14 @@ def export_pipeline(
         card = model_card(name or Path(output).name, data, licence, results)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Path(output)
+
+
+def _face_in(picture: Tensor, detector: str, portrait: str | Path | None) -> Tensor:
+    """Return the landmarks of a portrait to export."""
+    try:
+        return find_face(picture, load_detector(detector), "largest", portrait)
+    except ValueError as error:
+        raise ValueError(str(error).replace("image:", "portrait:", 1)) from error
 
 
 def model_card(name: str, data: str, licence: str, results: str) -> str:
