@@ -32,3 +32,17 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), target
+
+
+def test_the_pipelines_page_names_the_steps_and_the_files_that_there_are() -> None:
+    from talkhead.pipeline import painting, talking_head
+    from talkhead.speaker import folder
+
+    page = (ROOT / "docs" / "pipeline.md").read_text()
+    steps = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert [name for name in steps if name not in vars(talking_head) | vars(painting)] == []
+    way = re.findall(r"[a-z]+_[a-z_]+|FramePlacer", (talking_head.__doc__ or "").partition("\n\n")[2])
+    assert set(way) - {*steps} == set()
+    _, files, *_ = re.split(r"\n\n", folder.__doc__ or "")
+    section = page.partition("## A pipeline's folder")[2].partition("\n## ")[0]
+    assert [name for name in re.findall(r"^\S+", files, re.MULTILINE) if f"`{name}`" not in section] == []
