@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from talkhead.media.files import check_apart, new_folder, replacing, sweep, write_whole
+from talkhead.media.files import check_apart, new_folder, replacing, sweep, temporary_name, write_whole
 
 
 def test_bytes_and_functions_are_written(tmp_path: Path) -> None:
@@ -59,10 +59,29 @@ def test_sweep_takes_what_killed_processes_left(tmp_path: Path) -> None:
     write_whole(kept, b"")
     with pytest.raises(OSError), replacing(tmp_path / "b.json") as temporary:
         temporary.write_text("half")
-        left = temporary.rename(tmp_path / ".b.1-0.tmp.json")  # as if the process were gone before it could tidy up
+        left = temporary.rename(tmp_path / f".b.1-{'0' * 12}.tmp.json")  # as if the process had been killed
     assert left.exists()
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_sweep_takes_nothing_of_the_user_s(tmp_path: Path) -> None:
+    """Hidden names with .tmp in them, a folder and a link with the very name of a temporary file."""
+    for name in (".notes.tmpl", ".a.tmp", ".a.tmp.json", ".a.12.tmp", ".a.1-0.tmp.b", ".a.7-0123456789ab.tmp.tar.gz"):
+        (tmp_path / name).write_text("mine")
+    for name in (".x.tmp", ".d.7-0123456789ab.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".l.7-0123456789ab.tmp").symlink_to(".notes.tmpl")
+    before = sorted(tmp_path.iterdir())
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["a", "a.json", ".hidden", "a.tar.gz", "ä" * 90 + ".mp4", "a\nb.wav", "%d.png", "a."])
+def test_sweep_knows_every_name_that_a_killed_process_may_leave(tmp_path: Path, name: str) -> None:
+    temporary_name(tmp_path / name).touch()
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -197,6 +197,18 @@ def test_the_run_s_own_files_are_named_as_seen_from_here(
     assert {j.options["image"] for j in seen} == {str(home / "face.png")}
 
 
+def test_the_user_s_hidden_files_stay_in_the_folder_of_videos(home: Path, tmp_path: Path) -> None:
+    jobs = write_jobs(home / "hidden.jsonl", job(output="1.mp4"))
+    scrap, own = tmp_path / ".frames.7-0123456789ab.tmp", tmp_path / ".frames.original"
+    for folder in (scrap, own, tmp_path / ".x.tmp"):
+        folder.mkdir()
+        (folder / "00001.png").touch()
+    (tmp_path / ".notes.tmpl").touch()
+    assert run(jobs, tmp_path) == Tally(1, 0, [])
+    left = [".frames.original/00001.png", ".notes.tmpl", ".x.tmp/00001.png", "1.mp4", RESULTS]
+    assert list(files(tmp_path)) == left and not scrap.exists()
+
+
 def test_a_line_that_python_would_break_is_read_back(tmp_path: Path) -> None:
     entries = [{"output": "a\u2028b.mp4", "status": "ok", "key": "k", "sha256": "s"}]
     (tmp_path / RESULTS).write_bytes(json_lines(entries) + b'{"output": "torn')

@@ -293,7 +293,7 @@ def test_a_killed_run_is_continued_to_the_same_manifest(recordings: Path, cache:
     assert 2 <= left.count(b"\n") < 11
     # As if the power had gone in the middle of a line and of a clip.
     (output / "manifest.jsonl").write_bytes(left[:-20])
-    (output / "clips/.good5.safetensors.1.tmp").write_bytes(b"half")
+    (output / "clips/.good5.1-0123456789ab.tmp.safetensors").write_bytes(b"half")
     run(recordings, output)
     assert (output / "manifest.jsonl").read_bytes() == (cache / "manifest.jsonl").read_bytes()
     assert not list(output.rglob("*.tmp*"))

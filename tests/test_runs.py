@@ -317,7 +317,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 
 
 def test_leftovers_of_killed_runs_are_swept(tiny_cache: Path, run: Path) -> None:
-    scrap = run / "checkpoints" / ".last.1-00.tmp.ckpt"
+    scrap = run / "checkpoints" / ".last.1-0123456789ab.tmp.ckpt"
     scrap.touch()
     assert fit("landmark", tiny_cache, run, "--trainer.max_epochs=2", "--ckpt_path=last") == 0
     assert not scrap.exists() and last(run)["global_step"] == 6

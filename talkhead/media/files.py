@@ -56,7 +56,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OSError: if the file cannot be renamed.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -94,7 +94,7 @@ def check_writable(path: str | Path) -> None:
         raise IsADirectoryError(f"output {str(path)!r} is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"output {str(path)!r} cannot be written: its folder does not exist; make it first")
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         temporary.touch(exist_ok=False)
     except OSError as error:
@@ -128,14 +128,23 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def sweep(folder: str | Path) -> None:
-    """Delete the temporary files that killed processes left in ``folder``; none may be writing there."""
+    """Delete the temporary files that killed processes left in ``folder``; none may be writing there.
+
+    What has another name than `temporary_name` gives, and what is no file, is the user's own and stays.
+    """
     for scrap in Path(folder).glob(".*.tmp*"):
-        scrap.unlink(missing_ok=True)
+        if is_temporary(scrap.name) and scrap.is_file() and not scrap.is_symlink():
+            scrap.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """Return a name that no other call gets: two threads of one process may write the same file."""
     return path.with_name(f".{path.stem[:40]}.{os.getpid()}-{secrets.token_hex(6)}.tmp{path.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell the names that `temporary_name` gives from all others."""
+    return re.fullmatch(r"\..{0,40}\.[0-9]+-[0-9a-f]{12}\.tmp(\.[^.]*)?", name, re.DOTALL) is not None
 
 
 def check_apart(output: str | Path, **sources: Any) -> None:

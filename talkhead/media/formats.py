@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkhead.media.files import check_writable, picture_number
+from talkhead.media.files import check_writable, picture_number, temporary_name
 from talkhead.media.write import VideoWriter
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".gif", ".png")
@@ -152,7 +151,8 @@ class PNGWriter:
 
     def __enter__(self) -> Self:
         """Make the temporary folder."""
-        self._folder = Path(tempfile.mkdtemp(prefix=".frames.", dir=self.path.parent))
+        self._folder = temporary_name(self.path.with_name("frames"))
+        self._folder.mkdir()
         return self
 
     def append(self, frame: Tensor) -> None:

@@ -20,7 +20,7 @@ from talkhead.data.manifest import Entry, json_lines
 from talkhead.data.record import recorded_work
 from talkhead.data.workers import Mapper, map_sources
 from talkhead.devices import chosen_device
-from talkhead.media.files import check_writable, sweep, write_whole
+from talkhead.media.files import check_writable, is_temporary, sweep, write_whole
 from talkhead.media.read import MediaWarning, probe
 from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs
 from talkhead.scale.results import job_key, output_checksum, read_results, speaker_checksum
@@ -197,8 +197,9 @@ def _resume(folder: Path, jobs: list[VideoJob], keys: dict[int, str | None]) -> 
     """Return the lines that stand, and the jobs still to do; leave clean results and no scraps."""
     for place in {folder, *((folder / job.output).parent for job in jobs if job.output and not job.fault)}:
         sweep(place)
-        for scrap in place.glob(".frames.*"):
-            shutil.rmtree(scrap, ignore_errors=True)
+        for scrap in place.glob(".frames.*"):  # of rows of pictures
+            if is_temporary(scrap.name):
+                shutil.rmtree(scrap, ignore_errors=True)
     before = {entry["output"]: entry for entry in read_results(folder) if entry["status"] == "ok" and entry["output"]}
     kept: list[Entry] = []
     todo: list[VideoJob] = []
