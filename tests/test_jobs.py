@@ -225,6 +225,17 @@ def test_no_video_takes_the_place_of_what_is_read(home: Path) -> None:
     assert (home / "b.wav").read_bytes() == before
 
 
+def test_no_row_of_pictures_takes_the_place_of_what_another_line_reads(home: Path) -> None:
+    (home / "row").mkdir()
+    shutil.copy(home / "face.png", home / "row/00077.png")
+    (home / "far.png").symlink_to("row/00077.png")
+    for image in ("row/00077.png", "far.png"):
+        jobs = write_jobs(home / "row.jsonl", job(output="row/%05d.png"), job(image=image, output="y.mp4"))
+        tally = run(jobs, home)
+        assert tally.ok == 1 and "'row/%05d.png', which line 2 reads" in tally.failed[0][2]
+    assert [p.name for p in (home / "row").iterdir()] == ["00077.png"]
+
+
 def test_a_run_without_speaker_or_jobs_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no file"):
         generate_jobs(tmp_path / "none.jsonl", tmp_path)

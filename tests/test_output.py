@@ -154,6 +154,35 @@ def test_an_error_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("pattern", "digits"), [("%05d.png", 5), ("me.%d.PNG", 1)])
+def test_a_shorter_row_takes_the_place_of_a_longer_one(tmp_path, pattern, digits):
+    """As a video does; what the pattern cannot have made stays: other digits, names, folders, links and number 0."""
+    before, after = pattern.split("%")[0], pattern[-4:]
+    name = f"{before}{{:0{digits}}}{after}".format
+    others = [name(0), f"x{name(4)}", f"{before}{'4':0>7}{after}", name(4).replace("png", "jpg").replace("PNG", "jpg")]
+    for other in others:
+        (tmp_path / other).write_text("mine")
+    (tmp_path / name(12)).mkdir()
+    (tmp_path / name(13)).symlink_to(others[0])
+    for count in (11, 3):
+        with open_writer(tmp_path / pattern, 25, (8, 8)) as writer:
+            for _ in range(count):
+                writer.append(torch.full((8, 8, 3), count, dtype=torch.uint8))
+        left = {*others, name(12), name(13), *(name(n) for n in range(1, count + 1))}
+        assert {p.name for p in tmp_path.iterdir()} == left
+        assert {np.array(Image.open(tmp_path / name(n))).max() for n in range(1, count + 1)} == {count}
+
+
+def test_an_error_or_no_frame_leaves_the_row_before(tmp_path):
+    (tmp_path / "1.png").write_text("before")
+    for error, frames in ((KeyboardInterrupt, 1), (ValueError, 0)):
+        with pytest.raises(error), open_writer(tmp_path / "%d.png", 25, (8, 8)) as writer:
+            if frames:
+                writer.append(torch.zeros(8, 8, 3, dtype=torch.uint8))
+                raise error
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["before"]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [

@@ -165,15 +165,19 @@ def _writes_over(output: Path, source: Path) -> bool:
     same = output.exists() and source.exists() and output.samefile(source)
     if same or output.resolve() == source.resolve():
         return True
-    number, folder = picture_number(output), output.parent.resolve()
+    places = (source, source.resolve())  # of a link, the link and the file that it stands for
+    return any(row_number(output, p.name) and p.parent.resolve() == output.parent.resolve() for p in places)
+
+
+def row_number(output: Path, name: str) -> int | None:
+    """Return which of the pictures that ``output``, such as ``frames/%05d.png``, stands for has a name; None: none."""
+    number = picture_number(output)
     if number is None:
-        return False
+        return None
     before, after = re.escape(output.name[: number.start()]), re.escape(output.name[number.end() :])
-    for place in (source, source.resolve()):  # of a link, the link and the file that it stands for
-        found = re.fullmatch(f"{before} *([0-9]+){after}", place.name)
-        if found and place.parent.resolve() == folder and output.name % int(found[1]) == place.name:
-            return True
-    return False
+    found = re.fullmatch(f"{before} *([0-9]+){after}", name)
+    count = int(found[1]) if found else 0
+    return count if count and output.name % count == name else None  # the first is 1
 
 
 def picture_number(path: str | Path) -> re.Match[str] | None:

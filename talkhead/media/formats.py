@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkhead.media.files import check_writable, picture_number, temporary_name
+from talkhead.media.files import check_writable, picture_number, row_number, temporary_name
 from talkhead.media.write import VideoWriter
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".gif", ".png")
@@ -137,6 +137,9 @@ class GIFWriter(VideoWriter):
 class PNGWriter:
     """Write each frame as a PNG picture, numbered from 1; they appear when all are written.
 
+    As a video takes the place of the one before it, so does the row: pictures of the same name whose numbers are higher
+    than the last one's are deleted once the new ones are in place. Whatever else the folder holds stays.
+
     Args:
         path: target with a place for the number, ``frames/%05d.png``; the folder must exist.
         size: (height, width) px.
@@ -167,11 +170,21 @@ class PNGWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Move the pictures to their place, or delete them after an error."""
         try:
+            if kind is None and not self.frames_written:
+                raise ValueError(f"output: no frame was appended to {str(self.path)!r}; append at least one")
             if kind is None:
                 for picture in sorted(self._folder.iterdir()):
                     os.replace(picture, self.path.parent / picture.name)
+                self._end_row()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end_row(self) -> None:
+        """Delete what a longer row of the same name left behind the last picture."""
+        for picture in self.path.parent.iterdir():
+            number = row_number(self.path, picture.name) or 0
+            if number > self.frames_written and picture.is_file() and not picture.is_symlink():
+                picture.unlink()
 
 
 def _palette_graph(size: tuple[int, int], fps: Fraction) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from talkhead.data.manifest import Entry, read_json_lines
+from talkhead.media.files import row_number
 from talkhead.scale.jobs import FILES, RESULTS, VideoJob
 from talkhead.speaker.folder import find_folder
 
@@ -90,8 +90,6 @@ def output_checksum(path: Path) -> str | None:
     """Return the SHA-256 of a video, or of a row of pictures (``%05d.png``); None where there is none."""
     if path.suffix.lower() != ".png":
         return file_checksum(path) if path.is_file() else None
-    before, _, after = re.split(r"(%0?\d*d)", path.name, maxsplit=1) if "%" in path.name else (path.name, "", "")
-    named = re.compile(f"{re.escape(before)}\\d+{re.escape(after)}")
-    pictures = sorted(p for p in path.parent.glob("*") if named.fullmatch(p.name)) if path.parent.is_dir() else []
+    pictures = sorted(p for p in path.parent.glob("*.*") if row_number(path, p.name) and p.is_file())
     parts = [f"{picture.name} {file_checksum(picture)}" for picture in pictures]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else None

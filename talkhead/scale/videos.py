@@ -20,7 +20,7 @@ from talkhead.data.manifest import Entry, json_lines
 from talkhead.data.record import recorded_work
 from talkhead.data.workers import Mapper, map_sources
 from talkhead.devices import chosen_device
-from talkhead.media.files import check_writable, is_temporary, sweep, write_whole
+from talkhead.media.files import check_writable, is_temporary, picture_number, row_number, sweep, write_whole
 from talkhead.media.read import MediaWarning, probe
 from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs
 from talkhead.scale.results import job_key, output_checksum, read_results, speaker_checksum
@@ -169,14 +169,21 @@ def _speakers_of(jobs: list[VideoJob], common: str) -> dict[str, str]:
 
 def _unread(jobs: list[VideoJob], folder: Path) -> list[VideoJob]:
     """Refuse the jobs whose video would be written over a file that a job reads."""
-    readers: dict[Path, int] = {}
+    readers: dict[Path, dict[str, int]] = {}  # by folder and name, of a link and of the file that it stands for
     for job in jobs:
-        for file in job.reads:
-            readers.setdefault(Path(file).resolve(), job.line)
+        for file in map(Path, job.reads):
+            for place in (file.parent.resolve() / file.name, file.resolve()):
+                readers.setdefault(place.parent, {}).setdefault(place.name, job.line)
+
+    def reader_of(target: Path) -> int | None:
+        if target.exists():
+            target = target.resolve()
+            return readers.get(target.parent, {}).get(target.name)
+        others = readers.get(target.parent.resolve(), {}) if picture_number(target) else {}
+        return next((line for name, line in others.items() if row_number(target, name)), None)
 
     def checked(job: VideoJob) -> VideoJob:
-        target = folder / str(job.output)
-        reader = readers.get(target.resolve()) if not job.fault and target.exists() else None
+        reader = None if job.fault else reader_of(folder / str(job.output))
         if reader is None:
             return job
         fault = f"line {job.line}: key 'output' names {job.output!r}, which line {reader} reads; give another name"
