@@ -236,6 +236,46 @@ def test_no_row_of_pictures_takes_the_place_of_what_another_line_reads(home: Pat
     assert [p.name for p in (home / "row").iterdir()] == ["00077.png"]
 
 
+def test_what_cannot_be_looked_up_is_its_line_s_fault_alone(home: Path, tmp_path: Path) -> None:
+    """Names beyond what file systems allow, loops of links among what is read and where is written: one goes on."""
+    long = 300 * "x"
+    (home / "loop.png").symlink_to("loop.png")
+    (tmp_path / "round").symlink_to("round")
+    bad = [
+        (job(output=f"{long}.mp4"), "key 'output'", "File name too long"),
+        (job(output=f"{long}/%05d.png"), "key 'output'", "File name too long"),
+        (job(output="round/%05d.png"), "key 'output'", "a loop of links"),
+        (job(image=f"{long}.png"), "key 'image'", "File name too long"),
+        (job(image="loop.png"), "key 'image'", "a loop of links"),
+        (job(references=["face.png", "loop.png"]), "key 'references'", "a loop of links"),
+        (job(speaker=long), "key 'speaker'", "File name too long"),
+        (job(output="1.mp4/2.mp4"), "", "1.mp4"),  # the file of the line that goes on
+    ]
+    lines = write_jobs(home / "lookup.jsonl", job(output="1.mp4"), *(line for line, _, _ in bad))
+    tally = run(lines, tmp_path)
+    assert tally.ok == 1 and (tmp_path / "1.mp4").is_file()
+    for number, (line, _, reason) in enumerate(tally.failed, 2):
+        _, key, words = bad[number - 2]
+        assert line == number and (not key or reason.startswith(f"line {number}: {key} ")) and words in reason, reason
+        assert len(reason) < 150, "the name that is too long is not said"
+    assert run(lines, tmp_path).passed == 1
+    with pytest.raises(ValueError, match="key 'image' names what cannot be looked up"):
+        run(lines, tmp_path, image=str(home / "loop.png"))
+
+
+def test_names_made_of_long_names_fit_and_differ(home: Path) -> None:
+    """Two Chinese names of 80 characters, 240 bytes, and the same up to the last character."""
+    one, two = "\u6c49" * 80, "\u6c49" * 79 + "\u5b57"
+    lines = [job(image=f"{one}.png", audio=f"{x}.wav") for x in (one, two, one)]
+    names = [str(j.output) for j in read_jobs(write_jobs(home / "long.jsonl", *lines), {})]
+    assert len(set(names)) == 3 and all(len(name.encode()) <= 255 for name in names)
+    assert all(name.startswith("\u6c49" * 60) and name.endswith(".mp4") for name in names)
+    swapped = read_jobs(write_jobs(home / "long.jsonl", lines[1], lines[0]), {})
+    assert [str(j.output) for j in swapped] == [names[1], names[0]], "a name does not depend on the lines before"
+    (home / names[0]).touch()  # as file systems see it
+    (home / names[0]).unlink()
+
+
 def test_a_run_without_speaker_or_jobs_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no file"):
         generate_jobs(tmp_path / "none.jsonl", tmp_path)

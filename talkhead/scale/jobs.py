@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -35,6 +37,7 @@ _WORDS = {
     dict: "an object",
 }
 _TYPED = {"steps": "num_inference_steps", "reference": "references"}  # as the command line calls them
+_STEM = 200  # bytes of an output's name; file systems allow 255, with a number and the suffix
 _OF_THE_RUN = ("device", "compile", "workers", "at_once", "engine", "address", "gpus_per_worker", "jobs", "progress")
 
 
@@ -180,7 +183,7 @@ def absolute(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: what the names are relative to.
 
     Raises:
-        ValueError: if a name can be no file's.
+        ValueError: if a name can be no file's, or cannot be looked up.
     """
     found = dict(given)
     names = {name: [given[name]] for name in FILES if name in given}
@@ -188,14 +191,30 @@ def absolute(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if references is not None and references != "speaker":
         names["references"] = [references] if isinstance(references, str | Path) else references
     for key, files in names.items():
-        if any("\0" in str(file) for file in files):
-            raise ValueError(f"key {key!r} has a null character, which no file's name may hold")
-        found[key] = [str((folder / file).absolute()) for file in files]
+        found[key] = [str(_named(key, folder / file)) for file in files]
         if key in FILES:
             (found[key],) = found[key]
-    if "speaker" in given and (folder / given["speaker"]).is_dir():
-        found["speaker"] = str((folder / given["speaker"]).absolute())
+    if "speaker" in given and (place := _named("speaker", folder / given["speaker"])).is_dir():
+        found["speaker"] = str(place)
     return found
+
+
+def _named(key: str, path: Path) -> Path:
+    """Return a file's name from the root; there need be no such file, but one must be able to ask for it."""
+    if "\0" in str(path):
+        raise ValueError(f"key {key!r} has a null character, which no file's name may hold")
+    path = path.absolute()
+    try:
+        path.resolve()
+        path.is_file()
+    except (OSError, RuntimeError) as error:  # too long a name, a closed folder; a loop of links
+        raise ValueError(f"key {key!r} names what cannot be looked up ({why(error)}); give another name") from None
+    return path
+
+
+def why(error: Exception) -> str:
+    """Return what a path's error says, without the path, which may be as long as what is wrong with it."""
+    return "a loop of links" if isinstance(error, RuntimeError) else str(getattr(error, "strerror", None) or error)
 
 
 def _check_whole(options: Mapping[str, Any]) -> None:
@@ -228,13 +247,23 @@ def _named_once(jobs: list[VideoJob]) -> list[VideoJob]:
         named[job.line] = job
     for job in (job for job in jobs if job.output is None and not job.fault):
         stems = [Path(str(job.options[key])).stem for key in ("image", "audio") if job.options.get(key)]
-        stem, suffix = "-".join(stems).lstrip("."), ".webm" if job.options.get("transparent") else ".mp4"
+        stem, suffix = _short("-".join(stems).lstrip(".")), ".webm" if job.options.get("transparent") else ".mp4"
         number, output = 1, f"{stem}{suffix}"
         while owners.setdefault(_place(output), job.line) != job.line:
             number += 1
             output = f"{stem}-{number}{suffix}"
         named[job.line] = replace(job, output=output)
     return [named.get(job.line, job) for job in jobs]
+
+
+def _short(stem: str) -> str:
+    """Return a stem that fits into a file's name; of a longer one the beginning, and a checksum of the whole."""
+    whole = os.fsencode(stem)
+    if len(whole) <= _STEM:
+        return stem
+    while len(os.fsencode(stem)) > _STEM - 9:
+        stem = stem[:-1]
+    return f"{stem}-{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
 def _place(output: str) -> str:

@@ -22,7 +22,7 @@ from talkhead.data.workers import Mapper, map_sources
 from talkhead.devices import chosen_device
 from talkhead.media.files import check_writable, is_temporary, picture_number, row_number, sweep, write_whole
 from talkhead.media.read import MediaWarning, probe
-from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs
+from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs, why
 from talkhead.scale.results import job_key, output_checksum, read_results, speaker_checksum
 from talkhead.scale.shared_calls import SharedRenderer, caught_by_thread, take_turns
 
@@ -161,35 +161,43 @@ def _speakers_of(jobs: list[VideoJob], common: str) -> dict[str, str]:
     for name in dict.fromkeys(job.options["speaker"] for job in jobs if not job.fault):
         try:
             found[name] = speaker_checksum(name)
-        except (FileNotFoundError, ValueError):
+        except (OSError, RuntimeError, ValueError):
             if name == common:  # nothing would come of most lines: one error now
                 raise
     return found
 
 
 def _unread(jobs: list[VideoJob], folder: Path) -> list[VideoJob]:
-    """Refuse the jobs whose video would be written over a file that a job reads."""
+    """Refuse the jobs whose video would be written over a file that a job reads, or can have no such name."""
     readers: dict[Path, dict[str, int]] = {}  # by folder and name, of a link and of the file that it stands for
     for job in jobs:
         for file in map(Path, job.reads):
             for place in (file.parent.resolve() / file.name, file.resolve()):
                 readers.setdefault(place.parent, {}).setdefault(place.name, job.line)
 
-    def reader_of(target: Path) -> int | None:
-        if target.exists():
-            target = target.resolve()
-            return readers.get(target.parent, {}).get(target.name)
-        others = readers.get(target.parent.resolve(), {}) if picture_number(target) else {}
-        return next((line for name, line in others.items() if row_number(target, name)), None)
-
     def checked(job: VideoJob) -> VideoJob:
-        reader = None if job.fault else reader_of(folder / str(job.output))
-        if reader is None:
-            return job
-        fault = f"line {job.line}: key 'output' names {job.output!r}, which line {reader} reads; give another name"
-        return replace(job, fault=fault)
+        fault = "" if job.fault else _fault(job.output, folder / str(job.output), readers)
+        return replace(job, fault=f"line {job.line}: key 'output' names {fault}") if fault else job
 
     return [checked(job) for job in jobs]
+
+
+def _fault(output: str | None, target: Path, readers: dict[Path, dict[str, int]]) -> str:
+    """Return why nothing can be written at ``target``, or an empty text."""
+    try:
+        reader = _reader(target, readers)
+    except (OSError, RuntimeError) as error:  # too long a name, a closed folder; a loop of links
+        return f"what cannot be written ({why(error)}); give another name"
+    return f"{output!r}, which line {reader} reads; give another name" if reader else ""
+
+
+def _reader(target: Path, readers: dict[Path, dict[str, int]]) -> int | None:
+    """Return a line that reads the file at ``target``, or one of the pictures that it stands for."""
+    if target.exists():
+        target = target.resolve()
+        return readers.get(target.parent, {}).get(target.name)
+    others = readers.get(target.parent.resolve(), {}) if picture_number(target) else {}
+    return next((line for name, line in others.items() if row_number(target, name)), None)
 
 
 def _entry(job: VideoJob, key: str | None, status: str, reason: str = "", sha256: str | None = None) -> Entry:
