@@ -59,6 +59,8 @@ def test_a_run_that_was_stopped_goes_on_at_the_url(talks: Path, tmp_path: Path) 
         preprocess_to_url("folder", talks, URL, detector=SkinDetector(), engine=stopping(2), **OPTIONS)
     held = fsspec.filesystem("memory")
     held.pipe_file("/lab/cache/clips/.wall.safetensors.tmp", b"half")
+    held.pipe_file("/lab/cache/.preprocess.json.tmp", b"half")
+    held.pipe_file("/lab/cache/clips/.notes.tmp", b"somebody's own")
     assert {"preprocess.json", "manifest.jsonl"} < set(in_memory())
     done = {Path(json.loads(line)["source"]).name for line in in_memory()["manifest.jsonl"].splitlines()}
     assert done == set(made)
@@ -67,7 +69,7 @@ def test_a_run_that_was_stopped_goes_on_at_the_url(talks: Path, tmp_path: Path) 
     preprocess_to_url("folder", talks, URL, detector=SkinDetector(), engine=stopping(99), **OPTIONS)
     assert set(made) == {path.name for path in talks.iterdir()} - done | failed
     preprocess("folder", talks, tmp_path / "here", detector=SkinDetector(), **OPTIONS)
-    assert in_memory() == files(tmp_path / "here")
+    assert in_memory() == files(tmp_path / "here") | {"clips/.notes.tmp": b"somebody's own"}
     with pytest.raises(ValueError, match="output: 'memory://lab/cache' was made with size=16, not 24"):
         preprocess_to_url("folder", talks, URL, detector=SkinDetector(), **OPTIONS | {"size": 24})
 
@@ -78,6 +80,25 @@ def test_a_clip_that_is_gone_from_the_url_is_made_again(talks: Path) -> None:  #
     fsspec.filesystem("memory").rm_file("/lab/cache/clips/a.safetensors")
     preprocess_to_url("folder", talks, URL, detector=SkinDetector(), **OPTIONS)
     assert in_memory() == whole
+
+
+def test_who_reads_changes_nothing_at_the_url(
+    talks: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not what a run beside it is bringing there, and no folder where there is no cache."""
+    preprocess_to_url("folder", talks, URL, detector=SkinDetector(), **OPTIONS)
+    held = fsspec.filesystem("memory")
+    held.pipe_file("/lab/cache/clips/.z.safetensors.tmp", b"half")
+    before = in_memory()
+    for name in ("makedirs", "mkdir", "rm_file", "rm", "mv", "put_file"):
+        monkeypatch.setattr(type(held), name, lambda *_, **__: pytest.fail("writes"))
+    assert fetch_cache(URL, tmp_path / "back", progress=False) == 4 and in_memory() == before
+    for url in ("memory://lab/cahce", (tmp_path / "cahce").as_uri()):
+        with pytest.raises(FileNotFoundError, match="there is no manifest at .*cahce"):
+            fetch_cache(url, tmp_path / "none", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["back"] and not held.exists("/lab/cahce")
 
 
 def test_what_came_is_not_fetched_again_and_damage_is_named(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,8 @@ def preprocess_to_url(
     remote = UrlCache(url.rstrip("/"))
     with tempfile.TemporaryDirectory(prefix="talkhead-cache-") as name:
         folder = Path(name)
+        (folder / "clips").mkdir()
+        remote.prepare()
         remote.pull(folder)
         try:
             return preprocess(
@@ -112,17 +114,21 @@ class UrlCache:
         """The URL without a password."""
         return without_password(self.url)
 
-    def pull(self, folder: Path) -> None:
-        """Bring the small files into a folder, those that there are; take away what a killed run left half-written."""
+    def prepare(self) -> None:
+        """Make the folders where they are missing; take away what a killed run left half-written. For who writes."""
         files, root = self._files()
         self._do(lambda: files.makedirs(f"{root}/clips", exist_ok=True))
-        (folder / "clips").mkdir(exist_ok=True)
         for path in (path for place in (root, f"{root}/clips") for path in self._names(files, place)):
+            if _is_part(path.rpartition("/")[2]):
+                self._do(partial(files.rm_file, path))
+
+    def pull(self, folder: Path) -> None:
+        """Bring the small files into a folder, those that there are; nothing at the URL changes."""
+        files, root = self._files()
+        for path in self._names(files, root):
             last = path.rpartition("/")[2]
             if last in _SMALL:
                 self._do(partial(files.get_file, path, str(folder / last)))
-            elif last.startswith(".") and last.endswith(".tmp"):
-                self._do(partial(files.rm_file, path))
 
     def push(self, folder: Path) -> None:
         """Bring the small files back."""
@@ -137,7 +143,7 @@ class UrlCache:
         place, _, last = target.rpartition("/")
 
         def copy() -> None:
-            files.put_file(str(path), f"{place}/.{last}.tmp")
+            files.put_file(str(path), f"{place}/.{last}.tmp")  # `_is_part` knows the name
             files.mv(f"{place}/.{last}.tmp", target)
 
         self._do(copy)
@@ -157,7 +163,14 @@ class UrlCache:
         return lambda entry: "" if f"{entry['name']}.safetensors" in there else "its file is missing"
 
     def _names(self, files: Any, place: str) -> list[str]:
-        return [str(path) for path in self._do(lambda: files.ls(place, detail=False))]
+        """Return what a folder holds; nothing where there is none, and buckets have none before the first file."""
+
+        def listed() -> list[str]:
+            with suppress(FileNotFoundError):
+                return [str(path) for path in files.ls(place, detail=False)]
+            return []
+
+        return list(self._do(listed))
 
     def _files(self) -> tuple[Any, str]:
         """Return the file system, which forgets what it has seen before, and the cache's place in it."""
@@ -180,6 +193,12 @@ class UrlCache:
                     ) from error
                 time.sleep(0.2 * attempt)
         return None
+
+
+def _is_part(name: str) -> bool:
+    """Tell the name that `UrlCache.put` gives a file on its way from all others."""
+    whole = name.removeprefix(".").removesuffix(".tmp")
+    return name == f".{whole}.tmp" and (whole in _SMALL or whole.endswith(".safetensors"))
 
 
 @dataclass(frozen=True)
