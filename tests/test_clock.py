@@ -103,6 +103,64 @@ def test_joined_files_give_all_frames_beside_their_sound(tmp_path, parts):
         start = picture + 1
 
 
+def write_pause(path, frames, sounds):
+    """Write frames of 40 ms, number i of level 16 + 3 (i % 50), and a click at the begin of each second of sound."""
+    click = np.zeros((1, RATE), np.int16)
+    click[0, :160] = 20000
+    with av.open(str(path), "w") as container:
+        stream, voice = container.add_stream("mpeg4", rate=25), container.add_stream("pcm_s16le", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        voice.layout = "mono"
+        packets = []
+        for number, time in enumerate(frames):
+            grey = np.full((HEIGHT, WIDTH, 3), 16 + 3 * (number % 50), np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for second in sounds:
+            frame = av.AudioFrame.from_ndarray(click, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, round(second * RATE), Fraction(1, RATE)
+            packets += voice.encode(frame)
+        container.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
+    return path
+
+
+TWICE = [Fraction(i, 25) + start for start in (0, 14) for i in range(50)]  # 2 s, 12 s of nothing, 2 s
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mov"])
+def test_a_picture_that_stands_still_while_the_sound_runs_on_stays_beside_it(tmp_path, suffix, recwarn):
+    path = write_pause(tmp_path / f"a.{suffix}", TWICE, range(16))
+    seen, rate = shown(path)
+    assert rate == 25 and seen == [*range(50), *[49] * 300, *range(50)]
+    assert len(media.read_audio(path)) == 16 * RATE
+    assert not [warning for warning in recwarn if issubclass(warning.category, MediaWarning)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "sounds", "picture", "sound"),
+    [
+        (TWICE, [0, 1, 14, 15], 100, 4),  # both jump: two recordings, joined
+        (TWICE, [0, 1, 15], 100, 3),  # not by quite as much
+        (TWICE, [], 100, None),
+        (TWICE, [0, 1], 100, 2),  # nothing that could be out of time
+        ([t if t < 14 else t + 18000 for t in TWICE], range(16), 100, 16),  # five hours: the clock is damaged
+        (TWICE + [t + 40 for t in TWICE], [*range(16), *range(40, 56)], 800, 32),  # pause, join, pause
+    ],
+)
+def test_what_is_a_pause_and_what_a_clock_that_starts_again(tmp_path, frames, sounds, picture, sound):
+    path = write_pause(tmp_path / "a.mkv", frames, sounds)
+    with pytest.warns(MediaWarning, match="timestamps jump"):
+        seen, _ = shown(path)
+    assert len(seen) == picture
+    if sound:
+        heard = media.read_audio(path)
+        clicks = (heard.abs() > 0.3).nonzero().flatten() // RATE
+        assert len(heard) == pytest.approx(sound * RATE, abs=RATE) and len(clicks.unique()) == len(sounds)
+
+
 def test_a_long_hole_in_the_sound_is_no_restart(tmp_path):
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:

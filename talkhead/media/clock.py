@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from talkhead.media.container import MAX_SECONDS, opened, video_stream
+from talkhead.media.container import MAX_SECONDS, audio_stream, opened, video_stream
 from talkhead.media.write import MediaWarning, exact_fps
 
 BACK, AHEAD = Fraction(1, 2), 10
@@ -102,7 +102,8 @@ def at_constant_rate(
 
     Every decoded frame is shown: none is lost, and each lies within half a tick of its time, wherever the times grow by
     a tick or more. A time that is wrong alone among its neighbours is not followed: some writers put one into an evenly
-    spaced file. A clock that starts again (joined files) goes on.
+    spaced file. A clock that starts again (joined files) goes on; a picture that stands still while its sound runs on
+    is shown as long.
 
     Args:
         frames: decoded frames of FFmpeg.
@@ -136,6 +137,7 @@ def at_constant_rate(
 def _positions(frames: Iterator[Any], fps: Fraction, zero: Fraction, path: str) -> Iterator[tuple[Fraction, Any]]:
     """Yield frames with their times in ticks, without the jumps of a clock that starts again."""
     shift, expected = Fraction(0), None
+    pauses = _Pauses(path)
     for frame in frames:
         time = expected if frame.pts is None else (frame.pts * frame.time_base - zero) * fps + shift
         if expected is None or time is None:
@@ -143,7 +145,7 @@ def _positions(frames: Iterator[Any], fps: Fraction, zero: Fraction, path: str) 
             first = time or Fraction(0)
             time = first if 2 < first <= AHEAD * fps else Fraction(0)
             shift += time - first
-        elif _starts_again(time - expected, fps):
+        elif _starts_again(time - expected, fps) and not pauses.last((time - expected) / fps, frame):
             message = f"{path}: timestamps jump by {float((time - expected) / fps):.1f} s; the jump is ignored"
             warnings.warn(message, MediaWarning, stacklevel=2)
             shift, time = shift + expected - time, expected
@@ -246,8 +248,8 @@ class Restarts:
         if expected is None or not _starts_again(time - expected):
             return time, False
         if self._jumps is None:
-            self._jumps = [] if self._path is None else picture_jumps(self._path)
-        jump = next((j for j in self._jumps if abs(j - (time - expected)) < 2), None)
+            self._jumps = [] if self._path is None else clock_jumps(self._path, video_stream)[0]
+        jump = next((j for j in self._jumps if _alike(j, time - expected)), None)
         if jump is None and time > expected:
             return time, False  # a long pause
         if jump is None:
@@ -258,14 +260,61 @@ class Restarts:
         return time - jump, True
 
 
-def picture_jumps(path: str | Path) -> list[Fraction]:
-    """Return by how many seconds a picture's clock jumps where it starts again, in order; nothing is decoded."""
+class _Pauses:
+    """Tell a picture that stands still for long from a clock that starts again.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._sound: tuple[list[Fraction], Fraction | None] | None = None
+
+    def last(self, jump: Fraction, frame: Any) -> bool:
+        """Return whether the sound runs on while the picture's clock jumps; see `Restarts` for the other way.
+
+        Args:
+            jump: seconds by which the frame comes too late.
+            frame: FFmpeg's, the first after the jump.
+        """
+        if jump < 0:
+            return False
+        if self._sound is None:
+            self._sound = clock_jumps(self._path, audio_stream)
+        jumps, end = self._sound
+        common = next((n for n, other in enumerate(jumps) if _alike(other, jump)), None)
+        if common is not None:
+            self._sound = jumps[common + 1 :], end
+            return False
+        # Where the sound ends long before, nothing is out of time without the jump, and the clock may be damaged.
+        return end is not None and end > frame.pts * frame.time_base - jump / 2
+
+
+def _alike(jump: Fraction, other: Fraction) -> bool:
+    """Tell whether picture and sound jump together; where files are joined, both rarely end at the same moment."""
+    return abs(jump - other) < 2
+
+
+def clock_jumps(path: str | Path, choose: Callable[[Any], Any]) -> tuple[list[Fraction], Fraction | None]:
+    """Return how a stream's clock runs; nothing is decoded.
+
+    Args:
+        path: the file.
+        choose: takes the open file and returns the stream, or None.
+
+    Returns:
+        By how many seconds it jumps where it starts again, in order, and its last moment; None where there is none.
+    """
     import av
 
     jumps: list[Fraction] = []
+    last = None
     with opened(path, "video") as container:
-        stream = video_stream(container)
-        step = 1 / Fraction(stream.guessed_rate or stream.average_rate or 25)
+        stream = choose(container)
+        if stream is None:
+            return [], None
+        step = 1 / Fraction(stream.guessed_rate or stream.average_rate or 25) if stream.type == "video" else None
         expected = None
         try:
             for packet in container.demux(stream):
@@ -274,7 +323,8 @@ def picture_jumps(path: str | Path) -> list[Fraction]:
                 time = packet.dts * packet.time_base
                 if expected is not None and _starts_again(time - expected):
                     jumps.append(time - expected)
-                expected = time + step
+                expected = time + (step or (packet.duration or 0) * packet.time_base)
+                last = max(last or expected, expected)
         except av.FFmpegError:
             pass  # the damage is told where the frames are decoded
-    return jumps
+    return jumps, last
