@@ -47,7 +47,18 @@ def chosen_device(name: str | torch.device = "auto") -> torch.device:
             f"device must be one that PyTorch finds here; got {str(name)!r}, and there are {count} CUDA devices: "
             "give auto or cpu, or see `talkhead doctor`"
         )
+    if device.type not in ("cpu", "cuda") and not _works(device):
+        raise ValueError(f"device must be one that PyTorch finds here; got {str(name)!r}: give auto, cpu or cuda")
     return device
+
+
+def _works(device: torch.device) -> bool:
+    """Tell whether a device holds numbers; each backend that is missing has an error of its own, and meta has none."""
+    try:
+        torch.empty(1, device=device)
+    except Exception:
+        return False
+    return device.type != "meta"
 
 
 def has_fast_bf16(device: torch.device) -> bool:

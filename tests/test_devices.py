@@ -43,6 +43,17 @@ def test_devices_that_are_not_there_are_refused(monkeypatch) -> None:
         chosen_device("gpu")
 
 
+@pytest.mark.parametrize("name", ["meta", "mps", "mps:0", "xpu", "xpu:1", "hpu", "xla", "mtia"])
+def test_devices_of_other_kinds_are_refused_where_they_hold_no_numbers(name: str) -> None:
+    kind = name.split(":")[0]
+    backend = getattr(torch, kind, None) or getattr(torch.backends, kind, None)
+    if hasattr(backend, "is_available") and backend.is_available():
+        pytest.skip(f"this machine has {kind}")
+    for given in (name, torch.device(name)):
+        with pytest.raises(ValueError, match=f"^device must be one that PyTorch finds here; got '{name}'"):
+            chosen_device(given)
+
+
 def test_the_doors_ask_for_the_device_before_they_load_anything(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for door in (
