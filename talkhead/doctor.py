@@ -85,11 +85,18 @@ def torchaudio_libraries() -> list[Path]:
     return sorted((folder / "lib").glob("*.so")) if folder else []
 
 
+def is_cpu_torch() -> bool:
+    """Tell whether torch can be imported and was built for the CPU alone."""
+    kinds = "any(getattr(torch.version, kind, None) for kind in ('cuda', 'hip', 'xpu'))"
+    return run_python(f"import torch; print('card' if {kinds} else 'cpu')") == (True, "cpu")
+
+
 def mend_torchaudio() -> list[str]:
     """Delete torchaudio's compiled libraries where they keep it from being imported.
 
     The wheel is a CUDA build. Beside a CPU build of torch its libraries cannot be loaded, and nothing that talkhead
-    uses (mel spectrograms, resampling, the Conformer) is in them.
+    uses (mel spectrograms, resampling, the Conformer) is in them. Beside any other torch they are left alone: they
+    belong to another version, and an installation mends that.
 
     Returns:
         One line for every library deleted.
@@ -98,8 +105,8 @@ def mend_torchaudio() -> list[str]:
         OSError: if a library cannot be deleted.
     """
     libraries = torchaudio_libraries()
-    if not libraries or run_python("import torchaudio")[0] or not run_python("import torch")[0]:
-        return []  # nothing to delete, nothing broken, or broken for another reason: torch itself
+    if not libraries or run_python("import torchaudio")[0] or not is_cpu_torch():
+        return []  # nothing to delete, nothing broken, or broken for another reason
     for library in libraries:
         library.unlink()
     return [f"fix   torchaudio: deleted lib/{p.name} (it needs CUDA; nothing here uses it)" for p in libraries]
@@ -129,7 +136,7 @@ def check_torchaudio() -> Check:
     fine, found = run_python("import torchaudio; print(torchaudio.__version__)")
     if fine:
         return Check("ok", "torchaudio", found)
-    if torchaudio_libraries():
+    if torchaudio_libraries() and is_cpu_torch():
         return Check(
             "fail",
             "torchaudio",

@@ -85,6 +85,22 @@ def test_a_broken_torch_is_no_reason_to_delete_libraries(
     assert (broken_torchaudio / "lib" / "libtorchaudio.so").exists()
 
 
+@pytest.mark.parametrize("kind", ["cuda", "hip"])
+def test_beside_a_torch_for_cards_no_library_is_deleted(broken_torchaudio: Path, kind: str) -> None:
+    """A torch of a file, whose version module says what it was built for, as PyTorch's own does."""
+    torch = broken_torchaudio.parent / "torch"
+    torch.mkdir()
+    (torch / "__init__.py").write_text("from . import version\n__version__ = '2.13.0'\n")
+    (torch / "version.py").write_text(f"cuda = hip = None\n{kind} = '13.0'\n")
+    assert doctor.mend_torchaudio() == []
+    assert (broken_torchaudio / "lib" / "libtorchaudio.so").exists()
+    check = doctor.check_torchaudio()
+    assert check.status == "fail" and "libcudart" in check.found
+    assert "--fix" not in check.how and "install it again" in check.how
+    (torch / "version.py").write_text("cuda = hip = None\n")
+    assert len(doctor.mend_torchaudio()) == 1
+
+
 def test_a_failure_is_counted_and_ends_in_one(
     fake_runs: dict[str, tuple[bool, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
