@@ -276,7 +276,9 @@ def test_exact_fps():
     assert media.exact_fps(23.976) == Fraction(24000, 1001)
     assert media.exact_fps(59.94) == Fraction(60000, 1001)
     assert media.exact_fps(30) == 30 and media.exact_fps(Fraction(7, 3)) == Fraction(7, 3)
-    for bad in (0, -1, float("nan"), 1e6):
+    assert media.exact_fps(0.5) == Fraction(1, 2) and media.exact_fps(0.3) == Fraction(3, 10)
+    assert media.exact_fps(0.0004) == Fraction(1, 2500) and media.exact_fps(1 / 86400) == Fraction(1, 86400)
+    for bad in (0, -1, float("nan"), 1e6, 1e-12, 5e-324, Fraction(1, 2**31), Fraction(2**31 + 1, 2**30)):
         with pytest.raises(ValueError, match="fps"):
             media.exact_fps(bad)
 

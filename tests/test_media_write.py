@@ -13,7 +13,7 @@ from media_files import numbered_frame, tone, write_clip
 
 from talkhead.media import read as media
 from talkhead.media.read import MediaWarning, VideoWriter
-from talkhead.media.write import WAITING_FRAMES
+from talkhead.media.write import WAITING_FRAMES, write_audio
 
 
 def top_level_atoms(path):
@@ -96,6 +96,15 @@ def test_sound_may_come_in_pieces(tmp_path):
     assert sum(drawn) == len(sound)
     parts = media.read_audio(tmp_path / "b.mp4")
     assert len(parts) == len(whole) and (parts - whole).abs().max() < 0.02
+
+
+def test_a_sound_without_a_sample_is_refused_and_an_empty_piece_is_none(tmp_path):
+    with pytest.raises(ValueError, match="^audio must have at least one sample; got none"):
+        write_audio(tmp_path / "a.wav", torch.zeros(0))
+    assert not list(tmp_path.iterdir())
+    write_clip(tmp_path / "a.mp4", 5, audio=[torch.zeros(0), tone(0.1), torch.zeros(0), tone(0.1)])
+    write_clip(tmp_path / "b.mp4", 5, audio=[tone(0.1), tone(0.1)])
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
 def test_an_error_beside_the_work_reaches_who_appends(tmp_path):

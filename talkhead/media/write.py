@@ -73,7 +73,7 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int = SAMPLE_RATE)
         sample_rate: samples per second.
 
     Raises:
-        ValueError: if the suffix is another or the sound is not a 1-D float tensor.
+        ValueError: if the suffix is another, or the sound is not a 1-D float tensor or has no sample.
         OSError: if the target cannot be written.
     """
     import av
@@ -83,6 +83,8 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int = SAMPLE_RATE)
     if path.suffix.lower() not in codecs:
         raise ValueError(f"path must end in .wav or .flac; got {str(path)!r}")
     _check_sound(audio)
+    if not len(audio):
+        raise ValueError("audio must have at least one sample; got none: give a sound that lasts")
     check_writable(path)
     with replacing(path) as temporary, av.open(str(temporary), "w") as container:
         stream: Any = container.add_stream(codecs[path.suffix.lower()], rate=sample_rate, layout="mono", format="s16")
@@ -290,7 +292,7 @@ class VideoWriter:
                 self._sound = None
                 return
             _check_sound(piece)
-            for part in piece.split(self._sample_rate):
+            for part in piece.split(self._sample_rate) if len(piece) else ():  # FFmpeg knows no empty frame
                 self._container.mux(self._audio.encode(_sound_frame(part, self._samples, self._sample_rate)))
                 self._samples += len(part)
 
@@ -299,7 +301,7 @@ def exact_fps(fps: Fraction | float) -> Fraction:
     """Return a frame rate as a fraction; floats near a broadcast rate (23.976, 29.97, 59.94) become n*1000/1001.
 
     Raises:
-        ValueError: if the rate is not positive.
+        ValueError: if the rate is not within (0, 1000), or finer than FFmpeg can say.
 
     Example:
         >>> exact_fps(29.97), exact_fps(25.0), exact_fps(12.5)
@@ -307,8 +309,15 @@ def exact_fps(fps: Fraction | float) -> Fraction:
     """
     if not 0 < fps < 1000:
         raise ValueError(f"fps must lie in (0, 1000) frames per second; got {fps}")
-    if isinstance(fps, Fraction | int):
-        return Fraction(fps)
+    rate = Fraction(fps) if isinstance(fps, Fraction | int) else _rounded(float(fps))
+    if max(rate.numerator, rate.denominator) >= 2**31:  # FFmpeg's fractions end there
+        raise ValueError(f"fps must be a fraction of whole numbers below 2**31; got {fps}: give a rounder rate")
+    return rate
+
+
+def _rounded(fps: float) -> Fraction:
+    if fps < 1:  # the seconds of a frame are the rounder number, and no rate becomes 0
+        return 1 / (1 / Fraction(fps)).limit_denominator(1001)
     broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
     return broadcast if abs(fps - broadcast) < 1e-3 else Fraction(fps).limit_denominator(1001)
 
