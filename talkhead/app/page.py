@@ -226,7 +226,7 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             speaker = _speaker(gr, maker)
-            image = gr.Image(type="filepath", sources=["upload", "webcam"], label="Portrait", height=260, buttons=KEEP)
+            image = _portrait(gr, ["upload", "webcam"])
             audio = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech", buttons=KEEP)
             emotion = gr.Dropdown([HEARD, *EMOTIONS], value=HEARD, label="Emotion")
             strength = gr.Slider(0, 2, 1, label="Strength of the expression")
@@ -254,7 +254,7 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             speaker = _speaker(gr, maker)
-            image = gr.Image(type="filepath", sources=["upload"], label="Portrait", height=260, buttons=KEEP)
+            image = _portrait(gr, ["upload"])
             motion = gr.File(label="Motion (.npz)", file_types=[".npz"])
             label = "Speech, where the video is to have sound"
             audio = gr.Audio(type="filepath", sources=["upload"], label=label, buttons=KEEP)
@@ -287,6 +287,14 @@ def _score_tab(gr: Any, maker: _Maker) -> None:
 def _speaker(gr: Any, maker: _Maker) -> Any:
     names = list(maker.speakers)
     return gr.Dropdown(names, value=names[0], label="Speaker: whose networks", visible=len(names) > 1)
+
+
+def _portrait(gr: Any, sources: list[str]) -> Any:
+    """Return a field whose file comes as it was uploaded: gradio's own conversion loses opacity and 16-bit greys."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()  # gradio looks at each picture with Pillow first, which alone knows no HEIC
+    return gr.Image(type="filepath", image_mode=None, sources=sources, label="Portrait", height=260, buttons=KEEP)
 
 
 def _outputs(gr: Any) -> list[Any]:

@@ -1,0 +1,68 @@
+"""What the page does with the files that come to it, without a browser; see test_app.py for those in one."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_pipeline
+from PIL import Image
+
+from talkhead.media.read import read_image
+
+gr = pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's own
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from talkhead.app.page import make_page
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_page(tiny_pipeline(), longest=5.0, folder=tmp_path_factory.mktemp("served"))
+
+
+def half_seen(path: Path) -> None:
+    """Write red with an opaque left half and nothing at all at the right, which a viewer shows white."""
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, :4] = (200, 30, 10, 255)
+    Image.fromarray(pixels).save(path)
+
+
+def sixteen_bits(path: Path) -> None:
+    """Write greys of 16 bits: 257 times what an 8-bit screen shows."""
+    Image.fromarray((np.arange(64, dtype=np.uint16).reshape(8, 8) * 3 * 257)).save(path)
+
+
+def of_a_phone(path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (64, 64), (200, 30, 10))).save(path, quality=90)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "at", "shown"),
+    [
+        ("half.png", half_seen, (0, 7), (255, 255, 255)),
+        ("half.png", half_seen, (0, 0), (200, 30, 10)),
+        ("deep.png", sixteen_bits, (7, 7), (189, 189, 189)),
+        ("phone.heic", of_a_phone, (32, 32), (200, 30, 10)),
+    ],
+)
+def test_portraits_come_as_the_command_line_reads_them(
+    page: Any, tmp_path: Path, name: str, write: Callable[[Path], None], at: tuple[int, int], shown: tuple[int, ...]
+) -> None:
+    write(tmp_path / name)
+    fields = [b for b in page.blocks.values() if isinstance(b, gr.Image) and b.label == "Portrait"]
+    assert len(fields) == 2
+    for field in fields:
+        payload = gr.data_classes.ImageData(path=str(tmp_path / name), orig_name=name)
+        picture = read_image(field.preprocess(payload))
+        assert torch.equal(picture, read_image(tmp_path / name))
+        assert np.abs(picture[:, at[0], at[1]].numpy().astype(int) - shown).max() <= (3 if name == "phone.heic" else 0)
