@@ -2,16 +2,19 @@
 
 import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import POINTS, tiny_pipeline
 from PIL import Image
+from test_bounds import streamed_flac, streamed_video
 
 from talkhead.media.read import read_image
+from talkhead.pipeline.motion import LandmarkSequence
 
 gr = pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
 pytestmark = [
@@ -21,7 +24,7 @@ pytestmark = [
 ]
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from talkhead.app.page import make_page
+    from talkhead.app.page import _Maker, make_page
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def half_seen(path: Path) -> None:
 
 def sixteen_bits(path: Path) -> None:
     """Write greys of 16 bits: 257 times what an 8-bit screen shows."""
-    Image.fromarray((np.arange(64, dtype=np.uint16).reshape(8, 8) * 3 * 257)).save(path)
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 3 * 257).save(path)
 
 
 def of_a_phone(path: Path) -> None:
@@ -66,3 +69,18 @@ def test_portraits_come_as_the_command_line_reads_them(
         picture = read_image(field.preprocess(payload))
         assert torch.equal(picture, read_image(tmp_path / name))
         assert np.abs(picture[:, at[0], at[1]].numpy().astype(int) - shown).max() <= (3 if name == "phone.heic" else 0)
+
+
+def test_a_length_that_no_header_says_is_found_out(tmp_path: Path) -> None:
+    """Each of the three tabs takes no more than five seconds."""
+    recording = streamed_flac(tmp_path / "s.flac", 6.0)
+    maker = _Maker({"one": tiny_pipeline()}, 5.0, None, tmp_path)
+    motion = tmp_path / "motion.npz"
+    LandmarkSequence(POINTS.repeat(4, 1, 1), Fraction(25), (61, 72)).save(motion)
+    for work in (
+        lambda: maker.speak("one", "p.png", str(recording), "happy", 1, 1, 1, 1, 1, 1, "crop", 0, 0, 1, None),
+        lambda: maker.repaint("one", "p.png", str(motion), str(recording), 1, 1, 1, 1, 1, None),
+        lambda: maker.score(str(streamed_video(tmp_path / "v.mkv", 130)), lambda *_, **__: None),
+    ):
+        with pytest.raises(ValueError, match="more than 5 s"):
+            work()

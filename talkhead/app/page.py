@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from talkhead.app.bounds import check_seconds
 from talkhead.app.score import score
 from talkhead.data.clip import EMOTIONS
 from talkhead.media.formats import open_writer
-from talkhead.media.read import probe
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.feeling import join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
@@ -129,7 +129,7 @@ class _Maker:
         """Return the video, the video with its landmarks, the motion and the plot of the emotion."""
         if not image or not audio:
             raise ValueError("give a portrait and a recording")
-        self._check_length(audio, "the recording")
+        check_seconds(audio, self.longest, "the recording")
         pieces = self.speakers[speaker].stream(
             image, audio, emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
             pose=pose, brow=brow, blink=blink, idle=idle, frame=frame, seed=int(seed), num_inference_steps=int(steps),
@@ -144,6 +144,8 @@ class _Maker:
         """Paint an edited motion again."""
         if not image or not motion:
             raise ValueError("give a portrait, and the motion that was downloaded with its video")
+        if audio:
+            check_seconds(audio, self.longest, "the recording")
         sequence = LandmarkSequence.load(motion)
         if sequence.duration > self.longest:
             raise ValueError(f"the motion lasts {sequence.duration:.0f} s; at most {self.longest:g} s are taken here")
@@ -158,7 +160,7 @@ class _Maker:
         """Return rows of name and value."""
         if not video:
             raise ValueError("give a video with a face and sound")
-        self._check_length(video, "the video")
+        check_seconds(video, self.longest, "the video", seen=True)
         progress(0.1, desc="following the face")
         detector = next(iter(self.speakers.values()))._detector(self.detector)
         return [[name, value] for name, value in score(video, detector).items()]
@@ -168,11 +170,6 @@ class _Maker:
         given = Path(image).read_bytes()
         known = [points for path, points in self.portraits.items() if path.read_bytes() == given]
         return {"reference_landmarks": known[0]} if known else {}
-
-    def _check_length(self, path: str, what: str) -> None:
-        seconds = probe(path).duration
-        if seconds > self.longest:
-            raise ValueError(f"{what} lasts {seconds:.0f} s; at most {self.longest:g} s are taken here")
 
     def _written(self, pieces: Stream, progress: Any) -> tuple[str, str, str, str]:
         """Write what a stream gives into a folder of its own."""
