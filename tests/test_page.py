@@ -1,5 +1,6 @@
 """What the page does with the files that come to it, without a browser; see test_app.py for those in one."""
 
+import time
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -24,7 +25,7 @@ pytestmark = [
 ]
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from talkhead.app.page import _Maker, make_page
+    from talkhead.app.page import HEARD, _Maker, make_page, run_page
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,29 @@ def test_a_length_that_no_header_says_is_found_out(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match="more than 5 s"):
             work()
+
+
+def test_of_the_three_buttons_one_works_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, now, most = pytest.importorskip("gradio_client"), [0], [0]
+
+    def work(*_: Any) -> None:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(1.0)
+        now[0] -= 1
+        raise ValueError("done")
+
+    for name in ("speak", "repaint", "score"):
+        monkeypatch.setattr(_Maker, name, work)
+    page, address = run_page(make_page(tiny_pipeline(), folder=tmp_path), block=False)
+    try:
+        asking = client.Client(address, verbose=False)
+        jobs = [
+            asking.submit("bundled", None, None, HEARD, *[1] * 6, "crop", 0, 0, 1, api_name="/speak"),
+            asking.submit("bundled", None, None, None, *[1] * 5, api_name="/repaint"),
+            asking.submit(None, api_name="/score"),
+        ]
+        assert ["done" in str(job.exception(60)) for job in jobs] == [True] * 3
+    finally:
+        page.close()
+    assert most == [1]

@@ -31,6 +31,8 @@ KEEP = ["download"]
 """Buttons on what the page shows; gradio's own choice has one that brings a face or a voice to a public forum."""
 WAITING = 16
 """Requests that may wait; one more is told to come back."""
+ONE_AT_A_TIME = {"concurrency_id": "making", "concurrency_limit": 1}
+"""Of all buttons together: gradio's own limit is each button's."""
 SWEEP = (600, 3600)
 """Seconds: how often files are swept, and how old they are then."""
 
@@ -75,7 +77,7 @@ def make_page(
             _edit_tab(gr, maker)
         with gr.Tab("Score video"):
             _score_tab(gr, maker)
-    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+    return page.queue(max_size=WAITING)
 
 
 def run_page(
@@ -244,7 +246,7 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
         return maker.speak(*(*inputs, progress))
 
     inputs = [speaker, image, audio, emotion, strength, *gains, frame, size, seed, steps]
-    button.click(_in_one_sentence(gr, maker, speak), inputs, outputs, api_name="speak")
+    button.click(_in_one_sentence(gr, maker, speak), inputs, outputs, api_name="speak", **ONE_AT_A_TIME)
 
 
 def _edit_tab(gr: Any, maker: _Maker) -> None:
@@ -265,7 +267,7 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
         return maker.repaint(*(*inputs, progress))
 
     inputs = [speaker, image, motion, audio, *gains, smoothing]
-    button.click(_in_one_sentence(gr, maker, repaint), inputs, outputs, api_name="repaint")
+    button.click(_in_one_sentence(gr, maker, repaint), inputs, outputs, api_name="repaint", **ONE_AT_A_TIME)
 
 
 def _score_tab(gr: Any, maker: _Maker) -> None:
@@ -278,7 +280,7 @@ def _score_tab(gr: Any, maker: _Maker) -> None:
     def judge(file: str | None, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         return maker.score(file, progress)
 
-    button.click(_in_one_sentence(gr, maker, judge), [video], [table], api_name="score")
+    button.click(_in_one_sentence(gr, maker, judge), [video], [table], api_name="score", **ONE_AT_A_TIME)
 
 
 def _speaker(gr: Any, maker: _Maker) -> Any:
