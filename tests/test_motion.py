@@ -1,6 +1,8 @@
 """Landmark sequences: files, gains, smoothing, retargeting."""
 
+import io
 import math
+import zipfile
 from fractions import Fraction
 
 import numpy as np
@@ -71,6 +73,52 @@ def test_an_npz_of_something_else_is_refused(tmp_path):
             LandmarkSequence.load(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="no file"):
         LandmarkSequence.load(tmp_path / "absent.npz")
+
+
+def npz(path, landmarks, packed=zipfile.ZIP_DEFLATED):
+    """Write a sequence's three arrays with the standard library, ``landmarks`` as it stands."""
+    with zipfile.ZipFile(path, "w", packed) as archive:
+        for name, values in (("fps", [25, 1]), ("size", [64, 64])):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.array(values))
+        archive.writestr("landmarks.npy", landmarks)
+    return path
+
+
+def told(shape, kind="<f4", content=b""):
+    """Return an array's file that announces a shape, and holds less."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+    return header.getvalue() + content
+
+
+def test_more_frames_than_are_taken_are_not_unpacked(sequence, tmp_path, monkeypatch):
+    path = tmp_path / "face.npz"
+    sequence.save(path)
+    assert len(LandmarkSequence.load(path, 7)) == 7
+    long = npz(tmp_path / "long.npz", told((200_000, 68, 2), content=bytes(200_000 * 68 * 2 * 4)))
+    assert long.stat().st_size < 200_000  # of 109 MB
+    unpacked, read = [], zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda file, n=-1: unpacked.append(read(file, n)) or unpacked[-1])
+    for file, frames in ((path, 6), (long, 12_000)):
+        with pytest.raises(ValueError, match=rf"frames; at most {frames} are taken"):
+            LandmarkSequence.load(file, frames)
+    assert 0 < sum(map(len, unpacked)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "packed"),
+    [
+        (told((3, 68, 2), "<U100000"), zipfile.ZIP_DEFLATED),
+        (told((3, 60, 2)), zipfile.ZIP_DEFLATED),
+        (told((3, 68, 2), content=bytes(3 * 68 * 2 * 4)), zipfile.ZIP_BZIP2),
+        (told((3, 68, 2)), zipfile.ZIP_DEFLATED),
+        (b"", zipfile.ZIP_DEFLATED),
+    ],
+)
+def test_what_may_unpack_to_more_is_no_sequence(landmarks, packed, tmp_path):
+    with pytest.raises(ValueError, match="is no landmark sequence"):
+        LandmarkSequence.load(npz(tmp_path / "x.npz", landmarks, packed), 100)
 
 
 def test_errors_are_one_sentence(sequence, tmp_path):

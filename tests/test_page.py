@@ -111,3 +111,19 @@ def test_of_the_three_buttons_one_works_at_a_time(tmp_path: Path, monkeypatch: p
     finally:
         page.close()
     assert most == [1]
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "match"),
+    [
+        (10_000, 25, "10000 frames; at most 600"),
+        (126, 25, "lasts 5 s; at most 5 s"),
+        (9, 240, "240 frames/s"),
+    ],
+)
+def test_a_motion_is_as_long_as_a_recording_may_be(tmp_path: Path, frames: int, fps: int, match: str) -> None:
+    motion = tmp_path / "motion.npz"
+    LandmarkSequence(POINTS.repeat(frames, 1, 1), Fraction(fps), (61, 72)).save(motion)
+    maker = _Maker({"one": tiny_pipeline()}, 5.0, None, tmp_path)
+    with pytest.raises(ValueError, match=match):
+        maker.repaint("one", "p.png", str(motion), None, 1, 1, 1, 1, 1, None)

@@ -31,6 +31,8 @@ KEEP = ["download"]
 """Buttons on what the page shows; gradio's own choice has one that brings a face or a voice to a public forum."""
 WAITING = 16
 """Requests that may wait; one more is told to come back."""
+FASTEST = 120
+"""Frames per second of a motion, at most: each is painted, and a motion's size is bounded before its rate is read."""
 ONE_AT_A_TIME = {"concurrency_id": "making", "concurrency_limit": 1}
 """Of all buttons together: gradio's own limit is each button's."""
 SWEEP = (600, 3600)
@@ -148,7 +150,9 @@ class _Maker:
             raise ValueError("give a portrait, and the motion that was downloaded with its video")
         if audio:
             check_seconds(audio, self.longest, "the recording")
-        sequence = LandmarkSequence.load(motion)
+        sequence = LandmarkSequence.load(motion, self.longest * FASTEST)
+        if sequence.fps > FASTEST:
+            raise ValueError(f"the motion has {float(sequence.fps):g} frames/s; at most {FASTEST} are taken here")
         if sequence.duration > self.longest:
             raise ValueError(f"the motion lasts {sequence.duration:.0f} s; at most {self.longest:g} s are taken here")
         edited = sequence.gain(mouth=mouth, pose=pose, brow=brow, blink=blink)

@@ -114,17 +114,22 @@ class LandmarkSequence:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> LandmarkSequence:
+    def load(cls, path: str | Path, max_frames: float = float("inf")) -> LandmarkSequence:
         """Read a file written by `save`.
+
+        Args:
+            path: the file.
+            max_frames: one of more is refused by its header, before it is unpacked.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is not a landmark sequence.
+            ValueError: if it is not a landmark sequence, or has more frames.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"landmarks: no file '{path}'")
         try:
-            return cls(*_read_arrays(path))
+            if (count := _count_frames(path)) <= max_frames:
+                return cls(*_read_arrays(path))
         except PermissionError:
             raise
         except Exception as error:  # zip, zlib, numpy and torch have errors of their own, and each means the same here
@@ -133,6 +138,7 @@ class LandmarkSequence:
                 f"landmarks: '{path}' is no landmark sequence (.npz with landmarks, fps and size; {reason}); "
                 "write one with LandmarkSequence.save"
             ) from error
+        raise ValueError(f"landmarks: '{path}' has {count} frames; at most {max_frames:.0f} are taken, cut it first")
 
     def plot(self, path: str | Path) -> None:
         """Draw the motion to a picture file: the points' paths, and mouth, eyes and head against time.
@@ -146,12 +152,32 @@ class LandmarkSequence:
         write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=120))
 
 
-def _read_arrays(path: str | Path) -> tuple[Tensor, Fraction, tuple[int, int]]:
-    """Read what `LandmarkSequence.save` wrote, and no more than a day of it."""
+def _count_frames(path: str | Path) -> int:
+    """Return the number of frames by the file's headers, after checking that nothing in it unpacks to more."""
     with zipfile.ZipFile(path) as archive:
-        sizes = {record.filename: record.file_size for record in archive.infolist()}
-    if set(sizes) != {"landmarks.npy", "fps.npy", "size.npy"} or max(sizes.values()) > _LARGEST:
-        raise ValueError(f"it holds {', '.join(sorted(sizes))[:80]}, of {max(sizes.values(), default=0)} bytes")
+        records = {record.filename: record for record in archive.infolist()}
+        largest = max((record.file_size for record in records.values()), default=0)
+        if set(records) != {"landmarks.npy", "fps.npy", "size.npy"} or largest > _LARGEST:
+            raise ValueError(f"it holds {', '.join(sorted(records))[:80]}, of {largest} bytes")
+        if {record.compress_type for record in records.values()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise ValueError("it is packed as numpy packs none")  # others unpack gigabytes for the first byte
+        count, *points = _shape_told(archive, "landmarks.npy")
+        if points != [68, 2] or _shape_told(archive, "fps.npy") != (2,) or _shape_told(archive, "size.npy") != (2,):
+            raise ValueError(f"its landmarks have shape {(count, *points)}, or its fps or size are no two numbers")
+        return count
+
+
+def _shape_told(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+    if version != (1, 0) or kind.itemsize > 16:  # bytes: numpy's largest float
+        raise ValueError(f"its {name} holds {str(kind)[:80]}")
+    return shape
+
+
+def _read_arrays(path: str | Path) -> tuple[Tensor, Fraction, tuple[int, int]]:
+    """Read what `LandmarkSequence.save` wrote, after `_count_frames`."""
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
         (numerator, denominator), (height, width) = data["fps"].tolist(), data["size"].tolist()
         if not all(isinstance(side, int) and 0 < side < 2**16 for side in (height, width)):
