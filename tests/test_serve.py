@@ -89,6 +89,7 @@ def test_a_client_chooses(client):
         ("nonsense", "text must be JSON"),
         ('{"volume": 3}', "settings may be"),
         ('{"size": "large"}', "settings may be"),
+        ('{"size": 65}', "size must be at most 64 px here; got 65"),
         ('{"emotion": "bored"}', "bored"),
         (b"odd", "16-bit mono"),
         (bytes(2 * 16002), "at most 1 s"),
@@ -118,6 +119,40 @@ def test_a_client_too_many_is_refused(client):
         for socket in (one, two):
             socket.send_text('{"end": true}')
             assert list(answers(socket))[-1] == {"type": "end"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "welcome"),
+    [
+        ("http://testserver", "testserver", True),
+        ("https://face.example", "face.example:443", True),
+        ("http://[::1]:8000", "[::1]:8000", True),
+        ("http://evil.example", "testserver", False),
+        ("http://testserver.evil.example", "testserver", False),
+        ("http://127.0.0.1:3000", "127.0.0.1:8000", False),  # another program's page on this machine
+        ("http://127.0.0.1:x", "127.0.0.1", False),
+        ("null", "testserver", False),
+        ("", "testserver", False),
+    ],
+)
+def test_no_other_sites_page_is_let_in(client, origin, host, welcome):
+    def ask():
+        with client.websocket_connect("/live", headers={"origin": origin, "host": host}) as socket:
+            socket.send_text('{"end": true}')
+            assert list(answers(socket))[-1] == {"type": "end"}
+
+    if welcome:
+        ask()
+    else:
+        with pytest.raises(WebSocketDisconnect):  # instead of being accepted
+            ask()
+
+
+def test_without_a_size_of_the_servers_own_a_client_may_ask_for_the_pages_largest():
+    app = make_server(tiny_pipeline(), tiny_portrait(), reference_landmarks=POINTS)
+    with TestClient(app) as client, client.websocket_connect("/live") as socket:
+        socket.send_text('{"size": 1025}')
+        assert "at most 1024 px" in list(answers(socket))[-1]["message"]
 
 
 def test_one_who_just_goes_leaves_nothing(client):

@@ -1,1 +1,4 @@
 """The pipeline in people's browsers: a page to make videos with, and a face that speaks live."""
+
+LARGEST_SIDE = 1024
+"""px, side of the pictures that those who did not start the program may ask for."""

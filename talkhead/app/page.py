@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from talkhead.app import LARGEST_SIDE
 from talkhead.app.bounds import check_seconds
 from talkhead.app.score import score
 from talkhead.data.clip import EMOTIONS
@@ -236,7 +237,7 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
             with gr.Accordion("Motion and picture", open=False):
                 gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Brows", "Blinks", "Idle motion")]
                 frame = gr.Radio(["crop", "full"], value="crop", label="Frame")
-                size = gr.Number(0, precision=0, minimum=0, maximum=1024, label="Side of the crop, px")
+                size = gr.Number(0, precision=0, minimum=0, maximum=LARGEST_SIDE, label="Side of the crop, px")
                 seed = gr.Number(0, precision=0, label="Seed")
                 steps = gr.Slider(1, 20, 1, step=1, label="Network calls per frame")
             button = gr.Button("Make the video", variant="primary", elem_id="speak")

@@ -23,11 +23,13 @@ from functools import reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from talkhead.app import LARGEST_SIDE
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.live import Live, LiveMotion
@@ -63,7 +65,7 @@ def make_server(
         image: the portrait.
         reference_landmarks: (68, 2) px of the portrait; None: detected.
         clients: how many may speak at once; one more is refused with a sentence.
-        options: see `TalkingHeadPipeline.live`; a client's own come first.
+        options: see `TalkingHeadPipeline.live`; a client's own come first, but for a size above this one.
 
     Raises:
         ValueError: if an option is out of range or no face is found: before the server starts.
@@ -100,6 +102,9 @@ def make_server(
         return {"speaking": len(speaking), "clients": clients}
 
     async def live(socket: WebSocket) -> None:
+        if not _from_here(socket.headers):
+            await socket.close(1008)  # before it is accepted: HTTP's 403
+            return
         await socket.accept()
         me = object()
         try:
@@ -121,6 +126,18 @@ def make_server(
     return app
 
 
+def _from_here(headers: Any) -> bool:
+    """Tell whether a browser's page came from this server; what is no browser sends no Origin."""
+    if headers.get("origin") is None:
+        return True
+    try:
+        page, own = urlsplit(headers["origin"]), urlsplit(f"//{headers.get('host', '')}")
+        usual = {"http": 80, "https": 443}.get(page.scheme)
+        return bool(page.hostname) and (page.hostname, page.port or usual) == (own.hostname, own.port or usual)
+    except ValueError:  # a port that is no number
+        return False
+
+
 class _Session:
     """One client: sound waits for who moves the face, and motion for who paints it, each in a queue of its own."""
 
@@ -128,6 +145,7 @@ class _Session:
         self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any
     ) -> None:
         self._begin = lambda more: pipeline.live(image, reference_landmarks=landmarks, **(options | more))
+        self._largest = options.get("size") or LARGEST_SIDE
         self._workers = workers
         self._waiting: list[Tensor] = []
         self._ended = False
@@ -141,6 +159,8 @@ class _Session:
         try:
             first = await self._message(socket)
             settings = first if isinstance(first, dict) and not first.get("end") else {}
+            if settings.get("size", 0) > self._largest:
+                raise ClientError(f"size must be at most {self._largest} px here; got {settings['size']}, ask for less")
             live = await self._work(self._begin, settings)
             await _tell(socket, {"type": "start", "fps": float(live.fps), "size": live.size, "delay": live.delay})
             self._take(first if settings is not first else None)
