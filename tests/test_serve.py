@@ -53,6 +53,15 @@ def answers(socket, count=None):
         count = None if count is None else count - 1
 
 
+def nobody_speaks(client):
+    """Wait until the server has forgotten who was there."""
+    for _ in range(100):
+        if client.get("/health").json()["speaking"] == 0:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def frames_of(messages):
     return {int.from_bytes(m[:4], "little"): Image.open(io.BytesIO(m[4:])) for m in messages if isinstance(m, bytes)}
 
@@ -155,14 +164,34 @@ def test_without_a_size_of_the_servers_own_a_client_may_ask_for_the_pages_larges
         assert "at most 1024 px" in list(answers(socket))[-1]["message"]
 
 
+@pytest.mark.parametrize("first", [None, '{"emotion": "happy"}', pcm(speech(0.2))])
+def test_one_who_says_nothing_makes_room(client, monkeypatch, first):
+    monkeypatch.setattr(served, "SILENCE", 0.5)
+    monkeypatch.setattr(served, "FIRST_WORD", 0.5)
+    with client.websocket_connect("/live") as socket:
+        if first is not None:
+            socket.send_text(first) if isinstance(first, str) else socket.send_bytes(first)
+        last = list(answers(socket))[-1]
+    assert last["type"] == "error" and "nothing came for 0.5 s" in last["message"]
+    assert nobody_speaks(client)
+
+
+def test_one_who_has_ended_need_not_speak(client, monkeypatch):
+    """The last frames may take their time."""
+    monkeypatch.setattr(served, "SILENCE", 0.2)
+    finish = Live.finish
+    monkeypatch.setattr(Live, "finish", lambda live: time.sleep(0.6) or finish(live))
+    with client.websocket_connect("/live") as socket:
+        socket.send_bytes(pcm(speech(0.2)))
+        socket.send_text('{"end": true}')
+        assert list(answers(socket))[-1] == {"type": "end"}
+
+
 def test_one_who_just_goes_leaves_nothing(client):
     with client.websocket_connect("/live") as socket:
         socket.send_bytes(pcm(speech(0.2)))
         next(answers(socket, 1))
-    for _ in range(100):
-        if client.get("/health").json()["speaking"] == 0:
-            break
-    assert client.get("/health").json()["speaking"] == 0
+    assert nobody_speaks(client)
 
 
 def test_too_much_at_once_is_no_live_sound(client, monkeypatch):

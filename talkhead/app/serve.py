@@ -40,6 +40,10 @@ LONGEST_QUEUE = 5.0
 """Seconds of sound that may wait; a client that sends more at once is not live, and is told so."""
 PATIENCE = 0.3
 """Seconds of frames that may wait to be painted; of more the newest hop alone is painted."""
+FIRST_WORD = 10.0
+"""Seconds until a client's first message, at most: another may be waiting for its place."""
+SILENCE = 30.0
+"""Seconds between its messages. A microphone is never silent: live.html sends what it hears fifty times a second."""
 QUALITY = 85
 """Of the JPEG pictures."""
 SETTINGS = {"emotion": str, "size": int, "seed": int}
@@ -157,7 +161,7 @@ class _Session:
         """Speak until the client ends or goes."""
         tasks: list[asyncio.Task[None]] = []
         try:
-            first = await self._message(socket)
+            first = await self._message(socket, FIRST_WORD)
             settings = first if isinstance(first, dict) and not first.get("end") else {}
             if settings.get("size", 0) > self._largest:
                 raise ClientError(f"size must be at most {self._largest} px here; got {settings['size']}, ask for less")
@@ -177,7 +181,7 @@ class _Session:
 
     async def _receive(self, socket: Any) -> None:
         while not self._ended:
-            self._take(await self._message(socket))
+            self._take(await self._message(socket, SILENCE))
 
     def _take(self, message: Tensor | dict[str, Any] | None) -> None:
         """Queue a piece of sound, or note that there is no more."""
@@ -236,8 +240,14 @@ class _Session:
     async def _work(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
-    async def _message(self, socket: Any) -> Tensor | dict[str, Any]:
-        message = await socket.receive()
+    async def _message(self, socket: Any, longest: float) -> Tensor | dict[str, Any]:
+        try:
+            async with asyncio.timeout(longest):
+                message = await socket.receive()
+        except TimeoutError:
+            raise ClientError(
+                f"nothing came for {longest:g} s: send silence while nobody speaks, or begin again"
+            ) from None
         if message["type"] == "websocket.disconnect":
             from fastapi import WebSocketDisconnect
 
