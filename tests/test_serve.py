@@ -13,10 +13,11 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the live server is an extra: pip install 'talkhead[live]'")
 from fastapi.testclient import TestClient  # noqa: E402
-from starlette.websockets import WebSocketDisconnect  # noqa: E402
+from starlette.websockets import WebSocket, WebSocketDisconnect  # noqa: E402
 
 from talkhead.app import serve as served  # noqa: E402
 from talkhead.app.serve import make_server  # noqa: E402
+from talkhead.media.read import write_image  # noqa: E402
 from talkhead.pipeline.live import Live  # noqa: E402
 
 
@@ -87,7 +88,7 @@ def test_sound_in_pictures_out(client):
 
 def test_a_client_chooses(client):
     with client.websocket_connect("/live") as socket:
-        socket.send_text('{"emotion": "happy", "size": 32}')
+        socket.send_text('{"emotion": "happy", "size": 32, "end": false}')
         socket.send_text('{"end": true}')
         assert list(answers(socket))[0]["size"] == [32, 32]
 
@@ -96,10 +97,12 @@ def test_a_client_chooses(client):
     ("message", "match"),
     [
         ("nonsense", "text must be JSON"),
+        ("[" * 60_000, "text must be JSON"),
         ('{"volume": 3}', "settings may be"),
         ('{"size": "large"}', "settings may be"),
         ('{"size": 65}', "size must be at most 64 px here; got 65"),
         ('{"emotion": "bored"}', "bored"),
+        (f'{{"seed": {2**64}}}', "seed must be a whole number from"),
         (b"odd", "16-bit mono"),
         (bytes(2 * 16002), "at most 1 s"),
     ],
@@ -185,6 +188,46 @@ def test_one_who_has_ended_need_not_speak(client, monkeypatch):
         socket.send_bytes(pcm(speech(0.2)))
         socket.send_text('{"end": true}')
         assert list(answers(socket))[-1] == {"type": "end"}
+
+
+@pytest.mark.parametrize(
+    "failure", [torch.OutOfMemoryError("12 GB"), RuntimeError("cuda"), OSError("disk"), ValueError("shape")]
+)
+@pytest.mark.parametrize("where", ["move", "paint"])
+def test_a_failure_of_the_server_is_told_and_logged(client, monkeypatch, caplog, failure, where):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(Live, where, fail)
+    with client.websocket_connect("/live") as socket:
+        socket.send_bytes(pcm(speech(0.5)))
+        last = list(answers(socket))[-1]
+    assert last["type"] == "error" and "this server failed" in last["message"] and str(failure) not in last["message"]
+    assert [record.exc_info[1] for record in caplog.records if record.name == served.__name__] == [failure]
+    assert nobody_speaks(client)
+
+
+def test_the_portrait_is_read_once(tmp_path):
+    write_image(tmp_path / "face.png", tiny_portrait())
+    app = make_server(tiny_pipeline(), tmp_path / "face.png", reference_landmarks=POINTS, size=64)
+    (tmp_path / "face.png").unlink()
+    with TestClient(app) as client, client.websocket_connect("/live") as socket:
+        socket.send_text('{"end": true}')
+        assert list(answers(socket))[-1] == {"type": "end"}
+
+
+def test_one_who_cannot_be_sent_to_has_gone_without_a_word(client, monkeypatch, caplog):
+    tried = threading.Event()
+
+    async def fail(*_):
+        tried.set()
+        raise RuntimeError("no websocket any more")
+
+    monkeypatch.setattr(WebSocket, "send_bytes", fail)
+    with client.websocket_connect("/live") as socket:
+        socket.send_bytes(pcm(speech(0.5)))
+        assert tried.wait(30) and nobody_speaks(client)
+    assert [record for record in caplog.records if record.name == served.__name__] == []
 
 
 def test_one_who_just_goes_leaves_nothing(client):

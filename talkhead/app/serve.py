@@ -16,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import reduce
 from importlib.resources import files
 from pathlib import Path
@@ -48,10 +49,15 @@ QUALITY = 85
 """Of the JPEG pictures."""
 SETTINGS = {"emotion": str, "size": int, "seed": int}
 """What a client may ask for."""
+_LOG = logging.getLogger(__name__)
 
 
 class ClientError(ValueError):
     """A client did what is not in the protocol; the message goes to it."""
+
+
+class _GoneError(Exception):
+    """A client has gone: nothing can be sent to it any more."""
 
 
 def make_server(
@@ -76,13 +82,13 @@ def make_server(
         ImportError: if FastAPI is not installed.
     """
     try:
-        from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+        from fastapi import FastAPI, WebSocket
         from fastapi.responses import HTMLResponse
     except ImportError:
         raise ImportError("`talkhead serve` needs FastAPI and uvicorn; run: pip install 'talkhead[live]'") from None
     first = pipeline.live(image, reference_landmarks=reference_landmarks, **options)
     first.push(torch.zeros(SAMPLE_RATE))  # warm, so that the first client does not wait
-    landmarks = first.portrait.landmarks
+    picture, landmarks = first.portrait.picture, first.portrait.landmarks  # the file is not looked at again
     # A client takes two workers, one to hear the next hop while the other paints this one. Within an operation two
     # threads wait for each other: they made one second of speech in more than a second (docs/measurements/hands.md).
     count = max(2, clients)
@@ -106,21 +112,20 @@ def make_server(
         return {"speaking": len(speaking), "clients": clients}
 
     async def live(socket: WebSocket) -> None:
-        if not _from_here(socket.headers):
-            await socket.close(1008)  # before it is accepted: HTTP's 403
-            return
-        await socket.accept()
         me = object()
         try:
+            if not _from_here(socket.headers):
+                return await _sent(socket.close(1008))  # before it is accepted: HTTP's 403
+            await _sent(socket.accept())
             if len(speaking) >= clients:
                 raise ClientError(f"this server speaks with {clients} clients at once, and they are here; try later")
             speaking.add(me)
-            session = _Session(pipeline, image, landmarks, options, workers)
+            session = _Session(pipeline, picture, landmarks, options, workers)
             await session.run(socket)
-        except (ClientError, ValueError) as error:
-            await _tell(socket, {"type": "error", "message": " ".join(str(error).split())})
-        except (WebSocketDisconnect, RuntimeError):  # starlette's answer to sending to one who has gone
+        except _GoneError:
             pass
+        except Exception as error:  # whatever it is, one client's end is not the server's
+            await _excuse(socket, error)
         finally:
             speaking.discard(me)
 
@@ -146,9 +151,9 @@ class _Session:
     """One client: sound waits for who moves the face, and motion for who paints it, each in a queue of its own."""
 
     def __init__(
-        self, pipeline: TalkingHeadPipeline, image: Any, landmarks: Tensor, options: dict[str, Any], workers: Any
+        self, pipeline: TalkingHeadPipeline, picture: Tensor, landmarks: Tensor, options: dict[str, Any], workers: Any
     ) -> None:
-        self._begin = lambda more: pipeline.live(image, reference_landmarks=landmarks, **(options | more))
+        self._begin = lambda more: pipeline.live(picture, reference_landmarks=landmarks, **(options | more))
         self._largest = options.get("size") or LARGEST_SIDE
         self._workers = workers
         self._waiting: list[Tensor] = []
@@ -163,9 +168,7 @@ class _Session:
         try:
             first = await self._message(socket, FIRST_WORD)
             settings = first if isinstance(first, dict) and not first.get("end") else {}
-            if settings.get("size", 0) > self._largest:
-                raise ClientError(f"size must be at most {self._largest} px here; got {settings['size']}, ask for less")
-            live = await self._work(self._begin, settings)
+            live = await self._started(settings)
             await _tell(socket, {"type": "start", "fps": float(live.fps), "size": live.size, "delay": live.delay})
             self._take(first if settings is not first else None)
             work = (self._receive(socket), self._move(live), self._paint(socket, live))
@@ -173,11 +176,21 @@ class _Session:
             for task in tasks:  # of several that fail together one is told of; the others' errors are seen here
                 task.add_done_callback(lambda task: task.cancelled() or task.exception())
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
+            failed = [error for task in done if (error := task.exception()) is not None]
+            if failed:  # of several, that of the server, whose log must have it
+                raise min(failed, key=lambda error: isinstance(error, _GoneError | ClientError))
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def _started(self, settings: dict[str, Any]) -> Live:
+        """Begin as a client's settings say; the server's own were tried when it was made."""
+        if settings.get("size", 0) > self._largest:
+            raise ClientError(f"size must be at most {self._largest} px here; got {settings['size']}, ask for less")
+        try:
+            return await self._work(self._begin, {name: settings[name] for name in settings if name != "end"})
+        except ValueError as error:
+            raise ClientError(str(error)) from error
 
     async def _receive(self, socket: Any) -> None:
         while not self._ended:
@@ -235,7 +248,7 @@ class _Session:
             message = {"type": "slow", "skipped": first - motion.start, "behind": round(float(behind), 2)}
             await _tell(socket, message)
         for number, picture in enumerate(pictures, first):
-            await socket.send_bytes(number.to_bytes(4, "little") + picture)
+            await _sent(socket.send_bytes(number.to_bytes(4, "little") + picture))
 
     async def _work(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
@@ -249,9 +262,7 @@ class _Session:
                 f"nothing came for {longest:g} s: send silence while nobody speaks, or begin again"
             ) from None
         if message["type"] == "websocket.disconnect":
-            from fastapi import WebSocketDisconnect
-
-            raise WebSocketDisconnect(message.get("code") or 1000)
+            raise _GoneError
         if message.get("text") is not None:
             return _settings(message["text"])
         return _samples(message["bytes"])
@@ -261,7 +272,7 @@ def _settings(text: str) -> dict[str, Any]:
     """Read a client's settings, or its end."""
     try:
         settings = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of ten thousand brackets
         settings = None
     if not isinstance(settings, dict):
         raise ClientError('text must be JSON: settings such as {"emotion": "happy"}, or {"end": true}')
@@ -294,13 +305,32 @@ def _pictures(live: Live, motion: LiveMotion, at_most: int | None) -> tuple[int,
 
 
 async def _tell(socket: Any, message: dict[str, Any]) -> None:
-    """Send a message, and close after an error or the end; a client that has gone does not mind."""
+    """Send a message, and close after an error or the end."""
+    await _sent(socket.send_json(message))
+    if message["type"] in ("error", "end"):
+        await _sent(socket.close(1008 if message["type"] == "error" else 1000))
+
+
+async def _sent(sending: Awaitable[None]) -> None:
+    """Wait until something is sent; where that fails, or is not taken for as long as SILENCE, the client has gone."""
+    from starlette.websockets import WebSocketDisconnect
+
     try:
-        await socket.send_json(message)
-        if message["type"] in ("error", "end"):
-            await socket.close(1008 if message["type"] == "error" else 1000)
-    except RuntimeError:
-        pass
+        async with asyncio.timeout(SILENCE):
+            await sending
+    except (RuntimeError, OSError, WebSocketDisconnect) as error:  # the servers' and starlette's answers
+        raise _GoneError from error
+
+
+async def _excuse(socket: Any, error: Exception) -> None:
+    """Tell a client what it did wrong, or that the server failed: the log says how."""
+    said = "this server failed while it made the face, and its log says why; begin again"
+    if isinstance(error, ClientError):
+        said = " ".join(str(error).split())[:300]
+    else:
+        _LOG.error("live: a client's stream failed", exc_info=error)
+    with suppress(_GoneError):
+        await _tell(socket, {"type": "error", "message": said})
 
 
 def serve(
