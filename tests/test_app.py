@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browsing import chromium
+from browsing import GRADIOS_WARNINGS, chromium
 from conftest import POINTS, shaken, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.media.read import iter_frames, probe, write_audio, write_image
@@ -17,11 +17,7 @@ from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.tracking.track import Detection
 
 pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's own
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = GRADIOS_WARNINGS
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from talkhead.app.page import make_page, run_page, with_dots

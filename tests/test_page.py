@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browsing import GRADIOS_WARNINGS
 from conftest import POINTS, tiny_pipeline
 from PIL import Image
 from test_bounds import streamed_flac, streamed_video
@@ -18,11 +19,7 @@ from talkhead.media.read import read_image
 from talkhead.pipeline.motion import LandmarkSequence
 
 gr = pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # gradio's own
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = GRADIOS_WARNINGS
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from talkhead.app.page import HEARD, _Maker, make_page, run_page
