@@ -32,7 +32,14 @@ def speaker(tmp_path_factory) -> Path:
     """Random networks with everything that the bundled ones have, small."""
     torch.manual_seed(1)
     landmark = shaken(LandmarkNet(width=16, layers=2, heads=2, portrait_view="summary", habits=2), 0.05)
-    options = {"output": "flow", "coarse": True, "reference_channels": True, "opening_channel": True, "bank": 2}
+    options = {
+        "output": "flow",
+        "coarse": True,
+        "reference_channels": True,
+        "opening_channel": True,
+        "bank": 2,
+        "doubt": 0.5,
+    }
     renderer = shaken(Renderer(size=32, widths=(8, 16), patch=4, **options), 0.1)
     folder = tmp_path_factory.mktemp("speaker")
     emotion = ConformerClassifier("XS", trained_on=["happy", "neutral", "sad"], window_seconds=2.0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from talkhead.face.mouth_bank import (
+    likeness,
     lip_map,
     mixed,
     mouth_bank,
@@ -55,6 +56,16 @@ def test_the_nearest_mouths_come_first_and_what_is_missing_is_not_relied_on():
     assert trust[0, 0, 0].item() == pytest.approx(math.exp(-squared / 0.02), rel=1e-3)
     assert trust[0, 0, 3] == 0
     assert nearest_mouths(bank[:, :1], face(10.0)[None, None], 2)[1][0, 0, 1] == 0  # fewer pictures than asked for
+
+
+def test_likeness_is_that_of_the_most_like_picture():
+    pictures = torch.stack([face(0.0), face(9.0), torch.full((68, 2), float("nan"))])[None]
+    frames = torch.stack([face(10.0), face(0.0), face(40.0)])[None]
+    found = likeness(pictures, frames)
+    squared = 2 * (1 / 50) ** 2  # inner and outer height differ by 1 px of 50
+    assert found[0, 0].item() == pytest.approx(math.exp(-squared / (2 * 0.05**2)), rel=1e-3)
+    assert found[0, 1] == 1 and found[0, 2] < 1e-6
+    assert likeness(pictures[:, 2:], frames).max() == 0  # no picture at all
 
 
 def test_the_likest_mouth_has_the_frames_lower_face():

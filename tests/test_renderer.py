@@ -92,6 +92,22 @@ def test_a_bank_is_mixed_in_at_the_mouth_and_the_network_may_change_the_odds(sce
     assert renderer(without.noise, 999, without, uniform()).shape == (1, 3, 6, 32, 32)
 
 
+def test_the_residual_is_doubted_where_a_picture_shows_the_frames_mouth(scene):
+    picture, source, target = scene
+    renderer = Renderer(**SMALL, output="flow", bank=1, doubt=0.75, residual_scale=0.1).eval()
+    target[:, 0] = source  # the portrait's own mouth
+    bank = torch.randint(0, 256, (1, 1, 3, 32, 32), dtype=torch.uint8), target[:, 1:2]
+    alone, helped = (renderer.prepare(picture, source, target, bank=given) for given in (None, bank))
+    assert alone.likeness[0, 0] == 1 and alone.likeness[0, 1] < 1 and helped.likeness[0, :2].tolist() == [1, 1]
+    out = torch.zeros(1, 6, 6, 32, 32)
+    silent = renderer._answer(out, alone)[0]
+    out[:, :3] = 1.0
+    said = (renderer._answer(out, alone)[0] - silent).mean((0, 1, 3, 4))
+    torch.testing.assert_close(said, 0.1 * (1 - 0.75 * alone.likeness[0]), atol=1e-6, rtol=0)
+    said = (renderer.train()._answer(out, alone)[0] - silent).mean((0, 1, 3, 4))
+    torch.testing.assert_close(said, torch.full((6,), 0.1), atol=1e-6, rtol=0)  # in training all of it is believed
+
+
 def test_coarse_conditions_are_the_fine_ones_at_half_the_resolution(scene):
     coarse = Renderer(**SMALL, coarse=True, reference_channels=True, opening_channel=True)
     condition = coarse.prepare(*scene)
@@ -191,6 +207,8 @@ def test_wrong_sizes_and_words_are_refused(scene):
         Renderer(**{**SMALL, "size": 64}).prepare(picture, source, target)
     with pytest.raises(ValueError, match="carrier must be"):
         Renderer(**SMALL, carrier="warp")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="doubt must be from 0"):
+        Renderer(**SMALL, doubt=1.5)
 
 
 def test_bf16_is_only_used_where_it_is_native():

@@ -11,7 +11,8 @@ import torch
 from test_jobs import home, job, one_thread, run, write_jobs  # noqa: F401
 
 from talkhead.media.read import iter_frames
-from talkhead.nets.renderer import Condition, Renderer
+from talkhead.nets.condition import Condition
+from talkhead.nets.renderer import Renderer
 from talkhead.scale import shared_calls
 from talkhead.scale.results import read_results
 from talkhead.scale.shared_calls import WINDOWS, take_turns

@@ -7,7 +7,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from talkhead.nets.renderer import Condition, Renderer
+from talkhead.nets.condition import Condition
+from talkhead.nets.renderer import Renderer
 from talkhead.ops.segments import crossfade, cut_segments
 from talkhead.pipeline.windows import render_windows, set_timesteps
 from talkhead.schedulers import MaskNoiseBridgeScheduler

@@ -75,6 +75,19 @@ def nearest_pictures(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> t
     return _nearest(have, want, count)
 
 
+def likeness(pictures_landmarks: Tensor, landmarks: Tensor) -> Tensor:
+    """Return how like a frame's mouth, and its head's turn, those in the most like of a person's pictures are.
+
+    Args:
+        pictures_landmarks: (B, R, 68, 2) px of each picture; NaN: no picture there.
+        landmarks: (B, T, 68, 2) px of the frames.
+
+    Returns:
+        (B, T) in [0, 1]: exp(-d^2 / (2 choice^2)), as the shares in ``mouth_bank``.
+    """
+    return torch.exp(nearest_pictures(pictures_landmarks, landmarks, 1)[1][..., 0] / (-2 * _CHOICE**2))
+
+
 def bent_pictures(pictures: Tensor, points: Tensor, index: Tensor, landmarks: Tensor) -> Tensor:
     """Bend to each frame the pictures that were chosen for it.
 

@@ -18,7 +18,8 @@ from talkhead.losses.picture import change_loss, detail_loss
 from talkhead.metrics import FramePSNR, FrameSSIM, feature_distance
 from talkhead.modules.picture_augmentation import jitter, mingle, mirror, recolour, reshape
 from talkhead.modules.training_module import Stage, TrainingModule
-from talkhead.nets.renderer import Condition, Renderer, to_unit
+from talkhead.nets.condition import Condition
+from talkhead.nets.renderer import Renderer, to_unit
 from talkhead.ops.mask_noise import landmark_maps, to_network
 from talkhead.schedulers import MaskNoiseBridgeScheduler, Scheduler, forward_coefficients
 

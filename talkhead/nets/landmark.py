@@ -38,10 +38,10 @@ from talkhead.nets.audio import (
     LogMelEncoder,
     RawBranch,
 )
-from talkhead.nets.cross_fade import cross_faded
 from talkhead.nets.kan import KANLayer
 from talkhead.nets.speech_encoder import SpeechEncoder
 from talkhead.nets.standardisation import Standardisation, rename_sums
+from talkhead.ops.cross_fade import cross_faded
 from talkhead.speech.level import frame_centres, frame_decibels, num_frames_of, sample_at, speech_level
 
 BRANCHES = ("raw", "content")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -13,9 +12,10 @@ from einops import rearrange
 from torch import Tensor
 
 from talkhead.devices import has_fast_bf16
-from talkhead.face.mouth_bank import mixed, mouth_bank, mouth_opening_map, shares
+from talkhead.face.mouth_bank import likeness, mixed, mouth_bank, mouth_opening_map, shares
 from talkhead.face.warp import compose, thin_plate_spline_field
 from talkhead.face.warp import sample as sample_picture
+from talkhead.nets.condition import Condition
 from talkhead.nets.unet3d import UNet3D
 from talkhead.ops.mask_noise import landmark_maps, mask_noise
 from talkhead.ops.patches import block_means
@@ -25,43 +25,6 @@ _FLOW_UNIT = 2.0  # px at 128 px that an answer of one moves the carrier: the or
 _BASE_SIZE = 128  # px at which sigma, kernel_size and map_sigma are given; they grow with the frame
 _COARSE = 2  # px between the places of conditions that are smooth
 _ODDS = 5.0  # the network multiplies a picture's odds by no more than e^5
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What the network is told about each frame, in the network's range [-1, 1] and layout.
-
-    Attributes:
-        noise: (B, 3, T, H, W) the mask-noised carrier n, the noise end of the process.
-        carrier: (B, 3, T, H, W) the reference, repeated or warped to each frame's landmarks.
-        channels: (B, C', T, H, W) condition channels put beside the sample; C' may be 0.
-        picture: (B, 3, H, W) the reference itself; None where nobody asks for it.
-        coarse: (B, C'', T, H / 2, W / 2) condition channels that are smooth, or None.
-        field: (B, T, H, W, 2) px, the spline's displacement, or None.
-        bank: (B, N, 4, T, H, W) further pictures of the person bent to each frame, with their shares, or None.
-    """
-
-    noise: Tensor
-    carrier: Tensor
-    channels: Tensor
-    picture: Tensor | None = None
-    coarse: Tensor | None = None
-    field: Tensor | None = None
-    bank: Tensor | None = None
-
-    _FRAME_AXIS: ClassVar = {"noise": 2, "carrier": 2, "channels": 2, "coarse": 2, "field": 1, "bank": 3}
-
-    def frames(self, start: int, stop: int) -> Condition:
-        """Return the condition of frames ``start`` to ``stop``."""
-        return self._each(lambda own, axis, _: own.narrow(axis, start, stop - start), self)
-
-    def join(self, following: Condition) -> Condition:
-        """Return the condition of these frames and of those that follow, of the same picture."""
-        return self._each(lambda own, axis, other: torch.cat((own, other), axis), following)
-
-    def _each(self, change: Callable[[Tensor, int, Tensor], Tensor], other: Condition) -> Condition:
-        pairs = {name: (getattr(self, name), axis, getattr(other, name)) for name, axis in self._FRAME_AXIS.items()}
-        return replace(self, **{name: change(*pair) for name, pair in pairs.items() if pair[0] is not None})
 
 
 class Renderer(ModelMixin, ConfigMixin):
@@ -80,6 +43,11 @@ class Renderer(ModelMixin, ConfigMixin):
     With ``bank`` > 0 further pictures of the person may be given. Each frame is offered the ``bank`` ones most like it,
     mixed into the warped carrier (see ``mouth_bank``); for each the network answers one more channel, the logarithm of
     what its share's odds are multiplied by.
+
+    With ``doubt`` d > 0 the residual r u becomes (1 - d l) r u outside training, l being the ``likeness`` of the
+    frame's mouth to the most like one in the pictures given. u was learnt from few people and is in part theirs: where
+    a picture of the person himself shows nearly the frame's mouth, less of u is nearer to the truth (shrinkage: James &
+    Stein, 1961).
 
     The frame differs from a warped carrier by about a tenth of the pictures' own range (0.06 in [-1, 1] on GRID). The
     scale r brings what the network must see and say to the order of one, as c_in and c_out do in Karras et al. (2022):
@@ -100,6 +68,7 @@ class Renderer(ModelMixin, ConfigMixin):
         coarse: give field and maps at half the resolution (they are smooth), and the reference once for all frames:
             much less to compute.
         bank: N, how many further pictures of the person each frame is offered.
+        doubt: d in [0, 1], what share of the residual is not believed where a picture shows the frame's own mouth.
         sigma, kernel_size, threshold, overlap: the mask's, see ``mask_noise``; the first two in px at 128 px, scaled
             with ``size``, the threshold against it so that the discs scale too.
         map_sigma: standard deviation of the soft maps, px at 128 px.
@@ -136,6 +105,7 @@ class Renderer(ModelMixin, ConfigMixin):
         opening_channel: bool = False,
         coarse: bool = False,
         bank: int = 0,
+        doubt: float = 0.0,
         sigma: float = 2.0,
         kernel_size: int = 11,
         threshold: float = 0.01,
@@ -153,6 +123,8 @@ class Renderer(ModelMixin, ConfigMixin):
             raise ValueError(f"coarse conditions need an even patch, to be folded into it; got patch={patch}")
         if bank and output != "flow":
             raise ValueError(f"bank={bank} needs output='flow', which mixes pictures; got output={output!r}")
+        if not 0 <= doubt <= 1:
+            raise ValueError(f"doubt must be from 0, all is believed, to 1; got {doubt}")
         smooth = 2 * field_channels + 6 * map_channels + opening_channel
         sharp = 3 + 3 * (output != "plain") + 3 * (carrier_channels + noise_channels) + 4 * bank
         self.unet = UNet3D(
@@ -206,8 +178,9 @@ class Renderer(ModelMixin, ConfigMixin):
         with torch.autocast(reference.device.type, enabled=False):  # geometry and colours are float32, whatever runs
             picture = to_unit(reference)
             carrier, field = self._carrier(picture, reference_landmarks, landmarks)
-            offered = None
+            offered, shown = None, reference_landmarks[:, None]
             if self.config.bank and bank is not None and bank[0].shape[1]:
+                shown = torch.cat([shown, bank[1].to(shown)], 1)
                 further = to_unit(bank[0]), bank[1]
                 offered = mouth_bank(*further, picture, reference_landmarks, landmarks, self.config.bank)
                 carrier = mixed(carrier, offered).clamp(0, 1) if self.config.carrier == "warped" else carrier
@@ -223,7 +196,8 @@ class Renderer(ModelMixin, ConfigMixin):
             moved = None if self.config.carrier == "reference" else field
             if offered is not None:  # the shares stay in [0, 1]
                 offered = torch.cat([offered[:, :, :3] * 2 - 1, offered[:, :, 3:]], 2)
-            return Condition(noise, carrier, sharp, picture, coarse, moved, offered)
+            alike = likeness(shown, landmarks) if self.config.doubt else None
+            return Condition(noise, carrier, sharp, picture, coarse, moved, offered, alike)
 
     def forward(self, sample: Tensor, timestep: Tensor | int, condition: Condition, emotion: Tensor) -> Tensor:
         """Predict what the scheduler's ``prediction_type`` names (x_0 by default).
@@ -271,7 +245,10 @@ class Renderer(ModelMixin, ConfigMixin):
                 share = shares(condition.bank, out[:, 5 : 5 + self.config.bank].clamp(-_ODDS, _ODDS).exp())
                 base = mixed(base, condition.bank, share)
                 moved = torch.cat([moved, rearrange(share, "b n t h w -> b t h w n")], -1)
-        return base + self.config.residual_scale * out[:, :3], moved
+        residual = self.config.residual_scale * out[:, :3]
+        if condition.likeness is not None and not self.training:
+            residual = residual * (1 - self.config.doubt * condition.likeness)[:, None, :, None, None]
+        return base + residual, moved
 
     def _moved(self, condition: Condition, flow: Tensor) -> Tensor:
         """Return the spline's displacement after ``flow`` (B, 2, T, H, W) px: (B, T, H, W, 2) px."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from talkhead.devices import has_fast_bf16
-from talkhead.nets.renderer import Condition, Renderer
+from talkhead.nets.condition import Condition
+from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.windows import Painted, set_timesteps
 from talkhead.schedulers import Scheduler, keyed_step
 

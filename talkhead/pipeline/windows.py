@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 
 from talkhead.devices import side_by_side, usable_threads
-from talkhead.nets.renderer import Condition, Renderer
+from talkhead.nets.condition import Condition
+from talkhead.nets.renderer import Renderer
 from talkhead.ops.segments import crossfade, cut_segments
 from talkhead.schedulers import Scheduler, even_timesteps, keyed_step
 

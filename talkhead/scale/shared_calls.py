@@ -18,7 +18,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from talkhead.nets.renderer import Condition, Renderer
+from talkhead.nets.condition import Condition
+from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.windows import batched
 
 R = TypeVar("R")

@@ -27,15 +27,16 @@ from torch import Tensor, nn
 from talkhead import __version__
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.media.files import new_folder
+from talkhead.nets.condition import Condition
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
-from talkhead.nets.renderer import Condition, Renderer
+from talkhead.nets.renderer import Renderer
 from talkhead.speaker.folder import find_folder, load_parts
 
 OPSET = 20
 """Of ONNX. Written for 18, the landmark net and the renderer answer the same in onnxruntime."""
 PARTS = ("landmark", "emotion", "renderer")
-_CONDITIONS = ("carrier", "channels", "picture", "coarse", "field", "bank")
+_CONDITIONS = ("carrier", "channels", "picture", "coarse", "field", "bank", "likeness")
 
 
 class LandmarkGraph(nn.Module):
