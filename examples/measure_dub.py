@@ -20,7 +20,7 @@ from talkhead.dubbing.dub import Dubbing, dubbed_frames, plan_dubbing
 from talkhead.dubbing.face_track import track_face
 from talkhead.evaluate.videos import load_sync
 from talkhead.media.read import read_audio, read_video
-from talkhead.metrics.landmarks import landmark_distance, opening_correlation, opening_variance_ratio
+from talkhead.metrics import landmark_distance, opening_correlation, opening_variance_ratio
 from talkhead.metrics.pictures import mouth_box, psnr
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.tracking.track import load_detector

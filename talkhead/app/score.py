@@ -6,7 +6,7 @@ from pathlib import Path
 
 from talkhead.dubbing.face_track import track_face
 from talkhead.media.read import iter_frames, probe, read_audio
-from talkhead.metrics.landmarks import audio_mouth_sync, mouth_opening
+from talkhead.metrics.mouths import audio_mouth_sync, mouth_opening
 from talkhead.tracking.track import LandmarkDetector
 
 

@@ -29,7 +29,7 @@ from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.media.files import check_apart
 from talkhead.media.formats import open_writer
 from talkhead.media.read import MediaInfo, iter_frames, probe, read_audio
-from talkhead.metrics.landmarks import mouth_opening
+from talkhead.metrics.mouths import mouth_opening
 from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.feeling import leave_to, named_emotion
 from talkhead.pipeline.stages import check_seed, check_steps, read_speech

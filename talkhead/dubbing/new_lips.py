@@ -19,7 +19,7 @@ from talkhead.face.frame import face_size
 from talkhead.face.mouth_gate import close_mouth
 from talkhead.face.points import LOWER_JAW, MOUTH, RIGID, UPPER_LIP
 from talkhead.face.similarity import fit_similarity
-from talkhead.metrics.landmarks import mouth_opening
+from talkhead.metrics.mouths import mouth_opening
 from talkhead.nets.landmark import LandmarkNet
 
 HOLD_SECONDS = 0.16

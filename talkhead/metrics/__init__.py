@@ -15,20 +15,7 @@ from talkhead.metrics.identity import (
     drift_per_minute,
     identity_similarity,
 )
-from talkhead.metrics.landmarks import (
-    Correlation,
-    LandmarkDistance,
-    LandmarkVelocity,
-    OpeningCorrelation,
-    OpeningVarianceRatio,
-    audio_envelope,
-    audio_mouth_sync,
-    landmark_distance,
-    landmark_velocity,
-    mouth_opening,
-    opening_correlation,
-    opening_variance_ratio,
-)
+from talkhead.metrics.landmarks import LandmarkDistance, LandmarkVelocity, landmark_distance, landmark_velocity
 from talkhead.metrics.liveliness import (
     BrowDynamics,
     HeadDiversity,
@@ -45,6 +32,16 @@ from talkhead.metrics.liveliness import (
     lip_dynamics,
     silences,
     silent_lips,
+)
+from talkhead.metrics.mouths import (
+    Correlation,
+    OpeningCorrelation,
+    OpeningVarianceRatio,
+    audio_envelope,
+    audio_mouth_sync,
+    mouth_opening,
+    opening_correlation,
+    opening_variance_ratio,
 )
 from talkhead.metrics.perceptual import PerceptualDistance, feature_distance, perceptual_distance
 from talkhead.metrics.pictures import FramePSNR, FrameSSIM, mouth_box, psnr, seam_ratio, sharpness, ssim

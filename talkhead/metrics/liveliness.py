@@ -19,7 +19,8 @@ from torch import Tensor
 from talkhead.face.frame import eye_line
 from talkhead.face.points import LEFT_BROW, LEFT_EYE, MOUTH, NOSE_TIP, RIGHT_BROW, RIGHT_EYE
 from talkhead.metrics.average import MeanMetric
-from talkhead.metrics.landmarks import audio_envelope, checked_points, mouth_opening
+from talkhead.metrics.landmarks import checked_points
+from talkhead.metrics.mouths import audio_envelope, mouth_opening
 
 NOSE_FORWARD, NOSE_DOWN = 0.59, 0.47
 """How far the nose's tip stands before and below the eyes' middle, in eye distances (ICT FaceKit's neutral face)."""
