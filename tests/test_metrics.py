@@ -112,6 +112,20 @@ def test_missing_faces_are_left_out(center: str) -> None:
     assert metrics.landmark_distance(pred, target, center=center).item() == pytest.approx(expected.item(), rel=1e-6)
     assert metrics.landmark_distance(pred[1:2], target[1:2], center=center).isnan()
     assert metrics.landmark_distance(pred, target, reduce="frobenius").isfinite()
+    assert metrics.landmark_distance(pred[1:2], target[1:2], center=center, reduce="frobenius").isnan()
+    assert metrics.landmark_velocity(pred[:2], target[:2], center=center, reduce="frobenius").isnan()
+
+
+@pytest.mark.parametrize("center", ["none", "mean", "similarity"])
+def test_missing_points_are_left_out_one_by_one(center: str) -> None:
+    pred, target = torch.rand(4, 68, 2) * 50, torch.rand(4, 68, 2) * 50
+    expected = metrics.landmark_distance(pred[:, 2:], target[:, 2:], center=center)
+    frobenius = metrics.landmark_distance(pred[:, 2:], target[:, 2:], center=center, reduce="frobenius")
+    pred[:, 0], target[:, 1] = float("nan"), float("nan")
+    found = metrics.landmark_distance(pred, target, center=center)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)  # as if there were 66 points
+    found = metrics.landmark_distance(pred, target, center=center, reduce="frobenius")
+    assert found.item() == pytest.approx(frobenius.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def landmark_distance(
         region: ``"face"`` for all points, ``"mouth"`` for points 48-67, or a slice of the points.
         center: what is removed first, per frame and from all K points whatever the region: ``"none"`` nothing,
             ``"mean"`` the mean point of each side (translation), ``"similarity"`` the translation, rotation and scale
-            that best lay ``pred`` on ``target`` (Procrustes, no reflection).
+            that best lay ``pred`` on ``target`` (Procrustes, no reflection). Points that are NaN on either side are
+            left out of this, too.
         unit: ``"px"``, or ``"px256"`` for px of a frame 256 px wide; the latter needs ``size``.
         size: width of the frame in px that the landmarks belong to.
         reduce: ``"mean"`` over points and frames; ``"none"`` for every point's distance; ``"frobenius"`` for the
@@ -54,10 +55,7 @@ def landmark_distance(
         >>> landmark_distance(pred, target, center="mean").item()
         0.0
     """
-    difference = _difference(pred, target, region, center) * _scale(unit, size)
-    if reduce == "frobenius":
-        return difference[~difference.isnan().any(-1)].norm()
-    return reduced(difference.norm(dim=-1), reduce)
+    return _norm(_difference(pred, target, region, center) * _scale(unit, size), reduce)
 
 
 def landmark_velocity(
@@ -94,10 +92,15 @@ def landmark_velocity(
     """
     if pred.ndim < 3 or pred.shape[-3] < 2:
         raise ValueError(f"landmarks must be (..., T, K, 2) with T >= 2 for a velocity; got {tuple(pred.shape)}")
-    velocity = _difference(pred, target, region, center).diff(dim=-3) * _scale(unit, size)
-    if reduce == "frobenius":
-        return velocity[~velocity.isnan().any(-1)].norm()
-    return reduced(velocity.norm(dim=-1), reduce)
+    return _norm(_difference(pred, target, region, center).diff(dim=-3) * _scale(unit, size), reduce)
+
+
+def _norm(difference: Tensor, reduce: str) -> Tensor:
+    """Return the (..., K') lengths of (..., K', 2) differences, their mean, or the norm of all; NaN is left out."""
+    if reduce != "frobenius":
+        return reduced(difference.norm(dim=-1), reduce)
+    seen = difference[~difference.isnan().any(-1)]
+    return seen.norm() if len(seen) else seen.new_tensor(torch.nan)
 
 
 def _difference(pred: Tensor, target: Tensor, region: Region, center: Center) -> Tensor:
@@ -119,9 +122,12 @@ def _centred(pred: Tensor, target: Tensor, center: Center) -> tuple[Tensor, Tens
         return pred, target
     if center not in ("mean", "similarity"):
         raise ValueError(f"center must be 'none', 'mean' or 'similarity'; got {center!r}")
-    if center == "similarity":
-        return fit_similarity(pred, target)(pred), target
-    return pred - pred.mean(-2, keepdim=True), target - target.mean(-2, keepdim=True)
+    seen = ~(pred - target).isnan().any(-1, keepdim=True)  # what one side lacks says nothing of the other's place
+    means = [side.where(seen, torch.nan).nanmean(-2, keepdim=True) for side in (pred, target)]
+    if center == "mean":
+        return pred - means[0], target - means[1]
+    # A point in the middle of both sides turns and scales nothing.
+    return fit_similarity(pred.where(seen, means[0]), target.where(seen, means[1]))(pred), target
 
 
 def _scale(unit: Unit, size: int | None) -> float:
@@ -137,7 +143,7 @@ def checked_points(landmarks: Tensor) -> Tensor:
     """Return (..., 68, 2) landmarks in float32, or say what is wrong with them."""
     if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
         raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
-    return landmarks.to(torch.float32)
+    return landmarks.float()
 
 
 class LandmarkDistance(MeanMetric):
