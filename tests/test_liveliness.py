@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from talkhead import metrics
+from talkhead.metrics.blinks import blink_moments
 
 
 def face() -> Tensor:
@@ -108,6 +109,16 @@ def test_blinks_are_counted_and_timed() -> None:
     # first 0.5 to the same after the second: 2.4 frames.
     assert found.duration == pytest.approx(2.4 / 25, rel=1e-3)
     assert metrics.find_blinks(face().repeat(250, 1, 1), fps=25).per_minute == 0
+
+
+@pytest.mark.parametrize("shape", [(0.35, 0.3, 0.8, 0.5, 0.2), (0.35, 0.35, 0.8, 0.5, 0.2)])
+def test_a_blink_with_a_tremble_on_its_way_is_one_and_is_closest_at_its_lowest(shape: tuple[float, ...]) -> None:
+    # Open 0.65, 0.7 (or 0.65 again), 0.2, 0.5, 0.8: below 0.6, half way down to 0.2, around the third frame alone.
+    lids = blinking([100], shape=shape)
+    left, right = (0.6 - 0.2) / (1 - shape[1] - 0.2), 1 + (0.6 - 0.5) / (0.8 - 0.5)
+    [(moment, duration)] = blink_moments(lids, fps=25)
+    assert moment == 100 and duration == pytest.approx((left + right) / 25, rel=1e-3)
+    assert metrics.find_blinks(lids, fps=25).per_minute == 6
 
 
 def test_a_look_downwards_is_no_blink() -> None:

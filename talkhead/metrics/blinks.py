@@ -63,15 +63,14 @@ def blink_moments(
     opening = eye_opening(landmarks)
     opening = opening.nan_to_num(float(opening.nanmedian()))
     relative = opening / _running_quantile(opening, round(4 * fps), 0.75).clamp_min(1e-6)
-    found: list[tuple[int, float]] = []
+    dips: list[int] = []
     for low in _minima(relative, closed):
-        last = found[-1][0] if found else None
-        if last is not None and relative[last : low + 1].max() - relative[[last, low]].max() < reopened:
-            continue
-        duration = _width_below(relative, low, (1 + relative[low].item()) / 2) / fps
-        if duration <= 0.8:
-            found.append((low, duration))
-    return found
+        if dips and relative[dips[-1] : low + 1].max() - relative[[dips[-1], low]].max() < reopened:
+            dips[-1] = min(dips[-1], low, key=lambda frame: relative[frame].item())  # one dip: its lowest place
+        else:
+            dips.append(low)
+    found = [(low, _width_below(relative, low, (1 + relative[low].item()) / 2) / fps) for low in dips]
+    return [(low, duration) for low, duration in found if duration <= 0.8]
 
 
 class BlinkRate(MeanMetric):
