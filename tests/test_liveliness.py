@@ -121,6 +121,15 @@ def test_a_blink_with_a_tremble_on_its_way_is_one_and_is_closest_at_its_lowest(s
     assert metrics.find_blinks(lids, fps=25).per_minute == 6
 
 
+def test_nothing_is_said_of_blinks_where_no_face_was_found() -> None:
+    nowhere = torch.full((250, 68, 2), math.nan)
+    assert all(math.isnan(value) for value in metrics.find_blinks(nowhere, fps=25))
+    assert math.isnan(metrics.find_blinks(nowhere[:0], fps=25).per_minute)
+    rate = metrics.BlinkRate()
+    rate.update(torch.stack([nowhere, blinking([30, 100])]))
+    assert rate.compute().item() == 12  # of the one clip that shows a face
+
+
 def test_a_look_downwards_is_no_blink() -> None:
     assert metrics.find_blinks(blinking([120], shape=(0.5,) * 41), fps=25).per_minute == 0
 

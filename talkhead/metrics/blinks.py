@@ -18,7 +18,7 @@ class Blinks(NamedTuple):
     """The blinks of a clip.
 
     Attributes:
-        per_minute: how many per minute.
+        per_minute: how many per minute; NaN where no face was seen.
         duration: seconds from half closed to half open, averaged; NaN without a blink.
     """
 
@@ -49,8 +49,10 @@ def find_blinks(landmarks: Tensor, fps: float, closed: float = 0.75, reopened: f
         reopened: rise, as a share of the open eye, between two blinks.
 
     Returns:
-        Their rate, and their mean duration at half depth.
+        Their rate, and their mean duration at half depth; NaN where no frame has a face.
     """
+    if not eye_opening(landmarks).isfinite().any():
+        return Blinks(math.nan, math.nan)
     durations = [duration for _, duration in blink_moments(landmarks, fps, closed, reopened)]
     mean = sum(durations) / len(durations) if durations else math.nan
     return Blinks(60 * len(durations) * fps / len(landmarks), mean)
