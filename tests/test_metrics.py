@@ -322,6 +322,15 @@ def test_picture_classes_over_uneven_batches_equal_their_functions(metric, funct
     assert running.compute().item() == pytest.approx(function(pred, target).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(20,), (1, 20), (3, 20), (2, 3, 20)])
+def test_opening_variance_ratio_class_takes_one_clip_and_many(shape: tuple[int, ...]) -> None:
+    true, pred = (torch.rand(*shape) * 9 for _ in range(2))
+    running = metrics.OpeningVarianceRatio()
+    running.update(*(speaking(curve.flatten()).unflatten(0, shape) for curve in (pred, true)))
+    variances = [curve.var(-1, correction=0).sum().item() for curve in (pred, true)]
+    assert running.compute().item() == pytest.approx(variances[0] / variances[1], rel=1e-4)
+
+
 def test_opening_correlation_class_is_the_mean_over_clips() -> None:
     true, pred = torch.rand(3, 20) * 9, torch.rand(3, 20) * 9
     pred[2] = 1.0  # a still mouth has no correlation

@@ -212,7 +212,7 @@ class OpeningVarianceRatio(Metric):
         count = seen.sum(-1).clamp_min(1)
         mean = known.sum(-1, keepdim=True) / count.unsqueeze(-1)
         variance = ((known - mean) * seen).square().sum(-1) / count
-        self.variances = self.variances + variance.flatten(1).sum(-1)
+        self.variances = self.variances + variance.reshape(2, -1).sum(-1)
 
     def compute(self) -> Tensor:
         """Return the ratio so far; NaN where no true mouth has moved."""
