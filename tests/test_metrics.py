@@ -263,6 +263,8 @@ def test_ssim_of_exactly_one_window_and_below() -> None:
     assert -1 <= metrics.ssim(pred, target).item() < 1
     with pytest.raises(ValueError, match="11x11"):
         metrics.ssim(pred[..., :10], target[..., :10])
+    for measure in (metrics.psnr, metrics.ssim):  # of no frames there is no mean
+        assert measure(pred[:0], target[:0]).isnan() and measure(pred[:0], target[:0], reduce="none").shape == (0,)
 
 
 def test_pictures_must_be_uint8_of_one_shape() -> None:

@@ -30,6 +30,14 @@ def test_places_are_averaged_and_frames_kept_apart() -> None:
     assert running.compute().item() == pytest.approx((0.5 + 2) / 4)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,)])
+def test_one_picture_and_batches_of_videos(shape: tuple[int, ...]) -> None:
+    red, green = plain((255, 0, 0)).expand(*shape, 3, 4, 4), plain((0, 255, 0)).expand(*shape, 3, 4, 4)
+    values = perceptual_distance(red, green, lambda x: x, reduce="none")
+    assert values.shape == shape and values.flatten().tolist() == pytest.approx([2.0] * values.numel())
+    assert perceptual_distance(red, green, lambda x: x).isnan().item() == (not values.numel())
+
+
 def test_the_distance_of_a_loss_has_a_gradient_for_the_prediction_alone() -> None:
     pred, target = torch.rand(2, 3, 4, 4).requires_grad_(), torch.rand(2, 3, 4, 4).requires_grad_()
     feature_distance(pred, target, lambda x: x).sum().backward()
@@ -39,3 +47,6 @@ def test_the_distance_of_a_loss_has_a_gradient_for_the_prediction_alone() -> Non
 def test_pictures_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="uint8 RGB"):
         perceptual_distance(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), lambda x: x)
+    grey = torch.zeros(4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        perceptual_distance(grey, grey, lambda x: x)

@@ -59,12 +59,12 @@ def perceptual_distance(
         >>> perceptual_distance(picture, picture, lambda x: [x, torch.nn.functional.avg_pool2d(x, 2)]).item()
         0.0
     """
-    if pred.dtype != torch.uint8 or target.dtype != torch.uint8 or pred.shape != target.shape or pred.shape[-3] != 3:
+    if {pred.dtype, target.dtype} != {torch.uint8} or pred.shape != target.shape or pred.shape[-3:-2] != (3,):
         raise ValueError(
             "pred and target must both be uint8 RGB (..., 3, H, W); "
             f"got {tuple(pred.shape)} {pred.dtype} and {tuple(target.shape)} {target.dtype}"
         )
-    pairs = zip(pred.flatten(0, -4).split(16), target.flatten(0, -4).split(16), strict=True)
+    pairs = zip(*(side.reshape(-1, *side.shape[-3:]).split(16) for side in (pred, target)), strict=True)
     with torch.no_grad():
         values = [feature_distance(p.float() / 255, q.float() / 255, features) for p, q in pairs]
     return reduced(torch.cat(values).reshape(pred.shape[:-3]), reduce)

@@ -80,6 +80,8 @@ def ssim(
     if min(pred.shape[-2:]) < 11:
         raise ValueError(f"SSIM needs pictures of at least 11x11 px; got {pred.shape[-1]}x{pred.shape[-2]}")
     *lead, channels, height, width = pred.shape
+    if not pred.numel():
+        return reduced(pred.new_zeros(lead, dtype=torch.float32), reduce)
     pairs = zip(pred.reshape(-1, channels, height, width), target.reshape(-1, channels, height, width), strict=True)
     # On GPUs float32 products may be rounded to TF32, and variances are small differences of large squares.
     dtype = torch.float64 if pred.is_cuda else torch.float32
