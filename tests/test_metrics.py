@@ -13,6 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from talkhead import metrics
 from talkhead.face.points import MOUTH
+from talkhead.metrics.average import MeanMetric
 
 UPPER, LOWER = [61, 62, 63], [67, 66, 65]
 
@@ -331,6 +332,18 @@ def test_opening_variance_ratio_class_takes_one_clip_and_many(shape: tuple[int, 
     running.update(*(speaking(curve.flatten()).unflatten(0, shape) for curve in (pred, true)))
     variances = [curve.var(-1, correction=0).sum().item() for curve in (pred, true)]
     assert running.compute().item() == pytest.approx(variances[0] / variances[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_values_of_half_precision_are_added_up_in_float32(dtype: torch.dtype) -> None:
+    class Own(MeanMetric):
+        def values(self, each: Tensor) -> Tensor:
+            return each
+
+    running = Own()
+    running.update(torch.full((3001,), 30.0, dtype=dtype))  # more than float16 can hold
+    running.update(torch.full((2,), 0.5, dtype=dtype))
+    assert running.compute().item() == pytest.approx((3001 * 30 + 1) / 3003, rel=1e-6)
 
 
 def test_opening_correlation_class_is_the_mean_over_clips() -> None:

@@ -53,7 +53,7 @@ class MeanMetric(Metric):
         """Add one batch; the arguments are those of the metric's function."""
         values = self.values(*args, **kwargs).detach()
         seen = ~values.isnan()
-        self.total = self.total + values[seen].sum().to(self.total)
+        self.total = self.total + values[seen].sum(dtype=self.total.dtype).to(self.total)
         self.count = self.count + seen.sum().to(self.count)
 
     def compute(self) -> Tensor:
