@@ -138,6 +138,10 @@ def test_head_diversity_of_two_constant_poses() -> None:
     videos = torch.stack([face().repeat(5, 1, 1), face().repeat(5, 1, 1) + torch.tensor([0.0, 8.0])])
     assert metrics.head_diversity(videos).item() == pytest.approx(4 / 40, rel=1e-4)
     assert metrics.head_diversity(videos[:1].repeat(3, 1, 1, 1)).item() == 0
+    missed = videos.clone()
+    missed[1, 2] = math.nan  # in one frame of one video no face was found
+    assert metrics.head_diversity(missed).item() == pytest.approx(4 / 40, rel=1e-4)
+    assert metrics.head_diversity(videos * math.nan).isnan()
     with pytest.raises(ValueError, match="N >= 2"):
         metrics.head_diversity(videos[0])
 

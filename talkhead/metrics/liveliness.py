@@ -199,7 +199,8 @@ def head_diversity(landmarks: Tensor) -> Tensor:
     The standard deviation over the seeds of the position of the eyes' middle, both axes, averaged over time.
 
     Args:
-        landmarks: (N, T, 68, 2) px, N >= 2 videos of one portrait and one recording.
+        landmarks: (N, T, 68, 2) px, N >= 2 videos of one portrait and one recording; a frame with NaN in one of them is
+            left out of all.
 
     Returns:
         () eye distances.
@@ -209,9 +210,10 @@ def head_diversity(landmarks: Tensor) -> Tensor:
     """
     if landmarks.ndim != 4 or len(landmarks) < 2:
         raise ValueError(f"landmarks must be (N, T, 68, 2) of N >= 2 seeds; got {tuple(landmarks.shape)}")
-    middle = (landmarks[..., RIGHT_EYE, :].mean(-2) + landmarks[..., LEFT_EYE, :].mean(-2)) / 2
+    points = checked_points(landmarks)
+    middle = (points[..., RIGHT_EYE, :].mean(-2) + points[..., LEFT_EYE, :].mean(-2)) / 2
     away = middle - middle.mean(0)
-    return (away.square().sum(-1).mean(0).sqrt() / _eye_distance(landmarks).mean(0)).mean()
+    return (away.square().sum(-1).mean(0).sqrt() / _eye_distance(points).nanmean(0)).nanmean()
 
 
 class LipDynamics(MeanMetric):
