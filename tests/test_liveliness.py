@@ -49,6 +49,13 @@ def test_silences_are_long_enough_and_relative_to_the_speech() -> None:
     assert metrics.silences(sound, 10, fps=10, shortest=0.2).sum().item() == 5
 
 
+def test_where_there_is_no_sound_nobody_speaks() -> None:
+    assert metrics.silences(torch.zeros(1000), 10, fps=10).all()
+    word = torch.zeros(10_000)
+    word[4000:4300] = 0.5  # 3 frames of 100: too few to show in the 95th percentile
+    assert (~metrics.silences(word, 100, fps=25)).nonzero()[:, 0].tolist() == [40, 41, 42]
+
+
 def test_silent_lips_by_hand() -> None:
     landmarks = face().repeat(6, 1, 1)
     landmarks[:, 65:68, 1] += torch.tensor([0.0, 4.0, 9.0, 20.0, 2.0, 2.0])[:, None]

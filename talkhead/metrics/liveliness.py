@@ -98,7 +98,7 @@ def silences(audio: Tensor, num_frames: int, fps: float, below: float = -20.0, s
         True
     """
     envelope = audio_envelope(audio, num_frames)
-    quiet = envelope < envelope.quantile(0.95) * 10 ** (below / 20)
+    quiet = envelope <= envelope.quantile(0.95) * 10 ** (below / 20)  # no sound at all is below none
     return _runs_at_least(quiet, max(1, math.ceil(shortest * fps - 1e-6)))
 
 
