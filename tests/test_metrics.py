@@ -174,6 +174,24 @@ def test_opening_correlation_of_a_still_mouth_is_nan() -> None:
     assert math.isnan(value) and lag == 0
 
 
+@pytest.mark.parametrize("place", [0.0, 1000.0])
+def test_a_mouth_that_is_frozen_in_a_moving_head_does_not_move(place: float) -> None:
+    true = speaking(5 + 4 * torch.rand(60)) + place
+    turns = torch.linspace(-0.3, 0.3, 60)
+    frozen = torch.stack(
+        [similarity(true[0] - place, angle, 1.0, (9 * angle, 7.0)) + place for angle in turns.tolist()]
+    )
+    assert math.isnan(metrics.opening_correlation(frozen, true).value)
+    assert math.isnan(metrics.opening_variance_ratio(true, frozen))
+    assert math.isnan(metrics.audio_mouth_sync(frozen, torch.randn(60 * 640)).value)
+    running = metrics.OpeningVarianceRatio()
+    running.update(true, frozen)
+    assert running.compute().isnan()
+    little = true[:1].repeat(60, 1, 1)
+    little[:, LOWER, 1] += 0.01 * metrics.mouth_opening(true)[:, None]  # hundredths of a pixel are a movement
+    assert metrics.opening_correlation(little, true).value == pytest.approx(1, abs=0.01)
+
+
 def test_opening_variance_ratio() -> None:
     true = torch.rand(50) * 8
     ratio = metrics.opening_variance_ratio(speaking(0.9 * true + 1), speaking(true))

@@ -43,6 +43,20 @@ def mouth_opening(landmarks: Tensor) -> Tensor:
     return gaps_between_lips(checked_points(landmarks)).norm(dim=-1).mean(-1)
 
 
+def _course(landmarks: Tensor) -> Tensor:
+    """Return the (..., T) opening over time of (..., T, 68, 2) px, constant where it moves by rounding alone.
+
+    A mouth that is frozen in a moving head opens by the last digits of its coordinates, which say nothing.
+    """
+    landmarks = checked_points(landmarks.detach())
+    landmarks = landmarks.where(landmarks.isfinite(), torch.nan)
+    opening = mouth_opening(landmarks)
+    mean = opening.nanmean(-1, keepdim=True)
+    spread = (opening - mean).square().nanmean(-1, keepdim=True).sqrt()
+    digit = torch.finfo(torch.float32).eps * landmarks.abs().flatten(-3).nanmean(-1, keepdim=True)
+    return torch.where(spread > 8 * digit, opening, mean + 0 * opening)
+
+
 def opening_correlation(pred: Tensor, target: Tensor, max_lag: int = 5) -> Correlation:
     """Return the correlation over time of the predicted mouth opening with the true one, and its best lag.
 
@@ -65,7 +79,7 @@ def opening_correlation(pred: Tensor, target: Tensor, max_lag: int = 5) -> Corre
         >>> round(opening_correlation(3 * target, target).value, 4)
         1.0
     """
-    return _lagged(mouth_opening(pred), mouth_opening(target), max_lag)
+    return _lagged(_course(pred), _course(target), max_lag)
 
 
 def audio_envelope(audio: Tensor, num_frames: int) -> Tensor:
@@ -111,7 +125,7 @@ def audio_mouth_sync(landmarks: Tensor, audio: Tensor, max_lag: int = 5) -> Corr
         >>> round(sync.value, 4), sync.lag
         (1.0, 0)
     """
-    opening = mouth_opening(landmarks).detach().cpu()
+    opening = _course(landmarks).cpu()
     return _lagged(opening, audio_envelope(audio, len(opening)), max_lag)
 
 
@@ -154,7 +168,7 @@ def opening_variance_ratio(pred: Tensor, target: Tensor) -> float:
         >>> round(opening_variance_ratio(0.5 * target, target), 4)
         0.25
     """
-    a, b = mouth_opening(pred).double(), mouth_opening(target).double()
+    a, b = _course(pred).double(), _course(target).double()
     seen = a.isfinite() & b.isfinite()
     true = b[seen].var(correction=0).item() if seen.any() else 0.0
     return a[seen].var(correction=0).item() / true if true > 1e-10 else float("nan")
@@ -206,7 +220,7 @@ class OpeningVarianceRatio(Metric):
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Add clips of (..., T, 68, 2) px; frames without a face are left out."""
-        pair = torch.stack([mouth_opening(pred.detach()), mouth_opening(target)]).double()
+        pair = torch.stack([_course(pred), _course(target)]).double()
         seen = pair.isfinite().all(0)
         known = pair.where(seen, 0.0)
         count = seen.sum(-1).clamp_min(1)
