@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from talkhead import cli
-from talkhead.evaluate.video_scores import STILL, TRUTH
-from talkhead.evaluate.videos import judge, list_media, name_methods, place_in
+from talkhead import cli, metrics
+from talkhead.evaluate.video_scores import STILL, TRUTH, alone
+from talkhead.evaluate.videos import Take, judge, list_media, name_methods, place_in
 from talkhead.face.crop import Crop
+from talkhead.nets.sync import SyncNet
 from talkhead.tracking.detectors import Detection
 
 
@@ -130,6 +131,29 @@ def test_a_sound_that_cannot_be_read_is_a_failure_of_that_clip_alone(folders, tm
     rows = found.tables["paper"].rows
     assert (rows["mine"]["clips"], rows["mine"]["failed"]) == (1, 1)
     assert found.clips["b"]["failed"]["mine"].startswith("the speech: ")
+
+
+def take(frames: int, seconds: float) -> Take:
+    """A face whose mouth opens in the video's second half, with a loud sound of so many seconds."""
+    landmarks = (40 + 20 * _POINTS).repeat(frames, 1, 1)
+    landmarks[frames // 2 :, 65:68, 1] += 3 * torch.rand(frames - frames // 2, 1)
+    pictures = torch.zeros(frames, 3, 16, 16, dtype=torch.uint8)
+    return Take(pictures, landmarks, 1.0, torch.randn(round(seconds * 16_000)).clamp(-1, 1), 25.0)
+
+
+def test_a_sound_that_ends_before_the_picture_is_followed_by_silence() -> None:
+    short, whole = take(50, 1.0), take(50, 2.0)
+    opening = metrics.mouth_opening(short.landmarks)[25:]
+    eyes = (short.landmarks[0, 42:48].mean(0) - short.landmarks[0, 36:42].mean(0)).norm()
+    fidgeting = (opening - opening.mean()).square().mean().sqrt() / eyes  # in the silent half
+    assert alone(short, None)["silent"] == pytest.approx(fidgeting.item(), rel=1e-4)
+    assert math.isnan(alone(whole, None)["silent"])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.3, 0.51, 0.52, 2.0])
+def test_a_sound_too_short_for_the_judge_of_synchrony_leaves_its_columns_empty(seconds: float) -> None:
+    scores = alone(take(50, seconds), SyncNet(width=16, dimensions=8))
+    assert ("sync_match" in scores) == (seconds > 0.5) and ("silent" in scores) == (seconds > 0)
 
 
 def test_another_shape_is_cut_around_its_own_face() -> None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any, Literal, Protocol
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead import metrics
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.evaluate.report import Scores
-from talkhead.nets.sync import WINDOW, SyncNet
+from talkhead.nets.sync import RATE, WINDOW, SyncNet
 from talkhead.tracking.identity import can_describe_faces, describe_faces
 
 TRUTH = "truth itself"
@@ -120,12 +121,14 @@ def alone(take: Judged, expert: SyncNet | None) -> dict[str, float]:
         **_sharpness(take),
         "found": take.found,
     }
-    if take.audio is None or len(take.audio) < len(landmarks):
+    if take.audio is None or not len(take.audio):
         return scores
-    audio = take.audio[: round(seconds * SAMPLE_RATE)]
-    silent = metrics.silences(audio, len(landmarks), take.fps)
+    samples = round(seconds * SAMPLE_RATE)
+    audio = take.audio[:samples]
+    # Where a sound ends before the picture, nobody speaks.
+    silent = metrics.silences(F.pad(audio, (0, samples - len(audio))), len(landmarks), take.fps)
     scores["silent"] = metrics.silent_lips(landmarks, silent).item()
-    if expert is not None and seconds * 25 >= WINDOW:
+    if expert is not None and round(len(audio) / SAMPLE_RATE * RATE) >= WINDOW:
         sync = expert.judge(landmarks, audio, take.fps)
         scores |= {"sync_match": sync.match, "sync_confidence": sync.confidence}
         # Where nothing moves no lag is better than another.
