@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from lightning import Trainer
 from torch import Tensor
 from torch.nn import functional
 
 from talkhead.data.clip import Clip
+from talkhead.evaluate.videos import load_sync
 from talkhead.modules.sync import SyncExpert, mirror, shifted
 from talkhead.nets.sync import SyncNet, at_rate, lag_curve, lip_shapes
 
@@ -118,6 +120,25 @@ def test_training_finds_out_that_loudness_opens_the_mouth() -> None:
     module.measure(batch, "val", True)
     meters = module.meters["val"]
     assert meters["confidence"].compute() > 0 and 0 <= meters["offset_accuracy"].compute() <= 1
+
+
+def test_a_judge_of_any_size_is_read_from_its_run_and_from_its_folder(tmp_path) -> None:
+    module = SyncExpert(SyncNet(width=24, dimensions=8))
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    module.net.save_pretrained(tmp_path / "judge")
+    for path in (tmp_path / "last.ckpt", tmp_path / "judge"):
+        judge = load_sync(path)
+        assert judge is not None and not judge.training
+        weights = judge.state_dict()
+        assert all(torch.equal(weights[name], weight) for name, weight in module.net.state_dict().items())
+    (tmp_path / "torn.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes()[:-9])
+    for wrong in ("torn.ckpt", "."):
+        with pytest.raises(ValueError, match="checkpoint|trained SyncNet"):
+            load_sync(tmp_path / wrong)
+    with pytest.raises(FileNotFoundError, match="fit --config sync"):
+        load_sync(tmp_path / "none.ckpt")
 
 
 def test_what_cannot_be_judged_is_refused(net: SyncNet) -> None:

@@ -29,6 +29,7 @@ from talkhead.evaluate.video_scores import (
 from talkhead.face.crop import Crop, crop_frames, face_crop
 from talkhead.media.read import probe, read_audio, read_video
 from talkhead.nets.sync import SyncNet
+from talkhead.speaker import trained
 from talkhead.tracking.track import LandmarkDetector, load_detector, track_landmarks
 
 VIDEOS = (".mp4", ".mpg", ".mpeg", ".avi", ".mov", ".mkv", ".webm", ".flv", ".m4v")
@@ -297,17 +298,13 @@ def load_sync(sync: SyncNet | str | Path | None) -> SyncNet | None:
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
+        ValueError: if it is no judge of synchrony.
     """
     if sync is None or isinstance(sync, SyncNet):
         return sync
-    path = Path(sync)
-    if path.is_dir():
-        return SyncNet.from_pretrained(path).eval()
-    if not path.is_file():
+    if not Path(sync).exists():
         raise FileNotFoundError(f"sync: no checkpoint or folder '{sync}'; make one with `talkhead fit --config sync`")
-    from talkhead.modules.sync import SyncExpert
-
-    return SyncExpert.load_from_checkpoint(path, map_location="cpu", net=SyncNet()).net.eval()
+    return trained.load_sync(sync).parts["net"].eval()
 
 
 def make_report(

@@ -14,6 +14,7 @@ from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
+from talkhead.nets.sync import SyncNet
 from talkhead.speaker.schema import check_arguments, check_finite, check_info, load_net, load_scheduler, make_scheduler
 
 
@@ -56,6 +57,11 @@ def load_head(path: str | Path) -> Trained:
             "blinks are set: go on with it (--ckpt_path=last), with a shorter trainer.max_epochs where you like"
         )
     return loaded
+
+
+def load_sync(path: str | Path) -> Trained:
+    """Load the judge of synchrony from a folder or a checkpoint."""
+    return _load(path, "SyncExpert", "sync", net=SyncNet)
 
 
 def load_video(path: str | Path) -> Trained:
