@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -223,8 +224,11 @@ def test_truth_starts_after_the_first_frame_with_a_face() -> None:
     truth = make_truth(clip, None)
     assert truth.first == 3 and len(truth.frames) == 3 and len(truth.audio) == 3 * 640
     torch.testing.assert_close(truth.reference_landmarks, tiny_face(32, 0.2))
-    with pytest.raises(ValueError, match="at least 2 frames"):
-        make_truth(one_clip(2), None)
+    with pytest.raises(ValueError, match="clip late must have at least 2 frames"):
+        make_truth(replace(one_clip(2), names=("late",)), None)
+    clip.landmarks[:] = float("nan")  # type: ignore[index]
+    with pytest.raises(ValueError, match="none of its 6 frames has a face"):
+        make_truth(clip, None)
 
 
 def test_the_warp_of_a_still_face_is_the_reference() -> None:

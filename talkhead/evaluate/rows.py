@@ -95,14 +95,23 @@ def make_truth(clip: Clip, detector: LandmarkDetector | None) -> Truth:
         detector: None leaves ``detected`` out.
 
     Raises:
-        ValueError: if fewer than two frames follow the reference.
+        ValueError: if no frame has a face, or fewer than two follow the first that has one.
     """
     assert clip.frames is not None and clip.landmarks is not None
-    reference = int(clip.landmarks.isfinite().all(-1).all(-1).nonzero()[0])
+    faces = clip.landmarks.isfinite().all(-1).all(-1).nonzero()
+    if not len(faces):
+        raise ValueError(
+            f"{' '.join(['clip', *clip.names])}: none of its {len(clip.landmarks)} frames has a face; take more of "
+            "them (num_frames), or leave the clip out"
+        )
+    reference = int(faces[0])
     first = reference + 1
     frames, landmarks = clip.frames[first:], clip.landmarks[first:]
     if len(frames) < 2:
-        raise ValueError(f"a clip must have at least 2 frames after its reference; got {len(frames)}")
+        raise ValueError(
+            f"{' '.join(['clip', *clip.names])} must have at least 2 frames after its first with a face; "
+            f"got {len(frames)}"
+        )
     return Truth(
         reference=clip.frames[reference],
         reference_landmarks=clip.landmarks[reference],
