@@ -366,3 +366,11 @@ def test_a_table_too_wide_for_the_screen_lies_on_its_side(width, heads, monkeypa
     assert all(len(line) <= width for line in lines)
     assert all(head in lines[1] for head in heads) and "…" not in "".join(lines)
     assert any("measure 8" in line and ("8.50" in line) == (width == 60) for line in lines)
+
+
+@pytest.mark.parametrize("name", ["ours [gan]", "[bold]ours", "[/x]", "a\\[b]"])
+def test_names_are_shown_as_they_are(name: str, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    Report({"one": Table(name, {"psnr": (f"{name}!", 2)}, {f"{name}?": {"psnr": 1.0}})}, {}).print()
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in (f" {name} ", f"{name}!", f"{name}?"))

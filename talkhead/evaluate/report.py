@@ -98,6 +98,7 @@ class Report:
         """Show the tables and the protocol on the screen; a table that is too wide for it lies on its side."""
         from rich.console import Console
         from rich.table import Table as Grid
+        from rich.text import Text
 
         console = Console()
         for table in self.tables.values():
@@ -105,11 +106,11 @@ class Report:
             if sum(max(map(len, column)) + 3 for column in zip(*cells, strict=True)) >= console.width:
                 cells = [list(column) for column in zip(*cells, strict=True)]
             head, *body = cells
-            grid = Grid(head[0])
-            for heading in head[1:]:
-                grid.add_column(heading, justify="right")
+            grid = Grid()
+            for number, heading in enumerate(head):  # as Text: of a name, rich would take [brackets] for its markup
+                grid.add_column(Text(heading), justify="right" if number else "left")
             for row in body:
-                grid.add_row(*row)
+                grid.add_row(*map(Text, row))
             console.print(grid)
         for key, value in self.protocol.items():
             console.print(f"{key}: {value}", highlight=False, markup=False, style="dim")
