@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from talkhead import cli, metrics
-from talkhead.evaluate.video_scores import STILL, TRUTH, alone
+from talkhead.evaluate.page import _closeness
+from talkhead.evaluate.report import Report, Table
+from talkhead.evaluate.video_scores import ALIVE, OUR_COLUMNS, STILL, TRUTH, alone
 from talkhead.evaluate.videos import Take, judge, list_media, name_methods, place_in
 from talkhead.face.crop import Crop
 from talkhead.nets.sync import SyncNet
@@ -121,6 +123,15 @@ def test_without_a_truth_the_unpaired_measures_remain(folders, tmp_path) -> None
     found = judge({"mine": folders / "same"}, tmp_path, detector=Beacon(), sync=None, size=48, verbose=False)
     assert list(found.tables) == ["ours"] and set(found.tables["ours"].rows) == {STILL, "mine"}
     assert found.tables["ours"].rows["mine"]["lips"] > 1
+
+
+def test_bars_are_drawn_of_what_the_still_picture_has_not() -> None:
+    rows = {STILL: {"lips": 0.0, "blink_seconds": math.nan}, "a": {"lips": 4.0, "blink_seconds": 0.1}}
+    rows["b"] = {"lips": 2.0, "blink_seconds": 0.2}
+    figure = _closeness(Report({"ours": Table("", OUR_COLUMNS, rows)}, {}), ["a", "b"])
+    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers]
+    lips, blinks = list(ALIVE).index("lips"), list(ALIVE).index("blink_seconds")
+    assert [[row[lips], row[blinks]] for row in heights] == [[0, 0], [1, 0.5], [0.5, 1]]
 
 
 def test_a_sound_that_cannot_be_read_is_a_failure_of_that_clip_alone(folders, tmp_path) -> None:

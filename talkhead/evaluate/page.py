@@ -67,7 +67,7 @@ def _closeness(report: Report, methods: Sequence[str]) -> Any:
     for number, row in enumerate(shown):
         values = [rows[row].get(f"{key}_closeness" if paired else key, math.nan) for key in ALIVE]
         if not paired:
-            most = [max((rows[r].get(key, 0.0) for r in shown), default=1.0) or 1.0 for key in ALIVE]
+            most = [max((v for r in shown if (v := rows[r].get(key, 0.0)) > 0), default=1.0) for key in ALIVE]
             values = [value / top for value, top in zip(values, most, strict=True)]
         places = [n + 0.8 * (number + 0.5) / len(shown) - 0.4 for n in range(len(ALIVE))]
         axes.bar(places, [max(v, -1.0) if math.isfinite(v) else 0 for v in values], 0.8 / len(shown), label=row)
