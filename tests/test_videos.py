@@ -104,7 +104,7 @@ def test_what_was_reconciled_is_said_and_failures_are_counted(report) -> None:
     assert (rows["large"]["clips"], rows["large"]["failed"]) == (1, 1) and rows["same"]["failed"] == 0
     notes = " ".join(found.clips["a"]["notes"]["large"])
     assert "29.970 frames per second brought to 25.000" in notes and "cut at the same place, scaled" in notes
-    assert "large: failed" in found.protocol["reconciled"]
+    assert "large: failed" in found.protocol["reconciled"] and "left out" not in found.protocol
     assert rows["large"]["psnr"] > rows["late"]["psnr"]  # the same scene, twice as large
 
 
@@ -142,6 +142,15 @@ def test_a_sound_that_cannot_be_read_is_a_failure_of_that_clip_alone(folders, tm
     rows = found.tables["paper"].rows
     assert (rows["mine"]["clips"], rows["mine"]["failed"]) == (1, 1)
     assert found.clips["b"]["failed"]["mine"].startswith("the speech: ")
+    assert found.clips["a"]["notes"]["mine"] == ["no speech of its name: judged by the truth's"]
+
+
+def test_a_video_without_a_truth_is_counted_as_left_out(folders, tmp_path) -> None:
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "a.mp4").write_bytes((folders / "truth" / "a.mp4").read_bytes())
+    methods, options = {"mine": folders / "same", "other": folders / "late"}, {"detector": Beacon(), "size": 48}
+    found = judge(methods, tmp_path, truth=tmp_path / "truth", verbose=False, **options)
+    assert list(found.clips) == ["a"] and found.protocol["left out"].endswith("name: 1 of mine, 1 of other")
 
 
 def take(frames: int, seconds: float) -> Take:
@@ -180,6 +189,9 @@ def test_folders_and_names_are_checked(folders, tmp_path, capsys) -> None:
         name_methods(["x/one", "y/one"])
     with pytest.raises(ValueError, match="row of the tables"):
         name_methods({TRUTH: "x"})
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match="limit must be at least 1"):
+            judge([folders / "same"], tmp_path, limit=limit)
     with pytest.raises(FileNotFoundError, match="no folder"):
         list_media(tmp_path / "none", (".mp4",))
     with pytest.raises(ValueError, match="holds no file"):

@@ -91,9 +91,11 @@ def judge(
 
     Raises:
         FileNotFoundError: if a folder does not exist.
-        ValueError: if a folder holds no video, or none could be judged.
+        ValueError: if a folder holds no video, none could be judged, or ``limit`` is below 1.
         OSError: if the output cannot be written.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 clip, or None for all; got {limit}")
     methods = name_methods(videos)
     files = {name: list_media(folder, VIDEOS) for name, folder in methods.items()}
     truths = {} if truth is None else list_media(truth, VIDEOS)
@@ -108,6 +110,10 @@ def judge(
     for name in tracked(names, "judging", verbose):
         clips[name], shown[name] = _judge_name(name, files, truths, sounds, finder, expert, size)
     report = make_report(clips, list(methods), truth is not None, finder.name, size, expert is not None)
+    lone = {name: len(found.keys() - truths.keys()) for name, found in files.items()} if truths else {}
+    if any(lone.values()):
+        said = ", ".join(f"{count} of {name}" for name, count in lone.items() if count)
+        report.protocol["left out"] = f"videos without a truth of their name: {said}"
     report.save(folder, "videos")
     write_page(folder / "videos.html", report, list(methods), shown)
     if verbose:
@@ -153,6 +159,10 @@ def _judge_name(
             heard = sound if sound is not None or true is None else true.audio
             takes[method], *_ = read_take(found[name], detector, size, like=true, place=place, sound=heard)
             notes[method] = takes[method].notes
+            if sounds and sound is None:
+                notes[method].append(
+                    "no speech of its name: judged by " + ("its own sound" if true is None else "the truth's")
+                )
         except (ValueError, OSError) as error:
             failed[method] = " ".join(str(error).split())
     if true is None and takes:
