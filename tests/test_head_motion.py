@@ -323,6 +323,10 @@ def test_other_frame_rates_and_sound_alone_are_refused(face: Tensor) -> None:
         module.training_step(Clip(*tensors), 0)
     with pytest.raises(ValueError, match="candidates"):
         HeadMotionGenerator(candidates=0)
+    few = 2 * module.net.reach  # no frame has all its neighbours: a mean of nothing, NaN
+    tensors = (torch.randn(1, 640 * few), torch.tensor([5]), torch.tensor([25.0]), torch.tensor([640 * few]))
+    with pytest.raises(ValueError, match=f"more than {few} frames.*num_frames"):
+        module.training_step(Clip(*tensors, None, face.expand(1, few, 68, 2), None, face[None]), 0)
     with pytest.raises(ValueError, match="steps"):
         HeadMotionNet(steps=0)
     assert len(SCALES) == 6

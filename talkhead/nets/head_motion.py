@@ -46,7 +46,7 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
     Args:
         width: channels of the velocity's net.
         dilations: of its convolutions (kernel 5).
-        steps: midpoint steps of the flow, 1 to 4.
+        steps: midpoint steps of the flow, 1 to 8.
     """
 
     spectrum: Tensor
@@ -93,7 +93,15 @@ class HeadMotionNet(ModelMixin, ConfigMixin):
 
         Returns:
             (B, 8, N - 2 reach): the frames that have all their neighbours. Nothing is padded.
+
+        Raises:
+            ValueError: if there are none.
         """
+        if x.shape[-1] <= 2 * self.reach:
+            raise ValueError(
+                f"states must have more than {2 * self.reach} frames, twice what the net's dilations reach; got "
+                f"{x.shape[-1]}: take longer windows (data.num_frames) or smaller dilations"
+            )
         return self._slope(x, self._told(s, emotion), heard)
 
     def _told(self, s: Tensor, emotion: Tensor) -> Tensor:
