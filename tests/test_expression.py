@@ -179,3 +179,10 @@ def test_the_expression_turns_with_the_head():
     straight = expressive_motion(shut[None], shut, offsets[None])[0]
     turned = expressive_motion((2 * shut @ turn + 5)[None], shut, offsets[None])[0]
     assert torch.allclose(turned, 2 * straight @ turn + 5, atol=1e-2)
+
+
+def test_an_expression_is_float32_under_autocast():
+    face = seen(average_face(), yaw=0.3)
+    alone = expression(face, EMOTION_ACTIONS["happy"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(expression(face, EMOTION_ACTIONS["happy"]), alone)

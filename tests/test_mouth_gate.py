@@ -116,3 +116,5 @@ def test_idle_motion_depends_on_seed_and_absolute_time_alone() -> None:
     torch.testing.assert_close(idle_motion(still[40:], fps=30, seed=1, first_frame=40), whole[40:])
     assert not torch.equal(idle_motion(still, fps=30, seed=2), whole)
     torch.testing.assert_close(idle_motion(still, fps=30, head=0, blink=0), still)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(idle_motion(still, fps=30, seed=1), whole)

@@ -165,7 +165,8 @@ def project(offsets: Tensor, landmarks: Tensor) -> Tensor:
     Returns:
         (..., 68, 2) px.
     """
-    return offsets @ camera(landmarks)
+    with torch.autocast(landmarks.device.type, enabled=False):
+        return offsets @ camera(landmarks)
 
 
 def camera(landmarks: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ def idle_motion(
     size = face_size(moved)[:, None, None]
     cos, sin = sway[:, 2].cos(), sway[:, 2].sin()
     turn = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
-    return (moved - centre) @ turn + centre + size * sway[:, None, :2]
+    with torch.autocast(moved.device.type, enabled=False):
+        return (moved - centre) @ turn + centre + size * sway[:, None, :2]
 
 
 def _sway(time: Tensor, seed: int) -> Tensor:
