@@ -179,8 +179,11 @@ def test_emotions_are_counted_from_the_manifest_or_the_batches() -> None:
             entries = [{"emotion": "sad"}, {"emotion": "happy"}, {"emotion": "sad"}]
 
     assert count_emotions(Manifest(), EMOTIONS)[SAD] == 2  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"net\.emotions must hold the data's emotions; it lacks sad"):
-        count_emotions(Manifest(), ["happy"])  # type: ignore[arg-type]
+    assert count_emotions(Manifest(), [*EMOTIONS, "calm"]).tolist()[SAD:] == [2, 0, 0]  # type: ignore[arg-type]
+    # A label is an emotion's place in EMOTIONS: with other places all of them would be taken for others.
+    for own, wrong in ((["happy"], "happy, sad"), (EMOTIONS[:SAD], "sad"), (sorted(EMOTIONS, reverse=True), "happy")):
+        with pytest.raises(ValueError, match=rf"net\.emotions must begin with angry, .*; {wrong}"):
+            count_emotions(Manifest(), own)  # type: ignore[arg-type]
 
 
 def test_declared_emotions_must_cover_the_data(tmp_path: Path) -> None:

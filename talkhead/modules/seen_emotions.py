@@ -23,14 +23,17 @@ def count_emotions(loader: Iterable[Clip], emotions: Sequence[str]) -> Tensor:
         (E,) int64 counts.
 
     Raises:
-        ValueError: if a recording's emotion is not among the classes.
+        ValueError: if a recording's emotion is not among the classes, or not at its place in ``EMOTIONS``.
     """
     entries = getattr(getattr(loader, "dataset", None), "entries", None)
     if entries is None:
         return sum((torch.bincount(b.emotion.cpu(), minlength=len(emotions)) for b in loader), torch.zeros(1).long())
     names = [entry["emotion"] for entry in entries]
-    if unknown := sorted(set(names) - set(emotions)):
-        raise ValueError(f"net.emotions must hold the data's emotions; it lacks {', '.join(unknown)}: add them")
+    if wrong := sorted(set(names) - {one for one, own in zip(EMOTIONS, emotions, strict=False) if one == own}):
+        raise ValueError(
+            f"net.emotions must begin with {', '.join(EMOTIONS)}, whose places are clips' labels; {', '.join(wrong)}"
+            " not at its place: leave net.emotions out, what the data lack gets probability 0"
+        )
     return torch.tensor([names.count(name) for name in emotions])
 
 
