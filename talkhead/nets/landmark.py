@@ -288,8 +288,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
     ) -> Iterator[Tensor]:
         """Predict the landmarks of a recording of any length, window by window, in constant memory.
 
-        Windows are heard with ``context_seconds`` more on both sides and cross-faded over half of it. The net is put
-        into evaluation mode.
+        Windows are heard with ``context_seconds`` more on both sides and cross-faded over half of it on either side of
+        their border. The net is put into evaluation mode.
 
         Args:
             audio: (S,) waveform at 16 kHz in [-1, 1], S >= 1, or a recording.

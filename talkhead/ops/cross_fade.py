@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def cross_faded(make: Callable[[int, int], Tensor], total: int, window: int, context: int) -> Iterator[Tensor]:
-    """Make ``total`` frames window by window, each with ``context`` more at both sides, and fade over half of it.
+    """Make ``total`` frames window by window, each with ``context`` more at both sides, and fade over half of either.
 
     Args:
         make: returns the (high - low, ...) frames low..high-1.
