@@ -316,6 +316,17 @@ def test_seam_ratio_by_hand() -> None:
 # Classes
 
 
+def test_an_exact_frame_hides_the_others_unless_it_is_capped() -> None:
+    pred, target = pictures(frames=3)
+    pred[1] = target[1]
+    plain, capped = metrics.FramePSNR(), metrics.FramePSNR(most=60)
+    for running in (plain, capped):
+        running.update(pred, target)
+    assert plain.compute().isinf()
+    expected = (60 + 2 * metrics.psnr(pred[::2], target[::2]).item()) / 3
+    assert capped.compute().item() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("center", ["none", "mean", "similarity"])
 @pytest.mark.parametrize(
     ("metric", "function"),

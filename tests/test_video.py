@@ -1,5 +1,6 @@
 """Training of the renderer: it learns, it repeats, it follows the class, and it refuses what cannot work."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -125,6 +126,19 @@ def test_the_fused_forward_step_is_the_schedulers(carrier, scheduler):
     noise = renderer.prepare(batch.reference, batch.reference_landmarks, batch.landmarks, seed=seeds).noise
     torch.testing.assert_close(sample, scheduler.add_noise(target, noise, t), atol=2e-6, rtol=0)  # float32 rounding
     assert torch.equal(target, batch.frames.float().permute(0, 2, 1, 3, 4) / 255 * 2 - 1)
+
+
+def test_a_frame_that_is_the_reference_counts_at_most_100_db():
+    batch = batch_of(2)
+    frames, landmarks = batch.frames.clone(), batch.landmarks.clone()
+    frames[:, 0], landmarks[:, 0] = batch.reference, batch.reference_landmarks  # as of a person with one picture
+    module = VideoDiffusion(Renderer(**SMALL))  # untrained, it copies
+    module.measure(replace(batch, frames=frames, landmarks=landmarks), "val", True)
+    # The frames are plain: grey 125 throughout in the first, 50 or 200 beside it in the others.
+    others = [20 * math.log10(255 / 75)] * 4
+    for name in ("psnr", "psnr_carrier"):
+        found = module.meters["val"][name].compute().item()
+        assert found == pytest.approx((2 * 100 + sum(others)) / 6, rel=1e-5)
 
 
 def test_painting_over_the_carrier_needs_a_prediction_of_the_picture():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -230,6 +231,10 @@ def sharpness(frames: Tensor, reduce: Literal["mean", "none"] = "mean") -> Tenso
 class FramePSNR(MeanMetric):
     """:func:`psnr` averaged over frames and batches.
 
+    Args:
+        most: dB that a frame counts at most: one that is exact, infinite by definition, hides all others in the mean.
+        **kwargs: as in ``torchmetrics.Metric``.
+
     Example:
         >>> metric = FramePSNR()
         >>> target = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
@@ -240,9 +245,13 @@ class FramePSNR(MeanMetric):
 
     higher_is_better = True
 
+    def __init__(self, most: float = math.inf, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.most = most
+
     def values(self, pred: Tensor, target: Tensor, box: Box | None = None) -> Tensor:
         """Return every frame's value; the arguments are those of :func:`psnr`."""
-        return psnr(pred, target, box, reduce="none")
+        return psnr(pred, target, box, reduce="none").clamp_max(self.most)
 
 
 class FrameSSIM(MeanMetric):

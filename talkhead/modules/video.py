@@ -350,7 +350,7 @@ def picture_grid(*videos: Tensor) -> Tensor:
 
 def _meters() -> dict[str, Metric]:
     """Return what a stage of validation or test measures."""
-    return {"psnr": FramePSNR(), "ssim": FrameSSIM(), "psnr_carrier": FramePSNR()}
+    return {"psnr": FramePSNR(most=100), "ssim": FrameSSIM(), "psnr_carrier": FramePSNR(most=100)}
 
 
 def _places(frames: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
