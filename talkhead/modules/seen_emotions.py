@@ -50,6 +50,5 @@ def remember_emotions(net: ConfigMixin, trainer: Trainer) -> None:
 
     Those of an earlier training stay: what was learnt once is known.
     """
-    counts = count_everywhere(trainer, EMOTIONS).tolist()
-    present = {name for name, count in zip(EMOTIONS, counts, strict=True) if count}
-    net.register_to_config(trained_on=sorted(present | set(net.config["trained_on"] or ())))
+    counts = zip(EMOTIONS, count_everywhere(trainer, EMOTIONS).tolist(), strict=True)
+    net.register_to_config(trained_on=sorted({name for name, n in counts if n} | set(net.config["trained_on"] or ())))
