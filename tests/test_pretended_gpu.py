@@ -88,9 +88,11 @@ def main() -> None:
 def jobs(mode: Any) -> dict[str, Callable[[], Any]]:
     """Return what is tried, with networks that were built on the CPU and are then moved."""
     from talkhead.face.detail import DetailRestorer
+    from talkhead.face.mouth_region import mouth_region
     from talkhead.nets.conformer import ConformerClassifier
     from talkhead.nets.landmark import LandmarkNet
     from talkhead.nets.renderer import Renderer
+    from talkhead.nets.sync import SyncNet
     from talkhead.schedulers import MaskNoiseBridgeScheduler
 
     speaker = files("talkhead") / "assets" / "speaker"
@@ -98,6 +100,7 @@ def jobs(mode: Any) -> dict[str, Callable[[], Any]]:
         moved(kind.from_pretrained(speaker / name).eval(), mode)
         for kind, name in ((Renderer, "renderer"), (LandmarkNet, "landmark"), (ConformerClassifier, "emotion"))
     )
+    sync = moved(SyncNet().eval(), mode)
     bridge = MaskNoiseBridgeScheduler()
     bridge.set_timesteps(4)
 
@@ -113,6 +116,12 @@ def jobs(mode: Any) -> dict[str, Callable[[], Any]]:
                 x = bridge.step(renderer.predict(x, step, condition, probabilities, 1.5), step, x).prev_sample
             assert renderer.decode(x).device.type == GPU
 
+    def paint_with_bank() -> None:
+        pictures = on_gpu(1, 4, 3, 128, 128, dtype=torch.uint8), on_gpu(1, 4, 68, 2)
+        picture, face = on_gpu(1, 3, 128, 128, dtype=torch.uint8), on_gpu(1, 68, 2)
+        condition = renderer.prepare(picture, face, on_gpu(1, 16, 68, 2), bank=pictures)
+        assert renderer.predict(condition.noise, 999, condition, on_gpu(1, 8)).device.type == GPU
+
     def enlarge() -> None:
         square, face = on_gpu(3, 300, 300, dtype=torch.uint8), on_gpu(3, 128, 128, dtype=torch.uint8)
         restore = DetailRestorer(square, face, on_gpu(68, 2), 0.1)
@@ -120,7 +129,10 @@ def jobs(mode: Any) -> dict[str, Callable[[], Any]]:
 
     return {
         "paint": paint,
+        "paint with bank": paint_with_bank,
         "enlarge": enlarge,
+        "repaint": lambda: mouth_region(on_gpu(2, 68, 2), on_gpu(2, 68, 2), 128),
+        "sync": lambda: sync(on_gpu(2, 50, 68, 2), on_gpu(2, 32_000)),
         "landmark": lambda: landmark(on_gpu(2, 32_000), on_gpu(2, 68, 2), on_gpu(2, 8), 50),
         "emotion": lambda: emotion.probabilities(on_gpu(1, 32_000)),
         **{f"train {name}": training(name, mode, on_gpu) for name in ("video", "landmark", "emotion", "paper/video")},

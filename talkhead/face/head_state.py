@@ -163,7 +163,7 @@ def close_lids(landmarks: Tensor, closing: Tensor) -> Tensor:
 
 def _turn_modes(z: Tensor) -> Tensor:
     """Return (..., 2, 68, 2): how the points of (..., 1, 68, 2) move per unit of yaw and pitch, less a similarity."""
-    depth = torch.tensor(DEPTH).to(z)
+    depth = torch.tensor(DEPTH).to(z, non_blocking=True)
     small = 1e-3 * torch.stack([torch.stack([depth, 0 * depth], -1), torch.stack([0 * depth, depth], -1)])
     return 1e3 * (_undone(_fit(z, z + small), z + small) - z)
 

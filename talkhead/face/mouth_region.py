@@ -35,7 +35,7 @@ def mouth_region(old: Tensor, new: Tensor, size: int, fade: float = 0.12, beyond
     for points in (old[:, LOWER_FACE], new[:, LOWER_FACE]):
         away = points - centre
         reach = away.norm(dim=-1, keepdim=True)
-        push = torch.ones(len(LOWER_FACE), 1)
+        push = torch.ones(len(LOWER_FACE), 1, device=points.device)
         push[-3:] = 0  # the nose stays
         corners.append((away / reach.clamp_min(1e-6), reach + beyond * face * push))
     further = corners[0][1] >= corners[1][1]

@@ -164,7 +164,7 @@ def at_rate(landmarks: Tensor, fps: float, seconds: float) -> Tensor:
         raise ValueError("landmarks must be finite in some frame; got none: no face was found")
     known = seen.nonzero()[:, 0].double()
     count = max(1, round(seconds * RATE))
-    place = (torch.arange(count, dtype=torch.float64) + 0.5) / RATE * fps - 0.5
+    place = (torch.arange(count, dtype=torch.float64, device=known.device) + 0.5) / RATE * fps - 0.5
     right = torch.searchsorted(known, place).clamp(max=len(known) - 1)
     left = (right - 1).clamp_min(0)
     gap = (known[right] - known[left]).clamp_min(1e-9)
