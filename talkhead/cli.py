@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from talkhead import __version__
+from talkhead.parsing import Parser, add_verb
 from talkhead.training import TERMINATED, TRAINING, train
 
 DETECTORS = ("auto", "face-alignment", "dlib")
@@ -49,10 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    verb: Parser | None = None
     try:
         if arguments and arguments[0] in TRAINING:
             return train(arguments)
         args = make_parser().parse_args(arguments)
+        verb = args.parser
         with terminable():
             return args.run(args)
     except _Terminated:
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = " ".join(str(error).split()) or type(error).__name__
         if "torchaudio" in said and "library" in said:  # its wheel was built for CUDA, and torch was not
             said += "; run `talkhead doctor --fix`"
-        print(f"talkhead: error: {said}", file=sys.stderr)
+        print(f"talkhead: error: {verb.in_its_words(said) if verb else said}", file=sys.stderr)
         return 2
 
 
@@ -92,15 +95,10 @@ def terminable() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
-        prog="talkhead",
-        description="One portrait and one speech recording in, a talking-head video out.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    what = "One portrait and one speech recording in, a talking-head video out."
+    parser = Parser(prog="talkhead", description=what, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"talkhead {__version__}")
     from talkhead.measuring import add_ablate, add_evaluate
     from talkhead.preparing import CACHES
@@ -112,22 +110,6 @@ def make_parser() -> argparse.ArgumentParser:
     for verb, what in TRAINING.items():  # listed here, parsed by Lightning: see train
         verbs.add_parser(verb, help=what)
     return parser
-
-
-def add_verb(
-    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], what: str, examples: str = ""
-) -> argparse.ArgumentParser:
-    """Add one verb whose help ends with its examples, and return its parser."""
-    verb = verbs.add_parser(
-        name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}.",
-        epilog=f"examples:\n{examples}" if examples else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    verb.set_defaults(run=run)
-    return verb
 
 
 def add_demo(verbs: Any) -> None:
@@ -345,7 +327,7 @@ def run_export(args: argparse.Namespace) -> int:
 
 def arguments_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return a verb's own arguments by name."""
-    options = {name: value for name, value in vars(args).items() if name != "run"}
+    options = {name: value for name, value in vars(args).items() if name not in ("run", "parser")}
     if "emotion_scale" in options:
         from talkhead.renamed import warn_renamed
 

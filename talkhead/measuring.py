@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from talkhead.cli import DETECTORS, add_device, add_verb, arguments_of, seed
+from talkhead.cli import DETECTORS, add_device, arguments_of, seed
+from talkhead.parsing import add_verb
 
 
 def add_evaluate(verbs: Any) -> None:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from talkhead.cli import DETECTORS, add_device, add_engine, add_verb, arguments_of, engine_of, face, frame_rate
+from talkhead.cli import DETECTORS, add_device, add_engine, arguments_of, engine_of, face, frame_rate
+from talkhead.parsing import add_verb
 
 
 def add_preprocess(verbs: Any) -> None:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from talkhead.cli import DETECTORS, add_device, add_verb, arguments_of, emotion, face, seed
+from talkhead.cli import DETECTORS, add_device, arguments_of, emotion, face, seed
+from talkhead.parsing import add_verb
 
 
 def add_dub(verbs: Any) -> None:

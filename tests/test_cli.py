@@ -56,7 +56,44 @@ def test_wrong_use_exits_with_two(arguments: list[str], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "talkhead" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("talkhead: error: ") and said.count("\n") == 1, "no screen of usage before it"
+    assert "--help`" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("generate --image a --adio b --output c", "--audio"),
+        ("generate --image a --audio b --emotion-strenght=1 --output c", "--emotion-strength"),
+        ("adapt clips --ouput anna", "--output"),
+        ("cache info cache --jsn", "--json"),
+    ],
+)
+def test_a_mistyped_option_is_named_and_meant(arguments: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments.split())
+    assert f"did you mean {meant} by " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        ("generate --image a --audio b --output c.mp4 --speaker nowhere", "--speaker: "),
+        ("adapt b.mp4 --output anna --steps 1 --base nowhere", "--base: "),
+        ("push nowhere anna/speaker --dry-run", "SPEAKER: "),
+        ("cache info nowhere", "CACHE: "),
+        ("ablate --root nowhere --output b", "--root: "),
+        ("preprocess --verify --output nowhere", "--output: "),
+        ("demo --steps 0 --output a.mp4", "--steps must "),
+    ],
+)
+def test_errors_name_what_was_typed(
+    arguments: str, start: str, sentence: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.mp4").touch()
+    assert sentence(*arguments.split()).startswith(f"talkhead: error: {start}")
 
 
 def test_errors_are_one_sentence(sentence: Callable[..., str], tmp_path: Path) -> None:
