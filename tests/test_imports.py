@@ -28,7 +28,7 @@ FREE = {"_version", "devices", "progress", "renamed", "face.points"}
 # The rooms that touch codecs.
 READERS, WRITERS = ["clock", "colours", "container", "sound"], ["write", "formats"]
 # Files at the top level that are parts of a layer.
-PARTS = {"measuring": "cli", "preparing": "cli", "training": "cli", "verbs": "cli"}
+PARTS = {"measuring": "cli", "parsing": "cli", "preparing": "cli", "training": "cli", "verbs": "cli"}
 
 
 def sources() -> list[Path]:
