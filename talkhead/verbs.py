@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -304,7 +305,7 @@ def run_adapt(args: argparse.Namespace) -> int:
     if options["minutes"] is None and options["steps"] is None:
         options["minutes"] = 10.0
     made = adapt(options.pop("clips"), options.pop("output"), **options, isolate=True)
-    print(f"try: talkhead demo --speaker {made} --output hello.mp4")
+    print(f"try: talkhead demo --speaker {shlex.quote(str(made))} --output hello.mp4")
     return 0
 
 

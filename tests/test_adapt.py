@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +19,14 @@ from test_preprocess import SIDE, SkinDetector
 from torch import Tensor
 
 from talkhead import metrics
-from talkhead.adapting.adapt import adapt
+from talkhead.adapting.adapt import _base, adapt
 from talkhead.adapting.adaptation_report import Adaptation
 from talkhead.adapting.comparison import AFTER, AFTER_ONE, BEFORE, NET_AFTER, NET_BEFORE
 from talkhead.adapting.fine_tuning import fit_speaker_part, steps_within
 from talkhead.adapting.footage import pixel_noise, remarks
 from talkhead.adapting.held_out import clip_seconds, hold_out
 from talkhead.adapting.person import Shots, choose_portrait
-from talkhead.cli import terminable
+from talkhead.cli import main, terminable
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.evaluate.rows import REPEATED, WARPED
 from talkhead.media.read import VideoWriter
@@ -188,9 +189,24 @@ def test_what_cannot_be_is_refused_in_one_sentence(clips: Path, base: Path, adap
         make(clips, tmp_path / "a", base, minutes=0.0, steps=None)
     with pytest.raises(ValueError, match="give minutes or steps"):
         make(clips, tmp_path / "a", base, minutes=1.0)
+    with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
+        make(clips, tmp_path / "a", base, workers=0)
     with pytest.raises(FileNotFoundError, match="sync: no checkpoint or folder"):
         make(clips, tmp_path / "a", base, sync=tmp_path / "nothing.ckpt")
     assert not (tmp_path / "a").exists() and not (tmp_path / "a.work").exists()
+
+
+def test_the_card_names_the_base_as_it_was_named(adapted: Path, base: Path) -> None:
+    assert "Adapted from the speaker 'speaker' " in (adapted / "README.md").read_text()
+    assert _base("bundled", torch.device("cpu")).name == "bundled"
+
+
+def test_the_last_line_can_be_copied_into_a_shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("talkhead.adapting.adapt.adapt", lambda clips, output, **options: Path(output))
+    assert main(["adapt", "clips", "--output", "my speakers/anna"]) == 0
+    assert shlex.split(capsys.readouterr().out)[4] == "my speakers/anna"
 
 
 def test_clips_without_a_face_or_too_short_are_refused(base: Path, tmp_path: Path) -> None:

@@ -98,8 +98,10 @@ def adapt(
         raise ValueError(f"minutes must be above 0, steps at least 1; got {minutes} and {steps}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, as Lightning takes them; got {seed}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
     place = chosen_device(device)
-    start = _base(find_folder(base), place)
+    start = _base(base, place)
     lengths = video_seconds(Path(clips))
     videos = f"{len(lengths)} videos, {sum(lengths.values()):.2f} s"
     told = {"videos": videos, "seed": seed, "minutes": minutes, "steps": steps, "face": face}
@@ -127,6 +129,7 @@ def adapt(
 class _Base:
     """The speaker that is started from."""
 
+    name: str
     folder: Path
     networks: Networks
     info: Mapping[str, Any]
@@ -141,10 +144,12 @@ class _Base:
         return Fraction(self.info.get("fps", "25"))
 
 
-def _base(folder: Path, device: torch.device) -> _Base:
+def _base(base: str | Path, device: torch.device) -> _Base:
+    folder = find_folder(base)
     landmark, emotion, renderer, scheduler, info = load_parts(folder)
     networks = on_device(Networks(renderer, scheduler, landmark, emotion), device)
-    return _Base(folder, networks, info, fingerprint(renderer, landmark))
+    name = folder.name if Path(base).is_dir() else str(base)  # `bundled` and a hub's name say more than where they lie
+    return _Base(name, folder, networks, info, fingerprint(renderer, landmark))
 
 
 class _Work:
@@ -317,7 +322,7 @@ def _export(
         overlap=info["overlap"],
         num_inference_steps=info["num_inference_steps"],
         name=work.output.name,
-        data=f"Adapted from the speaker '{start.folder.name}' (its card says what that was trained on) to "
+        data=f"Adapted from the speaker '{start.name}' (its card says what that was trained on) to "
         f"{adaptation.footage['seconds']:.0f} s of clips of one person.",
         licence="As the base speaker's, and as the person in the clips allows.",
         results=adaptation.markdown(),
