@@ -60,7 +60,12 @@ def mistyped(text: str, options: Sequence[str]) -> str:
     name = text.partition("=")[0]
     if not name.startswith("--") or name in options:
         return ""
-    near = difflib.get_close_matches(name, options, 1)
+    return nearest(name, options)
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return the question whether the most alike of some names was meant; "" where none is alike."""
+    near = difflib.get_close_matches(name, names, 1)
     return f"did you mean {near[0]} by {name}?" if near else ""
 
 

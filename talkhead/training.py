@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from talkhead.parsing import mistyped, nearest
+
 TRAINING = {
-    "fit": "train a module: landmark, emotion or video",
+    "fit": "train a module: landmark, emotion, video, head or sync",
     "validate": "measure a checkpoint on the validation clips",
     "test": "measure a checkpoint on the test clips",
     "predict": "run a checkpoint on the test clips",
@@ -33,7 +38,8 @@ def train(arguments: list[str]) -> int:
         The exit code.
     """
     given = shipped_configs(arguments)
-    run = training_cli(run_folder(given))
+    parsers: list[Any] = []
+    run = training_cli(run_folder(given), parsers)
     from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
     try:
@@ -41,7 +47,9 @@ def train(arguments: list[str]) -> int:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     except argparse.ArgumentError as error:
-        raise ValueError(f"{short_refusal(str(error))}; see `talkhead {arguments[0]} --help`") from error
+        raise ValueError(
+            f"{taught(str(error), arguments[0], parsers)}; see `talkhead {arguments[0]} --help`"
+        ) from error
     except SIGTERMException:  # Lightning has saved a checkpoint
         print("talkhead: terminated", file=sys.stderr)
         return TERMINATED
@@ -75,11 +83,40 @@ def short_refusal(message: str) -> str:
     return " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
 
 
-def training_cli(home: str | None = None) -> Callable[[list[str]], Any]:
+def taught(message: str, verb: str, parsers: Sequence[Any]) -> str:
+    """Return jsonargparse's message in short, with what was probably meant.
+
+    Args:
+        message: its message.
+        verb: such as ``fit``.
+        parsers: of the verbs, which know their options.
+    """
+    options = [option for parser in parsers for action in parser._actions for option in action.option_strings]
+    said = re.sub(rf"\b{verb}\.", "--", short_refusal(message))
+    hints = []
+    if "are required" in said:
+        hints.append("--config landmark, emotion or video brings a model, `talkhead preprocess` makes a --data.root")
+    for word in said.split() if said.startswith("unrecognized") else []:
+        shipped = (CONFIGS / f"{word}.yaml").is_file()
+        hints.append(f"did you mean --config {word}?" if shipped else mistyped(word, options))
+    for path, name in re.findall(r"class_path '([\w.]+)': Option '(\w+)' is not accepted", said):
+        home, _, owner = path.rpartition(".")
+        taken = list(inspect.signature(getattr(importlib.import_module(home), owner)).parameters)
+        hints.append(nearest(name, taken) or f"{owner} takes {', '.join(taken)}")
+    for name in re.findall(r"Expected a dot import path string: (\w+)$", said):
+        from talkhead.modules.training_module import TrainingModule
+
+        known = [module.__name__ for module in TrainingModule.__subclasses__()]
+        hints.append(nearest(name, known) or "give the whole path")
+    return "; ".join(filter(None, [said, *hints]))
+
+
+def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> Callable[[list[str]], Any]:
     """Return what runs Lightning's command line on a list of arguments.
 
     Args:
         home: where a run writes that is told no ``trainer.default_root_dir``; None: the working folder.
+        parsers: filled with those of the verbs.
     """
     import torch
     from lightning import LightningModule
@@ -98,6 +135,7 @@ def training_cli(home: str | None = None) -> Callable[[list[str]], Any]:
             self.config = parser.parse_args(args)
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            (parsers if parsers is not None else []).append(parser)
             parser.add_argument(
                 "--float32_matmul_precision",
                 type=Literal["highest", "high", "medium"],

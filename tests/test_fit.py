@@ -268,3 +268,19 @@ def test_outputs_go_where_the_configuration_says(tiny_cache: Path, tmp_path: Pat
     assert fit("landmark", tiny_cache, tmp_path / "run", "--trainer.max_epochs=1", callbacks) == 0
     assert (tmp_path / "mine" / "last.ckpt").is_file()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["logs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("fit", "--data.root, --model; --config landmark, emotion or video brings a model"),
+        ("fit landmark --data.root c", "did you mean --config landmark?"),
+        ("fit --config landmark --data.rot c", "did you mean --data.root by --data.rot?"),
+        ("fit --config landmark --data.root c --trainer.max_epoch 3", "did you mean --trainer.max_epochs by"),
+        ("fit --config landmark --data.root c --model.learning_rte 3", "did you mean learning_rate by learning_rte?"),
+        ("fit --config landmark --data.root c --model.net.zzz 3", "LandmarkNet takes encoder, branches, "),
+        ("fit --model LandmarkGenerato --data.root c", "did you mean LandmarkGenerator by LandmarkGenerato?"),
+    ],
+)
+def test_what_fit_refuses_says_what_was_meant(arguments: str, meant: str, sentence: Callable[..., str]) -> None:
+    assert meant in sentence(*arguments.split())
