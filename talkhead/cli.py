@@ -114,7 +114,13 @@ def make_parser() -> Parser:
 
 def add_demo(verbs: Any) -> None:
     """Register ``talkhead demo``."""
-    verb = add_verb(verbs, "demo", run_demo, "let the bundled speaker speak: the whole chain, end to end")
+    verb = add_verb(
+        verbs,
+        "demo",
+        run_demo,
+        "let the bundled speaker speak: the whole chain, end to end",
+        "  talkhead demo\n  talkhead demo --speaker speakers/anna --output hello.mp4 --emotion happy",
+    )
     verb.add_argument("--output", default="outputs/demo.mp4", help="the video (%(default)s)")
     add_rendering(verb)
 

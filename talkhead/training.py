@@ -23,6 +23,15 @@ TRAINING = {
     "test": "measure a checkpoint on the test clips",
     "predict": "run a checkpoint on the test clips",
 }
+EXAMPLES = """
+examples:
+  talkhead fit --config landmark --data.root cache                        trains; emotion, video, head and sync alike
+  talkhead fit --config video --data.root cache --init_from bundled       from the bundled speaker's network
+  talkhead fit --config video --config mine.yaml --data.root cache        the later file wins
+  talkhead fit --config video --data.root cache --ckpt_path last          goes on where it stopped
+  talkhead fit --config video --data.root cache --print_config            everything, ready to be edited
+  talkhead fit --model.help VideoDiffusion                                what a module can be told
+  talkhead test --config video --data.root cache --ckpt_path last         validate and predict alike"""
 CONFIGS = Path(__file__).parent / "configs"
 TERMINATED = 128 + 15
 """Exit code of a run that SIGTERM ended, as shells give it."""
@@ -56,6 +65,8 @@ def train(arguments: list[str]) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning has saved a checkpoint and exits with 1
             raise KeyboardInterrupt from None
+        if {"-h", "--help"} & set(arguments):
+            print(EXAMPLES)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except OSError as error:
         raise explained(error) from error

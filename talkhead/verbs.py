@@ -311,7 +311,14 @@ def run_adapt(args: argparse.Namespace) -> int:
 
 def add_doctor(verbs: Any) -> None:
     """Register ``talkhead doctor``."""
-    verb = add_verb(verbs, "doctor", run_doctor, "say what is broken on this machine and how to mend it")
+    verb = add_verb(
+        verbs,
+        "doctor",
+        run_doctor,
+        "say what is broken on this machine and how to mend it",
+        "  talkhead doctor\n"
+        "  talkhead doctor --fix      deletes the CUDA libraries of torchaudio where torch is a CPU build",
+    )
     verb.add_argument("--fix", action="store_true", help="mend what can be mended without installing anything")
 
 

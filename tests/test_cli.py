@@ -1,6 +1,7 @@
 """The command line as a person types it."""
 
 import inspect
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,10 @@ from talkhead.media.write import exact_fps
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = 3  # a busy machine with two cores may take this many times what an idle one takes
-VERBS = ["demo", "generate", "preprocess", "evaluate", "ablate", "export", "doctor"]
+VERBS = [
+    "demo", "generate", "app", "serve", "dub", "adapt", "cache info", "cache fetch", "export-graphs", "push", "doctor",
+    "preprocess", "merge", "evaluate", "ablate", "export",
+]  # fmt: skip
 
 
 def test_help_answers_at_once_without_torch() -> None:
@@ -30,7 +34,7 @@ def test_help_answers_at_once_without_torch() -> None:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.0 * SLOW
-    for word in [*VERBS, *training.TRAINING, "first steps:"]:
+    for word in [*(verb.split()[0] for verb in VERBS), *training.TRAINING, "first steps:"]:
         assert word in done.stdout
 
 
@@ -42,11 +46,17 @@ def test_the_module_is_the_program() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
+        main([*verb.split(), "--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert f"usage: talkhead {verb}" in out
-    assert verb in ("demo", "doctor") or f"  talkhead {verb} " in out, "no example"
+    assert re.search(rf"^  talkhead {verb}\b", out, re.MULTILINE), "no example"
+
+
+@pytest.mark.parametrize("verb", training.TRAINING)
+def test_each_verb_of_lightning_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert "  talkhead fit --config landmark --data.root cache " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
