@@ -2,7 +2,7 @@
 # Does the judge of any method's videos rank known faults as it must? Makes them with ffmpeg, and judges them.
 #
 #   bash examples/known_faults.sh CLIPS OUTPUT
-#   FFMPEG=/opt/ffmpeg SYNC=runs/sync/checkpoints/last.ckpt bash examples/known_faults.sh ../shared/data/grid_other faults
+#   FFMPEG=/opt/ffmpeg SYNC=runs/sync/checkpoints/last.ckpt bash examples/known_faults.sh GRID_OTHER faults
 #
 #   CLIPS   folder of videos of faces with sound, 25 frames/s (GRID's)
 #   OUTPUT  folder: one folder of videos for each fault, and judged/videos.html, .md and .json
@@ -12,7 +12,7 @@
 # frames/s. COUNT=4 takes so many clips, spread over the folder.
 set -euo pipefail
 
-clips=$1 output=$2 count=${COUNT:-4}
+clips=${1:?give CLIPS, a folder of videos} output=${2:?give OUTPUT, a folder} count=${COUNT:-4}
 [ -z "${SYNC:-}" ] || SYNC=$(realpath "$SYNC") # below, the judge runs in OUTPUT
 talkhead=(${TALKHEAD:-talkhead})
 mapfile -t all < <(find "$clips" -maxdepth 1 -name '*.mp*' | sort)

@@ -1,6 +1,6 @@
 """Make the table of expression shapes that talkhead ships from the ICT face model's shapes at the 68 landmarks.
 
-    python examples/make_expression_table.py ../shared/data/ict_face/ict_landmarks68.npz
+    python examples/make_expression_table.py ict_landmarks68.npz
 
 The .npz holds `neutral` (68, 3), `expression` (57, 68, 3) and `expression_names`, read off the vertex files of
 https://github.com/USC-ICT/ICT-FaceKit (MIT). Two things are done to them: shapes that move none of the 68 points by

@@ -17,7 +17,7 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
-recipe=$1 cache=$2 run=$3
+recipe=${1:?give the recipe, such as video} cache=${2:?give the CACHE} run=${3:?give the folder of the RUN}
 shift 3
 card=()
 [ "${SLURM_GPUS_ON_NODE:-0}" != 0 ] && card=(--config gpu)

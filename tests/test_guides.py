@@ -1,9 +1,11 @@
 """What the guides say to type is typed: every command is parsed, every script and every import exists."""
 
+import argparse
 import ast
 import importlib
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,21 @@ def test_python_of_a_guide_is_python_and_imports_what_exists(path):
                 for alias in node.names:
                     if not hasattr(module, alias.name):
                         importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.parametrize("name", ["table1", "known_faults", "make_speaker", "train_slurm"])
+def test_a_script_without_its_words_says_which(name: str) -> None:
+    done = subprocess.run(["bash", f"examples/{name}.sh"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and ": 1: give " in done.stderr, done.stderr
+
+
+def test_the_command_lines_page_has_every_verb_and_configuration() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    verbs = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    configs = [path.stem for path in (ROOT / "talkhead" / "configs").glob("*.yaml")]
+    assert not [name for name in [*verbs, *configs] if f"`{name}`" not in page and f"`{name} " not in page]
+
+
+def test_no_guide_knows_where_data_lies_on_a_machine() -> None:
+    pages = [*GUIDES, *(ROOT / "examples").glob("*.*")]
+    assert not [path.name for path in pages if "shared/data" in path.read_text()]
