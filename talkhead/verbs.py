@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -180,7 +181,7 @@ def add_app(verbs: Any) -> None:
     verb.add_argument("--port", type=port, help="(7860, or the next free one)")
     verb.add_argument("--share", action="store_true", help="ask gradio for a public address: anybody can use it")
     verb.add_argument("--longest", type=float, default=120.0, metavar="S", help="seconds of sound taken (%(default)s)")
-    verb.add_argument("--largest", default="64mb", help="size of an upload (%(default)s)")
+    verb.add_argument("--largest", type=file_size, default="64mb", metavar="SIZE", help="of an upload (%(default)s)")
     verb.add_argument("--detector", choices=DETECTORS, help="what finds faces (the speaker's)")
 
 
@@ -350,3 +351,10 @@ def port(text: str) -> int:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535; got {text!r}")
+
+
+def file_size(text: str) -> str:
+    """Check ``--largest``: a whole number and its unit, before speakers are loaded."""
+    if re.fullmatch(r"0*[1-9]\d* ?(kb|mb|gb)", text.lower()):
+        return text
+    raise argparse.ArgumentTypeError(f"expected a whole number of kb, mb or gb, such as 64mb; got {text!r}")

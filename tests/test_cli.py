@@ -265,6 +265,13 @@ def test_a_port_that_cannot_be_is_named(verb: str, port: str, capsys: pytest.Cap
     )
 
 
+@pytest.mark.parametrize("size", ["3xx", "1.5gb", "0mb", "64", "-3mb"])
+def test_a_size_that_cannot_be_is_named(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["app", f"--largest={size}"])
+    assert stop.value.code == 2 and f"such as 64mb; got '{size}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "rate"), [("25", "25"), ("29.97", "30000/1001"), ("23.976", "24000/1001"), ("12.5", "25/2")]
 )
