@@ -173,6 +173,8 @@ def test_other_settings_are_refused(recordings: Path, cache: Path, tmp_path: Pat
         run(recordings / "good0.mp4", cache)
     with pytest.raises(ValueError, match="size must be at least 8"):
         run(recordings, tmp_path / "other", size=0)
+    with pytest.raises(ValueError, match="is the input and would be written over"):
+        run(recordings, recordings / ".." / recordings.name)
     with pytest.raises(OSError, match="output: cannot make the folder"):
         run(recordings, recordings / "good0.mp4")
 

@@ -40,7 +40,7 @@ from talkhead.data.manifest import Entry, clip_damage, clip_file, json_lines, re
 from talkhead.data.record import recorded_work
 from talkhead.data.shards import check_shard, in_shard
 from talkhead.data.workers import Mapper, map_sources
-from talkhead.media.files import sweep
+from talkhead.media.files import check_apart, sweep
 from talkhead.media.read import exact_fps, write_image
 from talkhead.tracking.track import LandmarkDetector
 
@@ -160,6 +160,7 @@ def preprocess(
     """
     _check(size, scale, workers, max_gap, segment_seconds)
     check_shard(shard)
+    check_apart(output, input=input)
     if store not in get_args(Store) or not 1 <= quality <= 95:
         raise ValueError(f"store must be raw or jpeg, quality 1 to 95; got {store!r} and {quality}")
     root, output = Path(input), Path(output)
