@@ -58,6 +58,17 @@ def test_the_nearest_mouths_come_first_and_what_is_missing_is_not_relied_on():
     assert nearest_mouths(bank[:, :1], face(10.0)[None, None], 2)[1][0, 0, 1] == 0  # fewer pictures than asked for
 
 
+def test_of_a_large_bank_what_no_frame_takes_changes_nothing():
+    openings = [0.0, 20.0, 4.0, 30.0, 8.0, 40.0]
+    pictures, points = torch.rand(1, 6, 3, 128, 128), torch.stack([face(opening) for opening in openings])[None]
+    frames = torch.stack([face(1.0), face(9.0)])[None]
+    own = torch.rand(1, 3, 128, 128), face(0.0)[None]
+    few = [0, 2, 4]
+    torch.testing.assert_close(
+        mouth_bank(pictures, points, *own, frames, 2), mouth_bank(pictures[:, few], points[:, few], *own, frames, 2)
+    )
+
+
 def test_likeness_is_that_of_the_most_like_picture():
     pictures = torch.stack([face(0.0), face(9.0), torch.full((68, 2), float("nan"))])[None]
     frames = torch.stack([face(10.0), face(0.0), face(40.0)])[None]

@@ -62,6 +62,9 @@ def test_the_most_open_mouth_and_those_furthest_from_it_are_kept():
     chosen = differing_mouths(landmarks, 3)
     assert chosen[:2] == [4, 2] and chosen[2] in (0, 1, 3)
     assert sorted(differing_mouths(landmarks[:2])) == [0, 1]
+    turned = landmarks[4].clone()
+    turned[30] += torch.tensor([6.0, 0.0])  # the nose's tip
+    assert differing_mouths(torch.cat([landmarks[4:5].repeat(3, 1, 1), turned[None]]), 2) == [0, 3]
 
 
 def test_pictures_are_cut_as_a_portrait_is(tmp_path: Path):

@@ -19,7 +19,7 @@ from talkhead.metrics import head_pose, sharpness
 from talkhead.metrics.blinks import eye_opening
 from talkhead.speaker.references import differing_mouths
 
-BANK = 32
+BANK = 64
 """Pictures of the mouth that an adapted speaker has: each frame takes the two that are most like it."""
 
 

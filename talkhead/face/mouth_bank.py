@@ -44,6 +44,22 @@ def mouth_shape(landmarks: Tensor) -> Tensor:
     return torch.stack([inner, outer, width], -1) / eyes.clamp_min(1e-6)[..., None]
 
 
+def mouth_and_turn(landmarks: Tensor) -> Tensor:
+    """Return by what pictures of a person are told apart: `mouth_shape`, and where the nose's tip is from the eyes.
+
+    Args:
+        landmarks: (..., 68, 2) px.
+
+    Returns:
+        (..., 5) eye distances.
+    """
+    line, tip = eye_line(landmarks), landmarks[..., NOSE_TIP, :] - landmarks[..., EYES, :].mean(-2)
+    across = quarter_turn(line)
+    unit = line.square().sum(-1).clamp_min(1e-6)
+    turn = torch.stack([(tip * line).sum(-1), (tip * across).sum(-1)], -1) / unit[..., None]
+    return torch.cat([mouth_shape(landmarks), turn], -1)
+
+
 def nearest_mouths(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Choose for each frame the pictures whose mouths are most like the frame's.
 
@@ -71,8 +87,7 @@ def nearest_pictures(bank_landmarks: Tensor, landmarks: Tensor, count: int) -> t
     Returns:
         Their indices (B, T, N) int64, the nearest first, and d^2, (B, T, N), in eye distances; inf: no picture.
     """
-    have, want = (torch.cat([mouth_shape(points), _turn(points)], -1) for points in (bank_landmarks, landmarks))
-    return _nearest(have, want, count)
+    return _nearest(mouth_and_turn(bank_landmarks), mouth_and_turn(landmarks), count)
 
 
 def likeness(pictures_landmarks: Tensor, landmarks: Tensor) -> Tensor:
@@ -137,6 +152,9 @@ def mouth_bank(
     own = nearest_pictures(portrait_landmarks[:, None], landmarks, 1)[1]
     likeness = torch.cat([squared, own], -1).clamp(max=1e4) / (-2 * _CHOICE**2)
     likeness[..., -1] += _OWN_LIGHT
+    if index.device.type == "cpu":  # of a large bank a window takes a few; a GPU would have to wait for which
+        used, index = index.unique(return_inverse=True)
+        bank, bank_landmarks = bank[:, used], bank_landmarks[:, used]
     lit = with_skin_of(portrait, portrait_landmarks, bank, bank_landmarks)
     moved = rearrange(bent_pictures(lit, bank_landmarks, index, landmarks), "b t n c h w -> b n c t h w")
     where = _around(landmarks, (bank.shape[-2], bank.shape[-1]), *_LOWER_FACE)[:, None, None]  # (B, 1, 1, T, H, W)
@@ -177,14 +195,6 @@ def mixed(portrait: Tensor, offered: Tensor, share: Tensor | None = None) -> Ten
     share = shares(offered) if share is None else share
     own = (1 - share.sum(1)).clamp_min(0)[:, None]
     return own * portrait + (share[:, :, None] * offered[:, :, :3]).sum(1)
-
-
-def _turn(landmarks: Tensor) -> Tensor:
-    """Return where the nose's tip is from between the eyes, along and across their line, in eye distances (..., 2)."""
-    line, tip = eye_line(landmarks), landmarks[..., NOSE_TIP, :] - landmarks[..., EYES, :].mean(-2)
-    across = quarter_turn(line)
-    unit = line.square().sum(-1).clamp_min(1e-6)
-    return torch.stack([(tip * line).sum(-1), (tip * across).sum(-1)], -1) / unit[..., None]
 
 
 def _nearest(have: Tensor, want: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from talkhead.data.index import VIDEO
 from talkhead.face.borrowed_mouth import BorrowedMouth
 from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.face.light import in_light, light_between
-from talkhead.face.mouth_bank import mouth_shape
+from talkhead.face.mouth_bank import mouth_and_turn
 from talkhead.media.read import iter_frames
 from talkhead.metrics import head_pose
 from talkhead.tracking.identity import can_describe_faces, describe_faces
@@ -113,7 +113,7 @@ def shrunk(bank: Bank, size: int) -> Bank:
 
 
 def differing_mouths(landmarks: Tensor, most: int = MOST) -> list[int]:
-    """Choose faces whose mouths differ: the most open first, then always the one furthest from those chosen.
+    """Choose faces that differ in mouth or turn: the most open mouth first, then always the one furthest from those.
 
     Args:
         landmarks: (N, 68, 2) px.
@@ -126,10 +126,11 @@ def differing_mouths(landmarks: Tensor, most: int = MOST) -> list[int]:
         >>> differing_mouths(torch.rand(9, 68, 2).sort(0).values).__len__()
         4
     """
-    shapes = mouth_shape(landmarks)
+    shapes = mouth_and_turn(landmarks)
     chosen = [int(shapes[:, 0].argmax())]
+    distance = torch.full_like(shapes[:, 0], torch.inf)
     while len(chosen) < min(most, len(shapes)):
-        distance = (shapes[:, None] - shapes[chosen]).norm(dim=-1).amin(1)
+        distance = torch.minimum(distance, (shapes - shapes[chosen[-1]]).norm(dim=-1))
         distance[chosen] = -1.0
         chosen.append(int(distance.argmax()))
     return chosen
