@@ -21,7 +21,7 @@ TRAINING = {
     "fit": "train a module: landmark, emotion, video, head or sync",
     "validate": "measure a checkpoint on the validation clips",
     "test": "measure a checkpoint on the test clips",
-    "predict": "run a checkpoint on the test clips",
+    "predict": "run a checkpoint on the test clips, and write what it makes of each",
 }
 EXAMPLES = """
 examples:
@@ -135,6 +135,7 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
     from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
     from talkhead.data.datamodule import MEADDataModule
+    from talkhead.logs.predictions import KeepPredictions
     from talkhead.modules import emotion, landmark, video  # noqa: F401  (so that `--model VideoDiffusion` is known)
     from talkhead.modules.run import RunCheckpoint, RunGuard, SaveConfig, check_size, outputs_of, settle_checkpoint
     from talkhead.speaker.folder import find_folder
@@ -185,7 +186,11 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
             if arguments.init_from and not arguments.ckpt_path:  # a run that goes on has weights of its own
                 self.model.init_from(find_folder(arguments.init_from))
 
-        before_validate = before_test = before_predict = settle
+        def before_predict(self) -> None:
+            self.settle()
+            self.config_init[self.subcommand].return_predictions = False  # they are written, clip by clip
+
+        before_validate = before_test = settle
 
     model: dict[str, Any] = {}
     always = LambdaCallback(on_save_checkpoint=lambda trainer, module, checkpoint: describe_model(checkpoint, model))
@@ -197,7 +202,7 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
             subclass_mode_model=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            trainer_defaults={"callbacks": [always, RunGuard()]},
+            trainer_defaults={"callbacks": [always, RunGuard(), KeepPredictions()]},
             seed_everything_default=0,
             # Without allow_abbrev=False a key that is cut short is taken for the whole one.
             parser_kwargs={"prog": "talkhead", "exit_on_error": False, "allow_abbrev": False},

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_fit import fit, interrupt, keep_ctrl_c, losses  # noqa: F401
+from test_fit import fit, fit_words, interrupt, keep_ctrl_c, losses  # noqa: F401
 
 from talkhead.cli import main
 from talkhead.modules.checkpoint import newest_whole, read_checkpoint, write_checkpoint
@@ -158,6 +158,17 @@ def test_measuring_needs_a_checkpoint(
     assert "none/checkpoints/last.ckpt" in refused(main([*arguments, "--ckpt_path=last"]))
     assert "no.ckpt" in refused(main([*arguments, "--ckpt_path=no.ckpt"]))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")  # the averages are what is saved
+@pytest.mark.parametrize("module", ["landmark", "emotion", "video"])
+def test_predict_writes_what_it_makes_of_each_clip(module: str, tiny_cache: Path, tmp_path: Path) -> None:
+    words = fit_words(module, tiny_cache, tmp_path, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+    assert main(words) == 0
+    assert main(["predict", *words[1:], "--ckpt_path=last"]) == 0
+    (path,) = (tmp_path / "predictions").iterdir()
+    shape = {"landmark": (12, 68, 2), "emotion": (8,), "video": (12, 3, 32, 32)}[module]
+    assert path.stem.startswith("clip") and load_file(path)["prediction"].shape == shape
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(

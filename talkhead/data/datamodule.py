@@ -343,7 +343,7 @@ class MEADDataModule(LightningDataModule):
         return self._loader(dataset, batch_size=1 if whole else self.batch_size) if len(dataset) else []
 
     def _loader(self, dataset: ClipDataset, batch_size: int) -> DataLoader[Clip]:
-        return DataLoader(dataset, batch_size, **self._reading())
+        return DataLoader(dataset, batch_size=batch_size, **self._reading())  # by name: predict sets it anew
 
     def _reading(self) -> dict[str, Any]:
         return {
