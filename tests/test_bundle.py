@@ -229,7 +229,7 @@ def test_export_refuses_parts_of_different_data(pipe, runs, tmp_path):
         {"net": {"class_path": "talkhead.nets.landmark.LandmarkNet", "init_args": {"width": 10**9}}},
         {"net": {"class_path": "talkhead.nets.landmark.LandmarkNet", "init_args": {"encoder": "../secret"}}},
         {"net": "os.mkdir"},
-        {"_class_path": "os.mkdir"},
+        {"_class_path": "talkhead.modules.emotion.EmotionClassifier"},
     ],
 )
 def test_export_builds_nothing_but_its_own_networks(runs, tmp_path, change):
@@ -239,6 +239,36 @@ def test_export_builds_nothing_but_its_own_networks(runs, tmp_path, change):
     with pytest.raises(ValueError, match="LandmarkGenerator: .* is no checkpoint of it"):
         export_pipeline(tmp_path / "speaker", **runs)
     assert not Path("executed").exists() and not (tmp_path / "speaker").exists()
+
+
+def test_a_module_of_ones_own_is_exported_by_its_networks(runs, tmp_path):
+    checkpoint = torch.load(runs["landmark"], weights_only=True)
+    checkpoint["hyper_parameters"]["_class_path"] = "os.mkdir"  # it is not run, and need not be there
+    torch.save(checkpoint, runs["landmark"])
+    assert export_pipeline(tmp_path / "speaker", **runs).is_dir() and not Path("executed").exists()
+
+
+def test_networks_and_schedulers_of_ones_own_are_loaded_where_they_have_been_imported(pipe, portrait, runs, tmp_path):
+    from talkhead import VideoDiffusion
+
+    class OwnNet(type(pipe.landmark_net)):
+        pass
+
+    class OwnProcess(type(pipe.scheduler)):
+        pass
+
+    net = OwnNet(**{name: value for name, value in pipe.landmark_net.config.items() if not name.startswith("_")})
+    own = TalkingHeadPipeline(net, None, pipe.renderer, OwnProcess(), pipe.info)
+    own.save_pretrained(tmp_path / "own")
+    loaded = TalkingHeadPipeline.from_pretrained(tmp_path / "own")
+    assert (type(loaded.landmark_net), type(loaded.scheduler)) == (OwnNet, OwnProcess)
+    runs["video"] = write_run(tmp_path / "process", VideoDiffusion(pipe.renderer, OwnProcess()), fps="30")
+    speaker = export_pipeline(tmp_path / "speaker", **runs | {"landmark": tmp_path / "own" / "landmark"})
+    assert type(TalkingHeadPipeline.from_pretrained(speaker).landmark_net) is OwnNet
+    config = tmp_path / "own" / "landmark" / "config.json"
+    config.write_text(config.read_text().replace("OwnNet", "StrangeNet"))
+    with pytest.raises(ValueError, match="StrangeNet, not a LandmarkNet; a class of your own, .* imported"):
+        TalkingHeadPipeline.from_pretrained(tmp_path / "own")
 
 
 def test_what_is_no_pipeline_is_refused(folder, tmp_path):

@@ -1,7 +1,8 @@
 """What the files of a speaker's folder and of a checkpoint may say: everything is checked here, once, at the door.
 
 Files come from anywhere. Nothing in them decides what code runs, but which of this library's networks and which of its
-or diffusers' schedulers are built; the arguments have the types that the constructors name, and sizes have bounds.
+or diffusers' schedulers are built, or of the classes below them that whoever runs this has imported; the arguments have
+the types that the constructors name, and sizes have bounds.
 """
 
 from __future__ import annotations
@@ -153,8 +154,7 @@ def load_net(made: type[Any], root: Path, name: str) -> Any:
     """
     folder = root / name
     config = read_json(inside(root, folder / "config.json"))
-    if config.get("_class_name", made.__name__) != made.__name__:
-        raise ValueError(f"{name} is a {config['_class_name']!r:.60}, not a {made.__name__}")
+    made = known_class(made, config.get("_class_name", made.__name__), name)
     check_arguments(made, config, name)
     for file in folder.iterdir():
         inside(root, file)
@@ -164,6 +164,30 @@ def load_net(made: type[Any], root: Path, name: str) -> Any:
     if any(weight.is_meta for weight in net.state_dict().values()):
         raise ValueError(f"{name}: its weights file lacks some of the network's weights")
     return check_finite(net, name)
+
+
+def known_class(made: type[Any], named: Any, part: str) -> type[Any]:
+    """Return ``made``, or that class of a user's own below it which this process has imported and a file names.
+
+    Raises:
+        ValueError: if it is neither: what a file names is never imported.
+    """
+    if found := _below(made, named):
+        return found
+    raise ValueError(
+        f"{part} is a {named!s:.60}, not a {made.__name__}; a class of your own, below {made.__name__}, must have been "
+        "imported, in Python"
+    )
+
+
+def _below(made: type[Any], named: Any) -> type[Any] | None:
+    """Return the class of a name among ``made`` and all that this process has derived from it."""
+    kinds = [made]
+    for kind in kinds:
+        if kind.__name__ == named:
+            return kind
+        kinds += kind.__subclasses__()
+    return None
 
 
 def check_finite(net: Any, name: str) -> Any:
@@ -190,9 +214,11 @@ def make_scheduler(name: Any, arguments: Mapping[str, Any]) -> Any:
     made = None
     if isinstance(name, str) and name.isidentifier():
         homes = (importlib.import_module(home) for home in ("talkhead.schedulers", "diffusers"))
-        made = next((getattr(home, name) for home in homes if hasattr(home, name)), None)
+        made = next((getattr(home, name) for home in homes if hasattr(home, name)), None) or _below(
+            SchedulerMixin, name
+        )
     if not (isinstance(made, type) and issubclass(made, SchedulerMixin) and issubclass(made, ConfigMixin)):
-        raise ValueError(f"scheduler {name!r:.60} is neither talkhead's nor diffusers'")
+        raise ValueError(f"scheduler {name!r:.60} is neither talkhead's nor diffusers', nor one that has been imported")
     known = inspect.signature(made).parameters
     arguments = check_arguments(made, {k: v for k, v in arguments.items() if k in known}, "scheduler")
     return check_scheduler(made(**arguments))

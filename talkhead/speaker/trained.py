@@ -15,7 +15,18 @@ from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.nets.sync import SyncNet
-from talkhead.speaker.schema import check_arguments, check_finite, check_info, load_net, load_scheduler, make_scheduler
+from talkhead.speaker.schema import (
+    check_arguments,
+    check_finite,
+    check_info,
+    known_class,
+    load_net,
+    load_scheduler,
+    make_scheduler,
+)
+
+MODULES = ("LandmarkGenerator", "EmotionClassifier", "VideoDiffusion", "HeadMotionGenerator", "SyncExpert")
+"""The library's own modules; a run may have trained one of the user's, made of the same networks."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,7 @@ def _load(path: str | Path, module: str, name: str, **parts: Any) -> Trained:
     described = described if isinstance(described, dict) else {}
     theirs = str(described.get("_class_path", module)).rpartition(".")[2]
     try:
-        if theirs != module:
+        if theirs != module and theirs in MODULES:  # what is made of its networks a module of the user's own may say
             raise ValueError(f"it is of {theirs:.60}")
         built = {part: _built(part, made, described.get(part), checkpoint) for part, made in parts.items()}
         return Trained(name, built, check_info(_facts(checkpoint)))
@@ -155,8 +166,7 @@ def _built(part: str, made: Any, described: Any, checkpoint: dict[str, Any]) -> 
     arguments, kind = described.get("init_args", {}), str(described.get("class_path")).rpartition(".")[2]
     if made is None:
         return make_scheduler(kind, arguments)
-    if kind != made.__name__:
-        raise ValueError(f"{part} is a {kind:.60}, not a {made.__name__}")
+    made = known_class(made, kind, part)
     net = made(**check_arguments(made, arguments, part))
     weights = {
         key.removeprefix(f"{part}."): w for key, w in checkpoint["state_dict"].items() if key.startswith(f"{part}.")
