@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback
+from lightning.pytorch.callbacks import BasePredictionWriter
 from safetensors.torch import save
 from torch import Tensor
 
@@ -17,31 +17,34 @@ FOLDER = "predictions"
 """Where they lie below a run's ``default_root_dir``."""
 
 
-class KeepPredictions(Callback):
+class KeepPredictions(BasePredictionWriter):
     """Writes what ``predict_step`` returns, clip by clip, as ``predictions/CLIP.safetensors``.
 
     A tensor is called ``prediction`` there, several are ``prediction_0``, ``prediction_1`` and so on, those of a
-    dictionary have its names. A callback of the user's own that is a ``BasePredictionWriter`` takes its place.
+    dictionary have its names. Another ``BasePredictionWriter``, the user's own, takes its place.
     """
 
-    def on_predict_batch_end(
+    def __init__(self) -> None:
+        super().__init__("batch")
+
+    def write_on_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,
+        dataloader_idx: int,
     ) -> None:
         """Write the clips of a batch, each whole or not at all."""
-        if any(isinstance(callback, BasePredictionWriter) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if any(isinstance(one, BasePredictionWriter) and one is not self for one in trainer.callbacks):  # type: ignore[attr-defined]
             return
+        tensors = _named(prediction)
         for place, clip in enumerate(getattr(batch, "names", ())):
             path = Path(trainer.default_root_dir) / FOLDER / f"{clip}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(
-                path, save({name: tensor[place].contiguous().cpu() for name, tensor in _named(outputs).items()})
-            )
+            write_whole(path, save({name: tensor[place].contiguous().cpu() for name, tensor in tensors.items()}))
 
 
 def _named(outputs: Any) -> dict[str, Tensor]:
