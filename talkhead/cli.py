@@ -193,7 +193,7 @@ def add_generate(verbs: Any) -> None:
             f"--{part}", type=float, default=1.0, metavar="GAIN", help="gain of this motion (%(default)s)"
         )
     verb.add_argument(
-        "--teeth", type=float, default=1.0, metavar="SHARE", help="how much of an opened mouth's inside SPEAKER lends "
+        "--teeth", type=float, default=1.0, metavar="SHARE", help="how much of an opened mouth's inside is drawn "
         "where no picture of the person shows it; 0 to 1 (%(default)s)",
     )  # fmt: skip
     add_rendering(verb)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from talkhead.face.crop import Crop
-from talkhead.face.detail import DetailRestorer
-from talkhead.face.further_detail import FurtherDetail
 from talkhead.face.points import MOUTH, NOSE_TIP
+from talkhead.finishing.detail import DetailRestorer
+from talkhead.finishing.further_detail import FurtherDetail
 from talkhead.pipeline import Portrait
 from talkhead.pipeline.placing import FramePlacer
 from tests.conftest import tiny_face

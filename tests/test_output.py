@@ -8,7 +8,7 @@ from conftest import POINTS, speech, tiny_face, tiny_portrait
 from PIL import Image
 
 from talkhead.face.crop import Crop
-from talkhead.face.detail import DetailRestorer, fading
+from talkhead.finishing.detail import DetailRestorer, fading
 from talkhead.media.formats import open_writer
 from talkhead.media.read import read_video
 from talkhead.nets.renderer import Renderer

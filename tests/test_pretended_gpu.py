@@ -87,8 +87,8 @@ def main() -> None:
 
 def jobs(mode: Any) -> dict[str, Callable[[], Any]]:
     """Return what is tried, with networks that were built on the CPU and are then moved."""
-    from talkhead.face.detail import DetailRestorer
     from talkhead.face.mouth_region import mouth_region
+    from talkhead.finishing.detail import DetailRestorer
     from talkhead.nets.conformer import ConformerClassifier
     from talkhead.nets.landmark import LandmarkNet
     from talkhead.nets.renderer import Renderer

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.face.crop import Crop, crop_frames
-from talkhead.face.detail import STIFFNESS
 from talkhead.face.mouth_region import mouth_region
 from talkhead.face.warp import sample, spline_displacement
+from talkhead.finishing.detail import STIFFNESS
 
 
 @torch.inference_mode()

@@ -34,7 +34,7 @@ from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
 from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import ANYONE, Portrait, check_seed, check_steps, choose_fps, crop_portrait
 from talkhead.pipeline.worn import wear_expressions
-from talkhead.speaker.references import lend_mouth
+from talkhead.speaker.references import mouth_to_draw
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
 from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import PITCH_HOP
@@ -163,8 +163,9 @@ class Live:
         self._head, self._gram = self._drawn_head(pipeline.head_net), GrowingPitchgram(PITCH_HOP)
         self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
-        lent = lend_mouth(pipeline.folder, portrait.face, portrait.reference_landmarks, None, teeth, self._painted_on)
-        self._placer = FramePlacer(portrait, frame, size, device=self._painted_on, lent=lent)
+        speaker = pipeline.folder, pipeline.info.get("reference_landmarks")
+        drawn = mouth_to_draw(speaker, portrait.face, portrait.reference_landmarks, None, teeth, self._painted_on)
+        self._placer = FramePlacer(portrait, frame, size, device=self._painted_on, drawn=drawn)
         self.size = self._placer.size
         self._sound, self._first = torch.empty(0), 0  # the sound that is kept, and the number of its first sample
         self._fresh: list[Tensor] = []  # sound that no hop has needed yet

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from talkhead.face.borrowed_mouth import BorrowedMouth
 from talkhead.face.crop import crop_frames
-from talkhead.face.detail import DetailRestorer
-from talkhead.face.further_detail import FurtherDetail
+from talkhead.finishing.detail import DetailRestorer
+from talkhead.finishing.drawn_mouth import DrawnMouth
+from talkhead.finishing.further_detail import FurtherDetail
 from talkhead.pipeline.stages import Portrait
 from talkhead.speaker.references import Bank, shrunk
 
@@ -33,7 +33,7 @@ class FramePlacer:
         size: side of the crop in px; None: as the portrait has it, from the renderer's size to ``LARGEST``.
         alpha: (H, W) uint8 opacity of the portrait's picture: frames then have four channels.
         device: where the squares are enlarged and pasted.
-        lent: fills opened mouths.
+        drawn: fills opened mouths.
         further: (R, 3, S, S) uint8 further pictures of the person and their (R, 68, 2) px; larger ones than are shown
             are shrunk.
 
@@ -48,11 +48,11 @@ class FramePlacer:
         size: int | None = None,
         alpha: Tensor | None = None,
         device: torch.device | str = "cpu",
-        lent: BorrowedMouth | None = None,
+        drawn: DrawnMouth | None = None,
         further: Bank | None = None,
     ) -> None:
         check_output(frame, size)
-        self._portrait, self._full, self._lent = portrait, frame == "full", lent
+        self._portrait, self._full, self._drawn = portrait, frame == "full", drawn
         picture = portrait.picture if alpha is None else torch.cat((portrait.picture, alpha[None]))
         picture, self._device = picture.to(device), device
         self._painted_size = portrait.face.shape[-1]
@@ -87,8 +87,8 @@ class FramePlacer:
         elif self._side < self._painted_size:
             whole = type(self._portrait.crop)(0.0, 0.0, float(self._painted_size))
             painted = crop_frames(painted, whole, self._side)
-        if self._lent is not None:
-            painted = self._lent(painted, self._on_square(landmarks))
+        if self._drawn is not None:
+            painted = self._drawn(painted, self._on_square(landmarks))
         squares = painted.permute(0, 2, 3, 1)
         return (self._in_picture(squares) if self._full else squares).contiguous().cpu()
 

@@ -57,7 +57,7 @@ from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler, check_scheduler
 from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_parts, write_parts
-from talkhead.speaker.references import FINEST, Bank, in_light_of, lend_mouth, load_bank, read_references, shrunk
+from talkhead.speaker.references import FINEST, Bank, in_light_of, load_bank, mouth_to_draw, read_references, shrunk
 from talkhead.speaker.trained import check_emotions
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector
@@ -300,8 +300,8 @@ class TalkingHeadPipeline:
             references: a further picture of the person, a video of him, or a list of them: up to four mouths that
                 differ the most, for teeth and lips that the portrait does not show. "speaker": the pipeline's own, for
                 its own speaker. None: the portrait alone. A reference's only face is taken, whatever ``face`` says.
-            teeth: how much of an opened mouth's inside the pipeline's speaker lends where no picture of the person
-                shows one so wide, in [0, 1]; see `BorrowedMouth`.
+            teeth: how much of an opened mouth's inside is drawn where no picture of the person shows one so wide, in
+                [0, 1]; see `DrawnMouth`.
 
         Returns:
             The pieces, each a `Result`, in order.
@@ -354,8 +354,10 @@ class TalkingHeadPipeline:
             moved = wear_expressions(moved, portrait.reference_landmarks, keys, self.landmark_net, breath, rate)
         told = keys.told_at(times, self.renderer, emotion_strength)
         painted = paint(self.renderer, self.scheduler, portrait, moved, told, options)
-        lent = lend_mouth(self.folder, portrait.face, portrait.reference_landmarks, options["bank"], teeth, self.device)
-        placer = FramePlacer(portrait, frame, size, alpha, self.device, lent, further)
+        speaker = self.folder, self.info.get("reference_landmarks")
+        own_face = portrait.face, portrait.reference_landmarks
+        drawn = mouth_to_draw(speaker, *own_face, options["bank"], teeth, self.renderer.device)
+        placer = FramePlacer(portrait, frame, size, alpha, self.device, drawn, further)
         return Stream(painted, portrait, speech, keys, rate, num_frames, placer)
 
     def live(self, image: Any, **options: Any) -> Live:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.devices import side_by_side
-from talkhead.face.further_detail import FurtherDetail, Mixture
 from talkhead.face.warp import sample, spline_displacement
+from talkhead.finishing.further_detail import FurtherDetail, Mixture
 
 STIFFNESS = 1e-3
 """That of ``thin_plate_spline_warp``."""
