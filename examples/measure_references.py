@@ -5,8 +5,8 @@
 Each clip's first frame is the portrait, frames 1 to 49 are painted from their true landmarks in one network call, and
 the three further pictures come from the rest of the same clip, or from another clip of the person (the three frames
 whose mouths differ the most; the mean is then over the clips of people who have another). "Mixed" rows show what the
-network starts from: the portrait and the pictures, bent and mixed, nothing painted. "Lent" rows have the inside of the
-mouth from the speaker's own pictures, as the pipeline does it (`--teeth`). Rows that do nothing stand beside.
+network starts from: the portrait and the pictures, bent and mixed, nothing painted. In "drawn" rows the inside of the mouth
+is drawn as the pipeline does it (`--teeth`). Rows that do nothing stand beside.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import ClipDataset
 from talkhead.face.warp import thin_plate_spline_warp
+from talkhead.finishing.drawn_mouth import DrawnMouth
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.windows import render_windows
-from talkhead.speaker.references import differing_mouths, lend_mouth
+from talkhead.speaker.references import differing_mouths
 
 FURTHER = 3
 
@@ -79,9 +80,9 @@ def measure(pipeline: TalkingHeadPipeline, clip: Clip, another: Clip | None, cou
         moved = thin_plate_spline_warp(portrait[None].float(), points[None], landmarks[None])[0]
         return moved.round().clamp(0, 255).to(torch.uint8)
 
-    def lent(bank: tuple[Tensor, Tensor] | None) -> Tensor:
-        borrowed = lend_mouth(pipeline.folder, portrait, points, bank, 1.0)
-        return ours(bank) if borrowed is None else borrowed(ours(bank), landmarks)
+    def drawn(bank: tuple[Tensor, Tensor] | None) -> Tensor:
+        shown = points[None] if bank is None else torch.cat((points[None], bank[1]))
+        return DrawnMouth(portrait, shown)(ours(bank), landmarks)
 
     def mixed(bank: tuple[Tensor, Tensor]) -> Tensor:
         further = bank[0][None], bank[1][None]
@@ -92,9 +93,9 @@ def measure(pipeline: TalkingHeadPipeline, clip: Clip, another: Clip | None, cou
         "first frame, repeated": lambda: portrait.expand_as(truth),
         "first frame, warped by the true landmarks": warp,
         "ours, one portrait": lambda: ours(None),
-        "ours, one portrait, lent": lambda: lent(None),
+        "ours, one portrait, drawn": lambda: drawn(None),
         f"ours, and {FURTHER} further pictures": lambda: ours(bank),
-        f"ours, and {FURTHER} further pictures, lent": lambda: lent(bank),
+        f"ours, and {FURTHER} further pictures, drawn": lambda: drawn(bank),
         f"the portrait and {FURTHER} further pictures, mixed": lambda: mixed(bank),
     }
     if elsewhere is not None:
