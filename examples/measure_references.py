@@ -5,8 +5,8 @@
 Each clip's first frame is the portrait, frames 1 to 49 are painted from their true landmarks in one network call, and
 the three further pictures come from the rest of the same clip, or from another clip of the person (the three frames
 whose mouths differ the most; the mean is then over the clips of people who have another). "Mixed" rows show what the
-network starts from: the portrait and the pictures, bent and mixed, nothing painted. In "drawn" rows the inside of the mouth
-is drawn as the pipeline does it (`--teeth`). Rows that do nothing stand beside.
+network starts from: the portrait and the pictures, bent and mixed, nothing painted. In "drawn" rows the inside of the
+mouth is drawn as the pipeline does it (`--teeth`). Rows that do nothing stand beside.
 """
 
 from __future__ import annotations
