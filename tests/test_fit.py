@@ -223,6 +223,8 @@ def test_fit_goes_on_in_the_middle_of_an_epoch(
 
 
 def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, sentence: Callable[..., str]) -> None:
+    from talkhead.modules.video import VideoDiffusion
+    from talkhead.nets.renderer import Renderer
     from talkhead.speaker.folder import load_video
 
     assert fit("video", tiny_cache, tmp_path / "first", "--trainer.max_epochs=1") == 0
@@ -240,6 +242,12 @@ def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, se
     wider = ("--model.renderer.widths=[16,32]", "--trainer.max_epochs=1", f"--init_from={speaker}")
     said = sentence(*fit_words("video", tiny_cache, tmp_path / "third", *wider))
     assert "init_from" in said and "built otherwise" in said
+    finer = {name: 2 * renderer.config[name] for name in ("size", "patch")}
+    module = VideoDiffusion(Renderer.from_config({**renderer.config, **finer}))
+    module.init_from(speaker)  # twice the size in twice the patch: the same network, grown
+    grown = module.renderer.state_dict()
+    assert torch.equal(grown["unet.up.0.0.conv1.weight"], renderer.state_dict()["unet.up.0.0.conv1.weight"])
+    assert len(grown["unet.head.bias"]) == 4 * len(renderer.state_dict()["unet.head.bias"])
 
 
 def test_last_goes_on_where_it_stopped_and_a_checkpoint_knows_its_net(tiny_cache: Path, tmp_path: Path) -> None:

@@ -191,3 +191,17 @@ def test_sizes_that_do_not_divide_are_refused():
         small()(torch.randn(1, 5, 2, 12, 16), torch.tensor([0]), uniform(1))
     with pytest.raises(ValueError, match=r"sample must be \(B, 5, T, H, W\)"):
         small()(torch.randn(1, 4, 2, 16, 16), torch.tensor([0]), uniform(1))
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_finer_weights_do_the_same_with_finer_pixels(patch: int):
+    net = small(widths=(8, 16), patch=patch, coarse_channels=2, still_channels=3)
+    finer = small(widths=(8, 16), patch=2 * patch, coarse_channels=2, still_channels=3)
+    finer.load_state_dict(net.finer_weights(2))
+    picture = torch.randn(2, 5, 3, 32, 32)  # any pixels: the network sees their means
+    coarse, still = torch.randn(2, 2, 3, 16, 16), torch.randn(2, 3, 32, 32)
+    told = torch.tensor([3, 900]), uniform(2)
+    with torch.no_grad():
+        answer = finer(picture, *told, coarse, still)
+        before = net(block_means(picture, 2), *told, block_means(coarse, 2), block_means(still, 2))
+    torch.testing.assert_close(answer, before.repeat_interleave(2, -1).repeat_interleave(2, -2), atol=1e-5, rtol=1e-4)

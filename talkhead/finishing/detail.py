@@ -82,7 +82,7 @@ class DetailRestorer:
         side = (self.side, self.side)
         moved = F.interpolate(shift, side, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         grid = moved.mul_(2 / self.size).add_(self._still)
-        bent = F.grid_sample(self._square, grid, padding_mode="border", align_corners=False)
+        bent = F.grid_sample(self._square, grid, "bicubic", "border", align_corners=False)
         grown = F.interpolate(change, side, mode="bicubic", align_corners=False)
         opacity = bent[:, 3:]
         colours = bent if self.opaque else bent[:, :3] / (opacity / 255).clamp_min(1e-4)

@@ -89,7 +89,7 @@ class FurtherDetail:
         shift = mixture.shift.permute(0, 3, 1, 2)
         shift = F.grid_sample(shift, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
         source = self._large[mixture.which]
-        bent = F.grid_sample(source, grid + shift * (2 / size), padding_mode="border", align_corners=False)
+        bent = F.grid_sample(source, grid + shift * (2 / size), "bicubic", "border", align_corners=False)
         change = F.grid_sample(mixture.change, grid, "bicubic", "border", align_corners=False)
         part = frame[:, :, rows, columns]
         part += (share * (bent - part - change)).sum(0, keepdim=True)

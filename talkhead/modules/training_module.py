@@ -19,6 +19,7 @@ from talkhead.data.draws import draw_seed
 from talkhead.logs.pictures import hand_picture, write_beside_log
 from talkhead.modules.optimizers import adam_with_cosine
 from talkhead.modules.seen_emotions import remember_emotions
+from talkhead.nets.renderer import Renderer
 
 Stage = Literal["val", "test"]
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -34,7 +35,6 @@ class TrainingModule(LightningModule):
       (seed, batch, process).
     * Validation and test update the stage's own metrics; they are logged as ``val/...`` and ``test/...`` at its end,
       over all processes. The clips with which Lightning fills processes up to equal numbers do not count.
-    * Adam with cosine annealing, ``hparams.learning_rate`` at the start.
     * A network that is told the emotion, named by ``conditioned``, remembers which emotions it was trained on.
     """
 
@@ -64,7 +64,7 @@ class TrainingModule(LightningModule):
             )
 
     def init_from(self, speaker: Path) -> None:
-        """Start from the weights of a speaker's network instead of random ones.
+        """Start from the weights of a speaker's network instead of random ones; a smaller renderer's are grown.
 
         Args:
             speaker: a pipeline's folder, see ``talkhead.pipeline``.
@@ -77,7 +77,8 @@ class TrainingModule(LightningModule):
         net, path = getattr(self, attribute), Path(speaker) / folder
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"init_from: '{speaker}' holds no {folder}; give a speaker's folder")
-        weights = type(net).from_pretrained(path).state_dict()
+        given = type(net).from_pretrained(path)
+        weights = given.weights_for(net) if isinstance(given, Renderer) else given.state_dict()
         own = net.state_dict()
         other = [n for n in own if n not in weights or weights[n].shape != own[n].shape] + list(weights.keys() - own)
         if other:

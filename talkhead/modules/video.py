@@ -35,9 +35,8 @@ class VideoDiffusion(TrainingModule):
 
     .. math:: \mathrm{mean}_p\; w_p \, (\hat y_p - y_p)^2
 
-    with y what the scheduler's ``prediction_type`` names and w_p = 1 but around mouth and eyes; ``detail_weight`` and
-    ``change_weight`` add terms of their own (see ``detail_loss`` and ``change_loss``). All random draws of a
-    training batch come from one generator (``draw_seed``), so a resumed run repeats an unbroken one.
+    with y what the scheduler's ``prediction_type`` names and w_p = 1 but around mouth and eyes, and what the weights
+    below add. A batch's draws come from one generator (``draw_seed``): a resumed run repeats an unbroken one.
 
     Args:
         renderer: network and conditioning; default ``Renderer()``.

@@ -139,6 +139,13 @@ class Renderer(ModelMixin, ConfigMixin):
             still_channels=3 * reference_channels if coarse else 0,
         )
 
+    def weights_for(self, other: Renderer) -> dict[str, Tensor]:
+        """Return the weights with which another begins where this one is; grown, where its frames and patches are."""
+        factor = other.config.size // self.config.size
+        if factor < 2 or any(other.config[name] != factor * self.config[name] for name in ("size", "patch")):
+            return self.state_dict()
+        return {f"unet.{name}": weight for name, weight in self.unet.finer_weights(factor).items()}
+
     def prepare(
         self,
         reference: Tensor,

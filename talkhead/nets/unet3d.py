@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from talkhead.nets.attention import relative_attention
 from talkhead.ops.group_norm import group_normed
-from talkhead.ops.patches import fold, unfold
+from talkhead.ops.patches import finer_in, finer_out, fold, unfold
 
 _GROUPS = 8
 
@@ -147,6 +147,15 @@ class UNet3D(ModelMixin, ConfigMixin):
         assert self.head.bias is not None
         x = F.conv2d(F.silu(self.norm(x)), self.head.weight[:asked], self.head.bias[:asked], padding=1)
         return unfold(x, patch, frames)
+
+    def finer_weights(self, factor: int) -> dict[str, Tensor]:
+        """Return weights that do the same with ``factor`` times as fine pixels in as much larger patches."""
+        weights, patch = self.state_dict(), self.config.patch
+        for name, side in {"stem": patch, "still_stem": patch, "coarse_stem": patch // 2}.items():
+            if hasattr(self, name):
+                weights[f"{name}.weight"] = finer_in(weights[f"{name}.weight"], side, factor)
+        head = {name: finer_out(weights[name], patch, factor) for name in ("head.weight", "head.bias")}
+        return weights | head
 
     def _run(self, blocks: nn.Module, x: Tensor, condition: Tensor, frames: int) -> Tensor:
         for block in blocks.children():

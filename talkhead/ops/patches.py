@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 _WORDS = {4: torch.int32, 8: torch.int64, 16: torch.complex128}
@@ -44,6 +44,38 @@ def unfold(pictures: Tensor, patch: int, frames: int) -> Tensor:
     words = rearrange(pictures, "n c h w -> n h w c").contiguous().view(word)
     rows = rearrange(words, "(b t) h w (c p) -> b c t (h p) w", t=frames, p=patch)
     return rows.contiguous().view(pictures.dtype)
+
+
+def finer_in(weight: Tensor, patch: int, factor: int) -> Tensor:
+    """Return the weights by which a convolution of folded blocks sees ``factor`` times as fine pixels as before.
+
+    Each fine pixel has an equal share of the coarse one's weight: it answers as it did to the blocks' means.
+
+    Args:
+        weight: (O, C patch^2, kh, kw) of a convolution after ``fold``.
+        patch: px, the side of the blocks it was made for.
+        factor: how many times as fine the pixels are, and as large the blocks.
+
+    Returns:
+        (O, C (factor patch)^2, kh, kw).
+    """
+    parts = weight.unflatten(1, (-1, patch, patch)) / factor**2
+    return repeat(parts, "o c i j k l -> o (c i p j q) k l", p=factor, q=factor)
+
+
+def finer_out(weight: Tensor, patch: int, factor: int) -> Tensor:
+    """Return the weights, or bias, by which a convolution before ``unfold`` says of fine pixels what it said of coarse.
+
+    Args:
+        weight: (C patch^2, ...).
+        patch: px, the side of the blocks it was made for.
+        factor: how many times as fine the pixels are.
+
+    Returns:
+        (C (factor patch)^2, ...).
+    """
+    parts = weight.unflatten(0, (-1, patch, patch))
+    return repeat(parts, "c i j ... -> (c i p j q) ...", p=factor, q=factor)
 
 
 def block_means(pictures: Tensor, side: int) -> Tensor:
