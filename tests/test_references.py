@@ -19,7 +19,7 @@ from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline, export_pipeline
 from talkhead.pipeline.stages import crop_portrait
 from talkhead.schedulers import MaskNoiseBridgeScheduler
-from talkhead.speaker.references import _as_turned, differing_mouths, in_light_of, load_bank, read_references
+from talkhead.speaker.references import _as_turned, bank_for, differing_mouths, in_light_of, load_bank, read_references
 from talkhead.tracking.track import Detection
 from tests.conftest import tiny_face
 from tests.test_mouth_bank import face
@@ -50,6 +50,12 @@ def png(pixels: torch.Tensor) -> bytes:
 
 
 PORTRAIT = crop_portrait(picture(8), face(8.0), 1.5, 32)
+
+
+def further_of(pipe: TalkingHeadPipeline, references) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the pipeline is given for the portrait."""
+    own, crop = (PORTRAIT.face, PORTRAIT.reference_landmarks), (1.5, PORTRAIT.crop.side)
+    return bank_for(references, pipe.folder, pipe.renderer.config, GreyTells, "largest", crop, own)
 
 
 @pytest.fixture(autouse=True)
@@ -169,13 +175,13 @@ def test_further_pictures_reach_the_mouth_and_nothing_else(pipe: TalkingHeadPipe
 
 def test_a_speaker_brings_its_own(pipe: TalkingHeadPipeline, tmp_path: Path):
     with pytest.raises(ValueError, match="no further pictures of its speaker"):
-        pipe._bank("speaker", GreyTells(), "largest", PORTRAIT)
+        further_of(pipe, "speaker")
     pictures = torch.stack([picture(4), picture(20)])[..., ::4, ::4].contiguous()
     save_file(
         {"pictures": pictures, "landmarks": torch.stack([face(4.0), face(20.0)]) / 4}, tmp_path / "bank.safetensors"
     )
     pipe.folder = tmp_path
-    bank = pipe._bank("speaker", GreyTells(), "largest", PORTRAIT)
+    bank = further_of(pipe, "speaker")
     assert torch.equal(bank[0], pictures)
     assert load_bank(tmp_path / "elsewhere", 32) is None
     with pytest.raises(ValueError, match=r"must hold pictures \(R, 3, 64, 64\)"):
@@ -203,7 +209,7 @@ def test_export_keeps_a_speakers_mouths(
         references=pictures,
     )
     speaker = TalkingHeadPipeline.from_pretrained(made, device="cpu")
-    bank = speaker._bank("speaker", GreyTells(), "largest", PORTRAIT)
+    bank = further_of(speaker, "speaker")
     assert bank[0].shape == (2, 3, 32, 32) and bank[0][0].float().mean() == 20
     speaker.save_pretrained(tmp_path / "copy")
     assert (tmp_path / "copy" / "bank.safetensors").read_bytes() == (made / "bank.safetensors").read_bytes()
@@ -212,7 +218,7 @@ def test_export_keeps_a_speakers_mouths(
 def test_a_renderer_without_a_bank_refuses_them(pipe: TalkingHeadPipeline):
     pipe.renderer = Renderer(size=32, widths=(8, 16), patch=2)
     with pytest.raises(ValueError, match="looks at one portrait alone"):
-        pipe._bank([picture(4)], GreyTells(), "largest", PORTRAIT)
+        further_of(pipe, [picture(4)])
 
 
 class Turned(GreyTells):

@@ -13,6 +13,7 @@ import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -37,7 +38,6 @@ from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.painting import paint
 from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import (
-    Portrait,
     Result,
     Stream,
     check_seed,
@@ -56,8 +56,8 @@ from talkhead.pipeline.worn import breathing, wear_expressions
 from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler, check_scheduler
-from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_parts, write_parts
-from talkhead.speaker.references import FINEST, Bank, in_light_of, load_bank, mouth_to_draw, read_references, shrunk
+from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_fine_renderer, load_parts, write_parts
+from talkhead.speaker.references import bank_for, fitting_renderer, mouth_to_draw, shrunk
 from talkhead.speaker.trained import check_emotions
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector
@@ -74,6 +74,7 @@ class TalkingHeadPipeline:
         emotion_net: speech to emotion probabilities; None where the emotion is always given.
         renderer: landmarks to frames.
         scheduler: the diffusion process' steps.
+        fine_renderer: paints large faces, those whose square has its pixels; None: ``renderer`` paints all.
         head_net: draws head, brows and lids; None: they sway and blink by rule (`idle_motion`).
         info: what ``pipeline.json`` says: fps, crop_scale, window, overlap, num_inference_steps, reference_landmarks.
         folder: where the pipeline was loaded from, or None.
@@ -87,11 +88,12 @@ class TalkingHeadPipeline:
         scheduler: Scheduler,
         info: Mapping[str, Any] | None = None,
         head_net: HeadMotionNet | None = None,
+        fine_renderer: Renderer | None = None,
     ) -> None:
         self.landmark_net = landmark_net.eval()
         self.emotion_net = check_emotions(emotion_net).eval() if emotion_net is not None else None
         self.head_net = head_net.eval() if head_net is not None else None
-        self.renderer = renderer.eval()
+        self.renderer, self.fine_renderer = renderer.eval(), fine_renderer
         self.scheduler = scheduler
         self.info = {**DEFAULTS, **(info or {})}
         self.folder: Path | None = None
@@ -123,9 +125,11 @@ class TalkingHeadPipeline:
         if revision is not None and (str(name) == "bundled" or Path(name).is_dir()):
             raise ValueError(f"revision={revision!r} is of a speaker on the hub; '{name}' is a folder: leave it out")
         folder = find_folder(name if revision is None else f"{name}@{revision}")
-        pipeline = cls(*load_parts(folder), head_net=load_drawn_head(folder)).to(place)
-        if compile:
-            pipeline.renderer.unet.compile()
+        parts, fine = load_parts(folder), load_fine_renderer(folder)
+        pipeline = cls(*parts, head_net=load_drawn_head(folder), fine_renderer=fine).to(place)
+        for renderer in (pipeline.renderer, fine) if compile else ():
+            if renderer is not None:
+                renderer.unet.compile()
         pipeline.folder = folder
         return pipeline
 
@@ -138,8 +142,9 @@ class TalkingHeadPipeline:
         """
         with new_folder(folder) as made:
             write_parts(
-                made, self.landmark_net, self.emotion_net, self.renderer, self.scheduler, self.info, self.head_net
-            )
+                made, self.landmark_net, self.emotion_net, self.renderer, self.scheduler, self.info, self.head_net,
+                self.fine_renderer,
+            )  # fmt: skip
             for name in EXTRAS:
                 if self.folder is not None and (self.folder / name).is_file():
                     shutil.copyfile(self.folder / name, made / name)
@@ -161,8 +166,8 @@ class TalkingHeadPipeline:
     def to(self, device: str | torch.device) -> Self:
         """Move the networks to ``device`` ("auto": the GPU where there is one) and return the pipeline."""
         device = chosen_device(device)
-        nets: list[torch.nn.Module | None] = [self.landmark_net, self.head_net, self.emotion_net, self.renderer]
-        for net in nets:
+        nets: tuple[torch.nn.Module | None, ...] = (self.landmark_net, self.head_net, self.emotion_net)
+        for net in (*nets, self.renderer, self.fine_renderer):
             if net is not None:
                 net.to(device)
         return self
@@ -328,10 +333,18 @@ class TalkingHeadPipeline:
         alpha = read_alpha(image) if transparent else None
         if reference_landmarks is None:
             reference_landmarks = find_face(picture, self._detector(detector), face, image)
-        portrait = crop_portrait(picture, reference_landmarks, self.info["crop_scale"], self.renderer.config.size)
+        scale, shown = self.info["crop_scale"], size if frame == "crop" else None
+        portrait = crop_portrait(picture, reference_landmarks, scale, self.renderer.config.size)
+        renderer = fitting_renderer(self.renderer, self.fine_renderer, side := portrait.crop.side, shown)
+        if renderer is self.fine_renderer:
+            portrait = crop_portrait(picture, reference_landmarks, scale, renderer.config.size)
+        own_face = portrait.face, portrait.reference_landmarks
         num_frames = count_frames(given, speech, portrait, rate)
-        further = None if references is None else self._bank(references, detector, face, portrait)
-        options["bank"] = None if further is None else shrunk(further, self.renderer.config.size)
+        further = None
+        if references is not None:
+            found = partial(self._detector, detector)
+            further = bank_for(references, self.folder, renderer.config, found, face, (scale, side), own_face)
+        options["bank"] = None if further is None else shrunk(further, renderer.config.size)
         keys = heard_keys(self.emotion_net, speech) if keys is None else keys
         times = torch.arange(num_frames, dtype=torch.float64) / float(rate)
         if given is None:
@@ -352,11 +365,10 @@ class TalkingHeadPipeline:
         if given is None:
             breath = emotion_strength * breathing(speech, num_frames, rate, seed)
             moved = wear_expressions(moved, portrait.reference_landmarks, keys, self.landmark_net, breath, rate)
-        told = keys.told_at(times, self.renderer, emotion_strength)
-        painted = paint(self.renderer, self.scheduler, portrait, moved, told, options)
+        told = keys.told_at(times, renderer, emotion_strength)
+        painted = paint(renderer, self.scheduler, portrait, moved, told, options)
         speaker = self.folder, self.info.get("reference_landmarks")
-        own_face = portrait.face, portrait.reference_landmarks
-        drawn = mouth_to_draw(speaker, *own_face, options["bank"], teeth, self.renderer.device)
+        drawn = mouth_to_draw(speaker, *own_face, options["bank"], teeth, self.device)
         placer = FramePlacer(portrait, frame, size, alpha, self.device, drawn, further)
         return Stream(painted, portrait, speech, keys, rate, num_frames, placer)
 
@@ -375,20 +387,6 @@ class TalkingHeadPipeline:
         set_timesteps(copy.deepcopy(self.scheduler), steps, start, "cpu")  # refuses what cannot be spaced
         options = {"window": window, "overlap": overlap, "num_inference_steps": steps, "start_timestep": start}
         return options | {"windows_per_call": together}
-
-    def _bank(
-        self, references: Any, detector: str | LandmarkDetector | None, face: str | int, portrait: Portrait
-    ) -> Bank:
-        """Return further pictures of the person in the portrait's light, as fine as it is, and their landmarks."""
-        size, own = self.renderer.config.size, (portrait.face, portrait.reference_landmarks)
-        if not self.renderer.config.bank:
-            raise ValueError("references: this pipeline's renderer looks at one portrait alone; leave them out")
-        if isinstance(references, str) and references == "speaker":
-            if self.folder is None or (bank := load_bank(self.folder, size)) is None:
-                raise ValueError("references: this pipeline has no further pictures of its speaker; give pictures")
-            return in_light_of(bank, *own)
-        fine = min(max(round(portrait.crop.side), size), FINEST)
-        return read_references(references, self._detector(detector), face, self.info["crop_scale"], fine, own)
 
     def _detector(self, detector: str | LandmarkDetector | None) -> LandmarkDetector:
         """Load a detector once."""

@@ -328,6 +328,8 @@ def _make_video(
         if ask is not None:
             pipeline = copy.copy(pipeline)
             pipeline.renderer = SharedRenderer(pipeline.renderer, ask)
+            if pipeline.fine_renderer is not None:
+                pipeline.fine_renderer = SharedRenderer(pipeline.fine_renderer, ask)
         pipeline.generate_file(options.pop("image"), options.pop("audio", None), target, progress=count, **options)
     except Exception as error:
         code = getattr(error, "errno", None)

@@ -44,6 +44,8 @@ from talkhead.tracking.track import load_detector
 BUNDLED = Path(__file__).parents[1] / "assets" / "speaker"
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 """The form of a name on the Hugging Face hub."""
+FINE = "renderer_fine"
+"""Folder of the renderer for large faces."""
 EXTRAS = ("portrait.png", "speech.flac", "bank.safetensors", "README.md")
 
 
@@ -137,6 +139,20 @@ def load_drawn_head(folder: Path) -> HeadMotionNet | None:
         raise damaged(folder, error) from error
 
 
+def load_fine_renderer(folder: Path) -> Renderer | None:
+    """Load the renderer for large faces; None where the folder has none. Kept in half precision, it becomes float32.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    if not (folder / FINE).is_dir():
+        return None
+    try:
+        return load_net(Renderer, folder, FINE).float().eval()
+    except Exception as error:  # as in load_parts
+        raise damaged(folder, error) from error
+
+
 def damaged(folder: Path, error: Exception) -> ValueError:
     """Return what is said of a folder in which one thing or another cannot be read."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -151,9 +167,11 @@ def write_parts(
     scheduler: Scheduler,
     info: Mapping[str, Any],
     head: HeadMotionNet | None = None,
+    fine: Renderer | None = None,
 ) -> None:
     """Write networks, scheduler and ``pipeline.json`` into an empty folder."""
     parts = {"landmark": landmark, "head": head, "emotion": emotion, "renderer": renderer, "scheduler": scheduler}
+    parts[FINE] = fine
     for name, part in parts.items():
         if part is not None:
             save_part(part, folder / name)

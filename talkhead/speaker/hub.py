@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from talkhead.speaker.folder import EXTRAS, HUB_ID, damaged, find_folder, load_drawn_head, load_parts, model_card
+from talkhead.speaker.folder import EXTRAS, FINE, HUB_ID, damaged, find_folder, load_drawn_head, load_parts, model_card
 from talkhead.speaker.schema import inside
 
-NETWORKS = ("landmark", "emotion", "head", "renderer", "scheduler")
+NETWORKS = ("landmark", "emotion", "head", "renderer", FINE, "scheduler")
 
 
 def speaker_files(folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from talkhead.face.mouth_bank import mouth_and_turn
 from talkhead.finishing.drawn_mouth import DrawnMouth
 from talkhead.media.read import iter_frames
 from talkhead.metrics import head_pose
+from talkhead.nets.renderer import Renderer
 from talkhead.tracking.identity import can_describe_faces, describe_faces
 from talkhead.tracking.portrait import read_portrait
 from talkhead.tracking.track import LandmarkDetector
@@ -93,6 +94,53 @@ def read_references(
     pictures = torch.stack([crop_frames(faces[place][0], crop, size) for place, crop in zip(kept, crops, strict=True)])
     points = torch.stack([to_crop(landmarks[place], crop, size) for place, crop in zip(kept, crops, strict=True)])
     return (pictures, points) if portrait is None else in_light_of((pictures, points), *portrait)
+
+
+def bank_for(
+    references: Any,
+    folder: Path | None,
+    config: Mapping[str, Any],
+    detector: Callable[[], LandmarkDetector],
+    face: str | int,
+    crop: tuple[float, float],
+    portrait: tuple[Tensor, Tensor],
+) -> Bank:
+    """Return further pictures of a portrait's person, in its light and as fine as it is.
+
+    Args:
+        references: as for `read_references`; "speaker": those of the speaker in ``folder``.
+        folder: the speaker's, or None.
+        config: the renderer's.
+        detector: loads what finds faces, where one is needed.
+        face: see `read_references`.
+        crop: the crop's scale, and the side of the portrait's in px of its picture.
+        portrait: (3, s, s) uint8 and (68, 2) px of it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_references`; if the renderer takes no further pictures, or the speaker
+            has none.
+    """
+    if not config["bank"]:
+        raise ValueError("references: this pipeline's renderer looks at one portrait alone; leave them out")
+    if isinstance(references, str) and references == "speaker":
+        if folder is None or (bank := load_bank(folder)) is None:
+            raise ValueError("references: this pipeline has no further pictures of its speaker; give pictures")
+        return in_light_of(bank, *portrait)
+    fine = min(max(round(crop[1]), config["size"]), FINEST)
+    return read_references(references, detector(), face, crop[0], fine, portrait)
+
+
+def fitting_renderer(plain: Renderer, fine: Renderer | None, side: float, shown: float | None) -> Renderer:
+    """Return the finer renderer where both the portrait's square and what is shown have its pixels.
+
+    Args:
+        plain: the speaker's.
+        fine: that for large faces, or None.
+        side: px of the portrait's square in its picture.
+        shown: px of the square in the frames; None: as in the picture.
+    """
+    least = side if shown is None else min(side, shown)
+    return fine if fine is not None and least >= fine.config["size"] else plain
 
 
 def in_light_of(bank: Bank, face: Tensor, landmarks: Tensor) -> Bank:
