@@ -1,0 +1,107 @@
+"""Measure what a speaker's renderer for large faces gives over its plain one, shown as large.
+
+    python examples/measure_large_faces.py CACHE [--clips NAME ...] [--judges JUDGES]
+
+CACHE holds clips or stills at the size of the finer renderer (`preprocess --size 256`). The first frame of each is the
+portrait, the next 49 (of stills: the one other picture) are painted from their true landmarks in one network call.
+Rows: the portrait bent by the spline; the plain renderer's frames, enlarged with the portrait's own detail as the
+pipeline does it; the finer renderer's. Nothing is drawn between the lips. JUDGES: see measure_mouths.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from measure_mouths import enlarged, load_distance
+from safetensors.torch import load_file
+from torch import Tensor
+
+from talkhead import metrics
+from talkhead.data.clip import emotion_probabilities
+from talkhead.face.crop import Crop, crop_frames, to_crop
+from talkhead.face.warp import thin_plate_spline_warp
+from talkhead.nets.renderer import Renderer
+from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.placing import FramePlacer
+from talkhead.pipeline.stages import Portrait
+from talkhead.pipeline.windows import paint_windows
+
+FRAMES = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--clips", nargs="+", metavar="NAME", help="of the cache (all)")
+    parser.add_argument("--speaker", default="bundled", help="(%(default)s)")
+    parser.add_argument("--judges", type=Path, help="folder of judges.py")
+    args = parser.parse_args()
+    distance = load_distance(args.judges) if args.judges else None
+    pipeline = TalkingHeadPipeline.from_pretrained(args.speaker, device="cpu")
+    if pipeline.fine_renderer is None:
+        parser.error(f"--speaker {args.speaker} has no renderer for large faces")
+    rows: dict[str, list[dict[str, float]]] = {}
+    paths = sorted((args.cache / "clips").glob("*.safetensors"))
+    for path in (path for path in paths if args.clips is None or path.stem in args.clips):
+        tensors = load_file(path)
+        frames, landmarks = tensors["frames"][:FRAMES], tensors["landmarks"][:FRAMES].float()
+        for name, painted in ways(pipeline, frames[0], landmarks).items():
+            rows.setdefault(name, []).append(scores_of(painted, frames[1:], landmarks[1:], distance))
+    columns = list(next(iter(rows.values()))[0])
+    print(f"| | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
+    for name, scores in rows.items():
+        means = [torch.tensor([one[column] for one in scores]).mean().item() for column in columns]
+        print(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
+
+
+def ways(pipeline: TalkingHeadPipeline, portrait: Tensor, landmarks: Tensor) -> dict[str, Tensor]:
+    """Return (T - 1, 3, S, S) uint8 frames made of a portrait in each way, from (T, 68, 2) px, its own first."""
+    assert pipeline.fine_renderer is not None
+    side, size = portrait.shape[-1], pipeline.renderer.config.size
+    whole = Crop(0.0, 0.0, float(side))
+    face, small = crop_frames(portrait[None], whole, size)[0], to_crop(landmarks, whole, size)
+    place = FramePlacer(Portrait(portrait, landmarks[0], whole, face, small[0]), "crop", side)
+
+    def painted(renderer: Renderer, picture: Tensor, points: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        neutral = emotion_probabilities("neutral")
+        windows = paint_windows(
+            renderer, pipeline.scheduler, picture, points[0], [points[1:]], neutral, num_inference_steps=1
+        )
+        return [(window.frames, window.displacement) for window in windows]
+
+    shown, done = [], 1
+    for frames, moved in painted(pipeline.renderer, face, small):
+        shown.append(place(frames, small[done : done + len(frames)], moved).permute(0, 3, 1, 2))
+        done += len(frames)
+    source = portrait[None].float()
+    large = [frames for frames, _ in painted(pipeline.fine_renderer, portrait, landmarks)]
+    bent = [thin_plate_spline_warp(source, landmarks[:1], part[None])[0] for part in landmarks[1:].split(16)]
+    return {
+        "warped": torch.cat(bent).round().clamp(0, 255).to(torch.uint8),
+        f"painted at {size} px, shown at {side}": torch.cat(shown),
+        f"painted at {side} px": torch.cat(large),
+    }
+
+
+def scores_of(
+    painted: Tensor, truth: Tensor, landmarks: Tensor, distance: Callable[[Tensor, Tensor], Tensor] | None
+) -> dict[str, float]:
+    """Return the means over a clip's frames; the perceptual distance of every sixth."""
+    x0, y0, x1, y1 = metrics.mouth_box(landmarks, truth.shape[-1])
+    ours, true = painted[..., y0:y1, x0:x1], truth[..., y0:y1, x0:x1]
+    scores = {
+        "PSNR": metrics.psnr(painted, truth).item(),
+        "SSIM": metrics.ssim(painted, truth).item(),
+        "mouth PSNR": metrics.psnr(ours, true).item(),
+        "sharpness": (metrics.sharpness(painted).mean() / metrics.sharpness(truth).mean()).item(),
+    }
+    if distance is not None:
+        scores["perceptual"] = distance(enlarged(ours[::6]), enlarged(true[::6])).mean().item()
+    return scores
+
+
+if __name__ == "__main__":
+    main()
