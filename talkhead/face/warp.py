@@ -146,25 +146,20 @@ def compose(field: Tensor, flow: Tensor) -> Tensor:
     return rearrange(flow + rearrange(moved, "(b t) d 1 h w -> b d t h w", b=len(flow)), "b d t h w -> b t h w d")
 
 
-def spline_displacement(
-    source: Tensor, target: Tensor, size: tuple[int, int], stiffness: float, anchored: bool = True
-) -> Tensor:
+def spline_displacement(source: Tensor, target: Tensor, size: tuple[int, int], stiffness: float) -> Tensor:
     """Return the backward displacement (N, H, W, 2) in px that takes ``target`` (N, K, 2) to ``source`` (N, K, 2).
 
-    ``anchored`` holds the border where it is.
-
-    In float32 whatever the autocast: in bfloat16 the spline would be a quarter of a pixel off, and in places a whole.
+    The border stays where it is. In float32 whatever the autocast: in bfloat16 the spline would be a quarter of a
+    pixel off, and in places a whole.
     """
     with torch.autocast(target.device.type, enabled=False):
-        return _spline_displacement(source.float(), target.float(), size, stiffness, anchored)
+        return _spline_displacement(source.float(), target.float(), size, stiffness)
 
 
-def _spline_displacement(
-    source: Tensor, target: Tensor, size: tuple[int, int], stiffness: float, anchored: bool
-) -> Tensor:
+def _spline_displacement(source: Tensor, target: Tensor, size: tuple[int, int], stiffness: float) -> Tensor:
     height, width = size
     unit = float(max(height, width))
-    anchors = _border_points(height, width, target.device)[: None if anchored else 0]
+    anchors = _border_points(height, width, target.device)
     anchors = repeat(anchors, "a d -> n a d", n=target.shape[0])
     centres = torch.cat([target, anchors], 1) / unit
     values = torch.cat([(source - target) / unit, torch.zeros_like(anchors)], 1)

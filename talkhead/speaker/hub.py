@@ -8,7 +8,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from talkhead.speaker.folder import EXTRAS, FINE, HUB_ID, damaged, find_folder, load_drawn_head, load_parts, model_card
+from talkhead.speaker.folder import (
+    EXTRAS,
+    FINE,
+    HUB_ID,
+    damaged,
+    find_folder,
+    load_drawn_head,
+    load_fine_renderer,
+    load_parts,
+    model_card,
+)
 from talkhead.speaker.schema import inside
 
 NETWORKS = ("landmark", "emotion", "head", "renderer", FINE, "scheduler")
@@ -64,6 +74,7 @@ def push(
     folder = find_folder(speaker)
     load_parts(folder)
     load_drawn_head(folder)
+    load_fine_renderer(folder)
     files = speaker_files(folder)
     if dry_run:
         return "\n".join(sorted({*files, "README.md"}))
