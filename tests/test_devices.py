@@ -64,13 +64,14 @@ def test_the_doors_ask_for_the_device_before_they_load_anything(monkeypatch) -> 
             door()
 
 
-def test_compile_compiles_the_network_alone(monkeypatch) -> None:
+def test_compile_compiles_the_renderers_networks_alone(monkeypatch) -> None:
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     plain = TalkingHeadPipeline.from_pretrained("bundled", "cpu")
     assert plain.device == torch.device("cpu") and not compiled
     pipeline = TalkingHeadPipeline.from_pretrained("bundled", "cpu", compile=True)
-    assert compiled == [pipeline.renderer.unet]
+    assert pipeline.fine_renderer is not None
+    assert compiled == [pipeline.renderer.unet, pipeline.fine_renderer.unet]
 
 
 def test_pieces_side_by_side_share_the_threads_and_keep_their_order() -> None:
