@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from talkhead.face.smooth_step import smooth_step
+
 HAIR = 0.1
 """How far the crop sits above the landmarks' box, in box sides: the 68 points end at the brows, the head does not."""
 
@@ -157,8 +159,7 @@ def _feathering(side: int, feather: float, device: torch.device) -> Tensor:
     """Return (side, side) weights in (0, 1]: 1 inside, falling along a smooth step to 0 just outside the border."""
     position = torch.arange(side, device=device) + 0.5
     distance = torch.minimum(position, side - position)
-    ramp = (distance / max(feather * side, 1e-6)).clamp(max=1)
-    ramp = ramp * ramp * (3 - 2 * ramp)
+    ramp = smooth_step(distance / max(feather * side, 1e-6))
     return ramp[:, None] * ramp
 
 

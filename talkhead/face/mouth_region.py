@@ -8,6 +8,7 @@ from torch import Tensor
 from talkhead.face.frame import face_size
 from talkhead.face.points import LOWER_FACE, MOUTH
 from talkhead.face.polygon import signed_distance
+from talkhead.face.smooth_step import smooth_step
 
 STRIDE = 2
 """px between the places where the weight is computed; it is smooth."""
@@ -41,5 +42,4 @@ def mouth_region(old: Tensor, new: Tensor, size: int, fade: float = 0.12, beyond
     further = corners[0][1] >= corners[1][1]
     polygon = centre + torch.where(further, corners[0][0] * corners[0][1], corners[1][0] * corners[1][1])
     depth = -signed_distance(polygon, (size, size), stride=STRIDE)
-    ramp = (depth / (fade * face)).clamp(0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+    return smooth_step(depth / (fade * face))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.devices import side_by_side
+from talkhead.face.smooth_step import smooth_step
 from talkhead.face.warp import sample, spline_displacement
 from talkhead.finishing.further_detail import FurtherDetail, Mixture
 
@@ -102,5 +103,5 @@ def fading(side: int, border: float) -> Tensor:
     position = torch.arange(side, dtype=torch.float32)
     distance = torch.minimum(position, side - 1 - position)
     ramp = (distance / (border * side)).clamp(max=1) if border else torch.ones(side)
-    ramp = ramp * ramp * (3 - 2 * ramp)
+    ramp = smooth_step(ramp)
     return ramp[:, None] * ramp

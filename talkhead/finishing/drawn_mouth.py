@@ -14,6 +14,7 @@ from talkhead.face.points import CHIN, INNER_LIP, LEFT_EYE, LOWER_INNER_LIP, RIG
 from talkhead.face.polygon import signed_distance
 from talkhead.face.similarity import fit_similarity
 from talkhead.face.skin import skin_colour
+from talkhead.face.smooth_step import smooth_step
 
 _WIDER = 0.03
 """Eye distances: a mouth so much wider open than any that the person's own pictures show is drawn by 40%."""
@@ -88,6 +89,8 @@ class DrawnMouth:
         opening = mouth_shape(landmarks)[:, 0]
         wider = (opening - self._widest).clamp_min(0)
         share = self._strength * (1 - torch.exp(wider.square() / (-2 * _WIDER**2)))
+        if not share.any():
+            return frames
         stride = max(1, int(unit / 2))  # of the distance to the lips, which is smooth
         low = ((inner.amin((0, 1)) - _MARGIN * unit) / stride).floor().clamp_min(0) * stride
         high = inner.amax((0, 1)) + _MARGIN * unit
@@ -132,7 +135,7 @@ class DrawnMouth:
         soft = 0.006 + 0.5 / scale
 
         down = (y - upper) / (lower - upper).clamp_min(1e-3)
-        tongue = (_smooth((down - 0.35) / 0.65) * _smooth((opening - 0.06) / 0.12))[:, None]
+        tongue = (smooth_step((down - 0.35) / 0.65) * smooth_step((opening - 0.06) / 0.12))[:, None]
         colour = torch.lerp(self._dark, self._tongue, tongue)
         end, light = _teeth(x, _LOWER)
         seen = torch.sigmoid((y - torch.maximum(jaw, lower - _COVERED) - _BELOW + end) / soft)[:, None]
@@ -145,7 +148,7 @@ class DrawnMouth:
         colour = torch.lerp(colour, tooth, torch.sigmoid((_INCISAL + end - y) / soft)[:, None])
 
         half = ((corners[:, 1] - corners[:, 0]) / 2).clamp_min(0.1)[:, None, None]
-        shade = 0.65 + 0.35 * _smooth(distance / (-_SHADE * scale))
+        shade = 0.65 + 0.35 * smooth_step(distance / (-_SHADE * scale))
         shade = shade * (1 - 0.4 * (x / half).clamp(-1, 1).square()) * (0.9 + 0.1 * (opening / 0.15).clamp(max=1))
         return colour * shade[:, None] ** shade.new_tensor((1 - _RED, 1.0, 1 + _RED))[:, None, None]
 
@@ -167,12 +170,6 @@ def _teeth(x: Tensor, row: _Row) -> tuple[Tensor, Tensor]:
     across = 1 - to_side / half  # 0 in the middle of a tooth, 1 at its sides
     end = -x.new_tensor(row.shorter)[tooth] - row.rounded * across**4 - row.bow * x.square()
     return end, 1 - 0.2 * torch.exp(-((to_side / _SEAM) ** 2))
-
-
-def _smooth(share: Tensor) -> Tensor:
-    """Return 3 s^2 - 2 s^3 of a share, which is kept in [0, 1]."""
-    share = share.clamp(0, 1)
-    return share.square() * (3 - 2 * share)
 
 
 def _eye_white(face: Tensor, landmarks: Tensor, skin: Tensor) -> Tensor:
