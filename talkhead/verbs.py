@@ -65,6 +65,12 @@ def loaded(options: dict[str, Any]) -> Any:
     return TalkingHeadPipeline.from_pretrained(options.pop("speaker"), device=options.pop("device"))
 
 
+def add_names(verb: argparse.ArgumentParser) -> None:
+    """Add ``--names``."""
+    what = "host names that lead here, of a proxy for one (localhost, this machine's, --host)"
+    verb.add_argument("--names", nargs="+", default=[], metavar="NAME", help=what)
+
+
 def add_serve(verbs: Any) -> None:
     """Register ``talkhead serve``."""
     verb = add_verb(
@@ -80,6 +86,7 @@ def add_serve(verbs: Any) -> None:
     add_speaker(verb)
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: any (%(default)s)")
     verb.add_argument("--port", type=port, default=8000, help="(%(default)s)")
+    add_names(verb)
     verb.add_argument("--clients", type=int, default=2, help="how many may speak at once (%(default)s)")
     verb.add_argument("--size", type=int, default=256, metavar="PX", help="side of the picture (%(default)s)")
     verb.add_argument("--emotion", type=emotion, default="neutral", help="(%(default)s)")
@@ -179,6 +186,7 @@ def add_app(verbs: Any) -> None:
     )
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: any (%(default)s)")
     verb.add_argument("--port", type=port, help="(7860, or the next free one)")
+    add_names(verb)
     verb.add_argument("--share", action="store_true", help="ask gradio for a public address: anybody can use it")
     verb.add_argument("--longest", type=float, default=120.0, metavar="S", help="seconds of sound taken (%(default)s)")
     verb.add_argument("--largest", type=file_size, default="64mb", metavar="SIZE", help="of an upload (%(default)s)")

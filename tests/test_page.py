@@ -18,6 +18,7 @@ from test_bounds import streamed_flac, streamed_video
 from talkhead.media.read import read_image
 from talkhead.pipeline.motion import LandmarkSequence
 
+httpx = pytest.importorskip("httpx")
 gr = pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
 pytestmark = GRADIOS_WARNINGS
 with warnings.catch_warnings():
@@ -108,6 +109,16 @@ def test_of_the_three_buttons_one_works_at_a_time(tmp_path: Path, monkeypatch: p
     finally:
         page.close()
     assert most == [1]
+
+
+def test_no_other_sites_name_gets_the_page(tmp_path: Path) -> None:
+    page, address = run_page(make_page(tiny_pipeline(), folder=tmp_path), block=False, names=["face.example"])
+    try:
+        for path in ("", "config", "gradio_api/info"):
+            for host, status in (("evil.example:7860", 403), ("face.example", 200), ("127.0.0.1:7860", 200)):
+                assert httpx.get(address + path, headers={"host": host}).status_code == status, (path, host)
+    finally:
+        page.close()
 
 
 @pytest.mark.parametrize(

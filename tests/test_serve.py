@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,10 +21,13 @@ from talkhead.app.serve import make_server  # noqa: E402
 from talkhead.media.read import write_image  # noqa: E402
 from talkhead.pipeline.live import Live  # noqa: E402
 
+NAMES = ("testserver", "face.example")
+"""What the tests' client calls the server, and the name of one behind a proxy."""
+
 
 @pytest.fixture(scope="module")
 def client():
-    app = make_server(tiny_pipeline(), tiny_portrait(), reference_landmarks=POINTS, size=64, clients=2)
+    app = make_server(tiny_pipeline(), tiny_portrait(), reference_landmarks=POINTS, size=64, clients=2, names=NAMES)
     with TestClient(app) as client:
         yield client
 
@@ -141,6 +145,7 @@ def test_a_client_too_many_is_refused(client):
         ("http://[::1]:8000", "[::1]:8000", True),
         ("http://evil.example", "testserver", False),
         ("http://testserver.evil.example", "testserver", False),
+        ("http://evil.example:8000", "evil.example:8000", False),  # whose name leads here: DNS rebinding
         ("http://127.0.0.1:3000", "127.0.0.1:8000", False),  # another program's page on this machine
         ("http://127.0.0.1:x", "127.0.0.1", False),
         ("null", "testserver", False),
@@ -160,8 +165,15 @@ def test_no_other_sites_page_is_let_in(client, origin, host, welcome):
             ask()
 
 
+def test_no_other_sites_name_gets_the_page(client):
+    for path in ("/", "/health"):
+        refused = client.get(path, headers={"host": "evil.example:8000"})
+        assert refused.status_code == 403 and "--names" in refused.text and "evil" not in refused.text
+        assert client.get(path, headers={"host": "face.example"}).status_code == 200
+
+
 def test_without_a_size_of_the_servers_own_a_client_may_ask_for_the_pages_largest():
-    app = make_server(tiny_pipeline(), tiny_portrait(), reference_landmarks=POINTS)
+    app = make_server(tiny_pipeline(), tiny_portrait(), reference_landmarks=POINTS, names=NAMES)
     with TestClient(app) as client, client.websocket_connect("/live") as socket:
         socket.send_text('{"size": 1025}')
         assert "at most 1024 px" in list(answers(socket))[-1]["message"]
@@ -177,6 +189,32 @@ def test_one_who_says_nothing_makes_room(client, monkeypatch, first):
         last = list(answers(socket))[-1]
     assert last["type"] == "error" and "nothing came for 0.5 s" in last["message"]
     assert nobody_speaks(client)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_empty_messages_keep_nobodys_place(client, monkeypatch, begun):
+    monkeypatch.setattr(served, "SILENCE", 0.5)
+    monkeypatch.setattr(served, "FIRST_WORD", 0.5)
+    gone = threading.Event()
+
+    def murmur():
+        with suppress(WebSocketDisconnect):
+            for _ in range(200):
+                socket.send_bytes(b"")
+                if gone.wait(0.05):
+                    return
+
+    with client.websocket_connect("/live") as socket:
+        if begun:
+            socket.send_bytes(pcm(speech(0.2)))
+        murmuring = threading.Thread(target=murmur)
+        murmuring.start()
+        asked = time.perf_counter()
+        last = list(answers(socket))[-1]
+        gone.set()
+        murmuring.join()
+    assert last["type"] == "error" and "nothing came for 0.5 s" in last["message"]
+    assert time.perf_counter() - asked < 5 and nobody_speaks(client)
 
 
 def test_one_who_has_ended_need_not_speak(client, monkeypatch):
@@ -209,7 +247,7 @@ def test_a_failure_of_the_server_is_told_and_logged(client, monkeypatch, caplog,
 
 def test_the_portrait_is_read_once(tmp_path):
     write_image(tmp_path / "face.png", tiny_portrait())
-    app = make_server(tiny_pipeline(), tmp_path / "face.png", reference_landmarks=POINTS, size=64)
+    app = make_server(tiny_pipeline(), tmp_path / "face.png", reference_landmarks=POINTS, size=64, names=NAMES)
     (tmp_path / "face.png").unlink()
     with TestClient(app) as client, client.websocket_connect("/live") as socket:
         socket.send_text('{"end": true}')

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from talkhead.app import LARGEST_SIDE
 from talkhead.app.bounds import check_seconds
+from talkhead.app.names import OwnNamesOnly, own_names
 from talkhead.app.score import score
 from talkhead.data.clip import EMOTIONS
 from talkhead.media.formats import open_writer
@@ -85,7 +86,7 @@ def make_page(
 
 def run_page(
     page: Any, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False, largest: str = "64mb",
-    block: bool = True,
+    names: Iterable[str] = (), block: bool = True,
 ) -> tuple[Any, str]:  # fmt: skip
     """Serve the page until it is interrupted.
 
@@ -93,19 +94,26 @@ def run_page(
         page: from `make_page`.
         host: address to listen at; the default is reachable from this machine alone.
         port: TCP port; None: 7860 or the next free one.
-        share: ask gradio for a public address.
+        share: ask gradio for a public address; the page then answers to every name, for everybody may ask.
         largest: size of an upload, at most.
+        names: host names that it goes by beside the host and this machine's; who asks by another is refused.
         block: wait until interrupted; else return while it runs.
 
     Returns:
         The page, and its local address.
+
+    Raises:
+        ValueError: if a name is none.
     """
     import gradio as gr
+    from starlette.middleware import Middleware
 
+    own = own_names(names, host)
     looks = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from the network
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=share, max_file_size=largest, theme=looks, quiet=True,
         prevent_thread_lock=True, ssr_mode=False, show_error=True,
+        app_kwargs={} if share else {"middleware": [Middleware(OwnNamesOnly, names=own)]},
     )  # fmt: skip
     if block:
         print(f"talkhead app: {address}", flush=True)

@@ -17,7 +17,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import reduce
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from talkhead.app import LARGEST_SIDE
+from talkhead.app.names import OwnNamesOnly, own_names
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.live import Live, LiveMotion
@@ -66,6 +67,8 @@ def make_server(
     *,
     reference_landmarks: Tensor | None = None,
     clients: int = 2,
+    host: str = "localhost",
+    names: Iterable[str] = (),
     **options: Any,
 ) -> Any:
     """Return the server's FastAPI application.
@@ -75,10 +78,12 @@ def make_server(
         image: the portrait.
         reference_landmarks: (68, 2) px of the portrait; None: detected.
         clients: how many may speak at once; one more is refused with a sentence.
+        host: where it is to listen.
+        names: host names that it goes by beside the host and this machine's; who asks by another is refused.
         options: see `TalkingHeadPipeline.live`; a client's own come first, but for a size above this one.
 
     Raises:
-        ValueError: if an option is out of range or no face is found: before the server starts.
+        ValueError: if an option is out of range, no face is found or a name is none: before the server starts.
         ImportError: if FastAPI is not installed.
     """
     try:
@@ -86,6 +91,7 @@ def make_server(
         from fastapi.responses import HTMLResponse
     except ImportError:
         raise ImportError("`talkhead serve` needs FastAPI and uvicorn; run: pip install 'talkhead[live]'") from None
+    own = own_names(names, host)
     first = pipeline.live(image, reference_landmarks=reference_landmarks, **options)
     first.push(torch.zeros(SAMPLE_RATE))  # warm, so that the first client does not wait
     picture, landmarks = first.portrait.picture, first.portrait.landmarks  # the file is not looked at again
@@ -102,6 +108,7 @@ def make_server(
         workers.shutdown(cancel_futures=True)
 
     app = FastAPI(title="talkhead live", lifespan=lifespan)
+    app.add_middleware(OwnNamesOnly, names=own)
 
     @app.get("/")
     def page() -> HTMLResponse:
@@ -257,6 +264,8 @@ class _Session:
         try:
             async with asyncio.timeout(longest):
                 message = await socket.receive()
+                while message.get("bytes") == b"":  # says nothing, and keeps nobody's place
+                    message = await socket.receive()
         except TimeoutError:
             raise ClientError(
                 f"nothing came for {longest:g} s: send silence while nobody speaks, or begin again"
@@ -350,7 +359,7 @@ def serve(
         port: TCP port.
         options: see `make_server`.
     """
-    app = make_server(pipeline, image, **options)
+    app = make_server(pipeline, image, host=host, **options)
     import uvicorn
 
     print(f"talkhead live: http://{host}:{port}", flush=True)

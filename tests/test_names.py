@@ -1,0 +1,69 @@
+"""Which names a server answers to: what a browser asks for when another site's name leads to this machine."""
+
+import asyncio
+import socket
+
+import pytest
+
+pytest.importorskip("starlette", reason="the servers are extras: pip install 'talkhead[live]'")
+from talkhead.app.names import OwnNamesOnly, own_names  # noqa: E402
+
+
+def answer(host, names=frozenset({"localhost", "face.example"}), kind="http"):
+    """Return the status of a request by a name; of a WebSocket's, that of its refusal."""
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "let in", "status": 200})
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [] if host is None else [(b"host", host.encode("latin-1"))]
+    asyncio.run(OwnNamesOnly(app, names)({"type": kind, "headers": headers}, None, send))
+    return sent[0]["status"] if kind == "http" else sent[0]["type"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "localhost:8000", "LOCALHOST.", "me.localhost:1", "face.example", "Face.Example:443", None),
+        *(
+            "127.0.0.1",
+            "192.168.1.20:8000",
+            "[::1]:8000",
+            "[fe80::1%25eth0]:80",
+            "8.8.8.8",
+        ),  # no site has a bare address
+    ],
+)
+def test_addresses_and_own_names_are_let_in(host):
+    assert answer(host) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:8000", "face.example.evil.example", "xface.example", "localhost.evil.example"),
+        *("127.0.0.1.nip.io", "evil.example@localhost.evil.example", "", ":8000", "[::1", "[nonsense]", "\xe9"),
+    ],
+)
+def test_other_names_are_not(host):
+    assert answer(host) == 403
+    assert answer(host, kind="websocket") == "websocket.close"
+
+
+def test_what_a_server_is_told_and_what_its_machine_is_called(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box.lan.example")
+    names = own_names(["A.example"], host="face.example")
+    assert names == {"localhost", "box.lan.example", "box", "box.local", "face.example", "a.example"}
+    assert own_names("b.example") - own_names() == {"b.example"}  # one name is no row of letters
+
+
+@pytest.mark.parametrize(
+    "name", ["https://face.example", "face.example:443", "face.example/live", "", "*", "a..b", "\xe9"]
+)
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ValueError, match=r"names must be host names such as face\.example; got .*leave out") as raised:
+        own_names([name])
+    assert "\n" not in str(raised.value)
