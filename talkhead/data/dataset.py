@@ -145,7 +145,7 @@ class ClipDataset(Dataset[Clip]):
         length = self.num_frames or len(landmarks)
         seen = landmarks.isfinite().all(-1).all(-1)
         start = self._start(seen, 1 if entry.get("stills") else length, entry["name"], rng)
-        reference = self._reference(seen, start, 1 if entry.get("stills") else length, rng)
+        reference = self._reference(seen, start, 1 if entry.get("stills") else length, entry["name"], rng)
         fps = Fraction(entry["fps"])
         samples = num_samples(length, fps)
         # Two roundings can reach one sample past the end.
@@ -174,9 +174,11 @@ class ClipDataset(Dataset[Clip]):
             raise ValueError(f"data: {name!r} has no {length} frames in a row with landmarks; preprocess it again")
         return rng.choice(starts) if self.random else starts[len(starts) // 2]
 
-    def _reference(self, seen: Tensor, start: int, length: int, rng: random.Random) -> int:
+    def _reference(self, seen: Tensor, start: int, length: int, name: str, rng: random.Random) -> int:
         """Return the frame that stands for the portrait: one with landmarks, outside the window where there is one."""
         candidates = seen.nonzero().flatten().tolist()
+        if not candidates:
+            raise ValueError(f"data: {name!r} has no frame with landmarks; preprocess it again")
         if self.reference == "first":
             return candidates[0]
         outside = [t for t in candidates if not start <= t < start + length]

@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.evaluate.bench import Bench, Part, make_bench, tracked, window_options
+from talkhead.evaluate.bench import Bench, Part, make_bench, measure_each, window_options
 from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
 from talkhead.evaluate.rows import (
     PICTURE_COLUMNS,
@@ -22,7 +22,6 @@ from talkhead.evaluate.rows import (
     Painting,
     Truth,
     detect,
-    make_truth,
     paint_model,
     paint_repeated,
     paint_warped,
@@ -169,21 +168,23 @@ def make_report(bench: Bench, settings: Sequence[Setting], seed: int, verbose: b
     """Score every clip in every setting that the log does not hold yet, and average."""
     options = window_options(bench.pipeline, {"seed": seed})
     log = ClipLog(bench.folder / "ablation.jsonl", {**bench.settings(), **options})
-    clips: dict[str, Scores] = {name: {} for name in bench.names}
-    for name in tracked(bench.names, "ablating", verbose):
-        truth = make_truth(bench.clip(name), bench.detector)
+
+    def measure(name: str) -> Scores:
+        truth, scores = bench.truth(name), {}
         for row, paint in ((REPEATED, paint_repeated), (WARPED, paint_warped)):
-            clips[name][row] = log.get(f"{name}: {row}", partial(score, paint, truth, bench.detector))
+            scores[row] = log.get(f"{name}: {row}", partial(score, paint, truth, bench.detector))
         for setting in settings:
             paint = partial(paint_setting, bench, setting, options)
-            clips[name][setting.row] = log.get(
-                f"{name}: {asdict(setting)}", partial(score, paint, truth, bench.detector)
-            )
+            scores[setting.row] = log.get(f"{name}: {asdict(setting)}", partial(score, paint, truth, bench.detector))
+        return scores
+
+    clips, failed = measure_each(bench.names, "ablating", verbose, measure)
     columns = {
         key: PICTURE_COLUMNS[key] for key in ("psnr", "ssim", "mouth_psnr", "m_ld", "f_ld", "detected", "calls", "fps")
     }
-    table = Table("Table 2's counterpart", columns, average(list(clips.values())))
-    return Report({"ablation": table}, bench.protocol(options) | READINGS, clips)
+    said = f" ({len(clips)} of {len(bench.names)} clips)" if failed else ""
+    table = Table(f"Table 2's counterpart{said}", columns, average(list(clips.values())))
+    return Report({"ablation": table}, bench.protocol(options) | READINGS, clips, failed)
 
 
 def paint_setting(bench: Bench, setting: Setting, options: dict[str, Any], truth: Truth) -> Painting:

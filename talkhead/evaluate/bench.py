@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,13 @@ from talkhead.data.clip import SAMPLE_RATE, Clip
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import ClipDataset
 from talkhead.evaluate.report import environment, fingerprint
+from talkhead.evaluate.rows import Truth, make_truth
 from talkhead.media.read import write_image
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.tracking.track import LandmarkDetector, load_detector
 
 Part = Literal["train", "val", "test", "all"]
+T = TypeVar("T")
 
 DEFINITIONS = {
     "frames": "each clip's first frame with a face is the reference and does not count, all frames after it do; a "
@@ -36,6 +38,10 @@ DEFINITIONS = {
     "sharpness": "variance of the Laplacian over that of the true frames; seam: frame-to-frame difference at the "
     "borders of the painted windows over that elsewhere",
 }
+
+
+class UnmeasurableClip(ValueError):
+    """A clip in which there is nothing to measure; the others can be."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,16 @@ class Bench:
     detector: LandmarkDetector | None
     label: str
 
-    def clip(self, name: str) -> Clip:
-        """Read one clip with its first frame that has landmarks as reference, cut to ``num_frames``."""
-        return read_clip(self.data.root, name, self.num_frames)
+    def truth(self, name: str) -> Truth:
+        """Read one clip, cut to ``num_frames``, and find the faces on it.
+
+        Raises:
+            UnmeasurableClip: if its file is damaged, or it has too few frames with a face.
+        """
+        try:
+            return make_truth(read_clip(self.data.root, name, self.num_frames), self.detector)
+        except (ValueError, OSError) as error:
+            raise UnmeasurableClip(" ".join(str(error).split())) from error
 
     def train_clips(self) -> Iterator[Clip]:
         """Read the training part without its pictures; nothing where it is measured itself."""
@@ -173,6 +186,35 @@ def tracked(names: Sequence[str], what: str, verbose: bool) -> Iterator[str]:
     from rich.progress import track
 
     yield from track(names, what, console=Console(stderr=True), disable=not verbose)
+
+
+def measure_each(
+    names: Sequence[str], what: str, verbose: bool, measure: Callable[[str], T]
+) -> tuple[dict[str, T], dict[str, str]]:
+    """Measure clips under a progress bar, and go on past those that cannot be.
+
+    Args:
+        names: the clips.
+        what: what is done, for the bar.
+        verbose: show the bar.
+        measure: is given a clip's name; raises `UnmeasurableClip`. Any other error is not the clip's, and passes.
+
+    Returns:
+        Clip -> what came of it, and clip -> why nothing did.
+
+    Raises:
+        ValueError: if nothing came of any clip.
+    """
+    clips: dict[str, T] = {}
+    failed: dict[str, str] = {}
+    for name in tracked(names, what, verbose):
+        try:
+            clips[name] = measure(name)
+        except UnmeasurableClip as error:
+            failed[name] = str(error)
+    if not clips:
+        raise ValueError(f"root: none of {len(names)} clips could be measured: {next(iter(failed.values()))}")
+    return clips, failed
 
 
 def write_strip(path: Path, rows: Sequence[Tensor], columns: int = 6) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.evaluate.bench import Bench, Part, make_bench, tracked, window_options, write_strip
+from talkhead.evaluate.bench import Bench, Part, make_bench, measure_each, window_options, write_strip
 from talkhead.evaluate.motions import mean_motion
 from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
 from talkhead.evaluate.rows import (
@@ -44,6 +44,7 @@ def evaluate(
     """Measure a model on the clips of a cache.
 
     Writes ``evaluation.json``, ``evaluation.md``, ``strip.png`` and ``clips.jsonl``, from which a broken run goes on.
+    A clip that cannot be measured is named and counted, and left out of the means.
 
     Args:
         model: a pipeline, its folder, or ``"bundled"``. A pipeline's ``landmark_net`` and ``emotion_net`` may be None.
@@ -62,11 +63,11 @@ def evaluate(
 
     Returns:
         The tables (``"pictures"``, ``"landmarks"``; where the clips are of people in and not in the training part
-        also each with ``_seen`` and ``_unseen``), the protocol, and each clip's scores.
+        also each with ``_seen`` and ``_unseen``), the protocol, each clip's scores, and why clips have none.
 
     Raises:
         FileNotFoundError: if the model or the cache does not exist.
-        ValueError: if an argument is out of range, there is no clip, or its frames are not of the renderer's size.
+        ValueError: if an argument is out of range, no clip can be measured, or frames are not of the renderer's size.
         OSError: if the output cannot be written.
     """
     bench = make_bench(
@@ -86,30 +87,43 @@ def make_report(bench: Bench, options: dict[str, Any], verbose: bool) -> Report:
     """Score the clips that the log does not hold yet, and average them all."""
     log = ClipLog(bench.folder / "clips.jsonl", {**bench.settings(), **options})
     strip = bench.folder / "strip.png"
-    if not strip.is_file() or bench.names[0] not in log.done:
-        strip.unlink(missing_ok=True)
-        log.done.pop(bench.names[0], None)
+    measured: list[str] = []
 
     def show(rows: dict[str, Tensor]) -> None:
-        if not strip.is_file():  # of the first clip
+        if not measured:  # the strip is of the first clip that can be measured
             write_strip(strip, [rows[row] for row in STRIP])
+
+    def measure(name: str) -> dict[str, Scores]:
+        if not measured and not strip.is_file():
+            log.done.pop(name, None)
+        scores: dict[str, Scores] = log.get(name, lambda: scorer(bench.truth(name)))
+        measured.append(name)
+        return scores
 
     mean = mean_motion(bench.train_clips()) if set(bench.names) - set(log.done) else None
     scorer = ClipScorer(bench.pipeline, bench.detector, options, mean, show)
-    clips: dict[str, dict[str, Scores]] = {}
-    for name in tracked(bench.names, "evaluating", verbose):
-        clips[name] = log.get(name, partial(_score, bench, scorer, name))
+    clips, failed = measure_each(bench.names, "evaluating", verbose, measure)
+    shown = {"strip.png": f"{measured[0]}, from top to bottom: {'; '.join(STRIP)}"}
+    return Report(make_tables(bench, clips), bench.protocol(options) | shown, clips, failed)
+
+
+def make_tables(bench: Bench, clips: Mapping[str, Mapping[str, Scores]]) -> dict[str, Table]:
+    """Average the clips' scores, over all of them and by acquaintance; a title counts those that are missing."""
     tables = {}
-    for group, names in {"": list(clips), **by_acquaintance(bench)}.items():
-        said = f", {group} people ({len(names)} clips)" if group else ""
+    for group, names in {"": bench.names, **by_acquaintance(bench)}.items():
+        measured = [clips[name] for name in names if name in clips]
+        said = f", {group} people" if group else ""
+        if len(measured) < len(names):
+            said += f" ({len(measured)} of {len(names)} clips)"
+        elif group:
+            said += f" ({len(names)} clips)"
         for key, title, columns in (
             ("pictures", "Pictures", PICTURE_COLUMNS),
             ("landmarks", "Landmarks", LANDMARK_COLUMNS),
         ):
-            rows = average([clips[name][key] for name in names])
+            rows = average([scores[key] for scores in measured])
             tables[f"{key}_{group}" if group else key] = Table(f"{title}{said}", columns, rows)
-    shown = {"strip.png": f"{bench.names[0]}, from top to bottom: {'; '.join(STRIP)}"}
-    return Report(tables, bench.protocol(options) | shown, clips)
+    return tables
 
 
 def by_acquaintance(bench: Bench) -> dict[str, list[str]]:
@@ -122,7 +136,3 @@ def by_acquaintance(bench: Bench) -> dict[str, list[str]]:
     for name in bench.names:
         groups["seen" if bench.data.entries[name]["identity"] in known else "unseen"].append(name)
     return groups if all(groups.values()) else {}
-
-
-def _score(bench: Bench, scorer: ClipScorer, name: str) -> dict[str, Scores]:
-    return scorer(bench.clip(name))

@@ -68,21 +68,35 @@ class Report:
         tables: name -> table.
         protocol: what was measured, on what, how: printed with the tables.
         clips: clip name -> the scores of that clip alone.
+        failed: clip name -> why it has none.
     """
 
     tables: dict[str, Table]
     protocol: dict[str, str]
     clips: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def markdown(self) -> str:
-        """Return the tables and the protocol as markdown."""
+        """Return the tables, what failed and the protocol as markdown."""
         tables = "\n\n".join(table.markdown() for table in self.tables.values())
-        return f"{tables}\n\n" + "\n".join(f"- {key}: {value}" for key, value in self.protocol.items()) + "\n"
+        failures = f"**{self.failures()}**\n\n" if self.failed else ""
+        protocol = "\n".join(f"- {key}: {value}" for key, value in self.protocol.items())
+        return f"{tables}\n\n{failures}{protocol}\n"
+
+    def failures(self, most: int = 10) -> str:
+        """Return how many clips could not be measured, and why, naming ``most`` of them; empty where none failed."""
+        if not self.failed:
+            return ""
+        said = [reason if name in reason else f"{name}: {reason}" for name, reason in self.failed.items()]
+        if len(said) > most:
+            said[most:] = [f"and {len(said) - most} more, which the JSON file names"]
+        total = len(self.clips) + len(self.failed)
+        return f"{len(self.failed)} of {total} clips could not be measured: {'; '.join(said)}"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values; NaN and infinity become null."""
         tables = {name: table.rows for name, table in self.tables.items()}
-        return plain({"tables": tables, "protocol": self.protocol, "clips": self.clips})
+        return plain({"tables": tables, "protocol": self.protocol, "clips": self.clips, "failed": self.failed})
 
     def save(self, folder: Path, stem: str) -> None:
         """Write ``<stem>.json`` and ``<stem>.md`` into ``folder``, each whole or not at all.
@@ -95,7 +109,7 @@ class Report:
         write_whole(folder / f"{stem}.md", self.markdown().encode())
 
     def print(self) -> None:
-        """Show the tables and the protocol on the screen; a table that is too wide for it lies on its side."""
+        """Show the tables, what failed and the protocol on the screen; too wide a table lies on its side."""
         from rich.console import Console
         from rich.table import Table as Grid
         from rich.text import Text
@@ -112,6 +126,8 @@ class Report:
             for row in body:
                 grid.add_row(*map(Text, row))
             console.print(grid)
+        if self.failed:
+            console.print(Text(self.failures(), style="bold"))
         for key, value in self.protocol.items():
             console.print(f"{key}: {value}", highlight=False, markup=False, style="dim")
 

@@ -312,9 +312,8 @@ class ClipScorer:
     mean: tuple[Tensor, Tensor] | None
     show: Callable[[dict[str, Tensor]], None] | None = None
 
-    def __call__(self, clip: Clip) -> dict[str, Scores]:
+    def __call__(self, truth: Truth) -> dict[str, Scores]:
         """Return table name -> row name -> column key -> value."""
-        truth = make_truth(clip, self.detector)
         moved = move_landmarks(self.model, truth) if self.model.landmark_net is not None else None
         paintings = self._paint(truth, moved)
         if self.show is not None:
