@@ -82,6 +82,25 @@ def test_it_is_kept_in_the_speakers_folder_and_may_be_kept_in_half_precision(tmp
     assert load_fine_renderer(tmp_path) is None
 
 
+def test_kept_in_half_precision_it_does_not_grow(tmp_path: Path):
+    """Loaded and saved it is the same file but for its head, and loaded again the same network."""
+    pipe = tiny_pipeline()
+    fine().half().save_pretrained(tmp_path / "first" / FINE)
+    pipe.fine_renderer = once = load_fine_renderer(tmp_path / "first")
+    assert once is not None
+    pipe.save_pretrained(tmp_path / "second")
+    again = load_fine_renderer(tmp_path / "second")
+    assert again is not None and once.dtype == again.dtype == torch.float32  # the one that is saved stays as it was
+    for name, value in once.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    weights = [next((tmp_path / which / FINE).glob("*.safetensors")).stat().st_size for which in ("first", "second")]
+    assert weights[0] == weights[1]
+    next(once.parameters()).data.view(-1)[0] = 1 / 3  # one weight that half precision has not
+    pipe.save_pretrained(tmp_path / "third")
+    third = load_fine_renderer(tmp_path / "third")
+    assert third is not None and next(third.parameters()).view(-1)[0].item() == pytest.approx(1 / 3, abs=1e-7)
+
+
 def test_a_damaged_one_is_named(tmp_path: Path):
     fine().save_pretrained(tmp_path / FINE)
     (tmp_path / FINE / "config.json").write_text("{")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -171,12 +172,19 @@ def write_parts(
 ) -> None:
     """Write networks, scheduler and ``pipeline.json`` into an empty folder."""
     parts = {"landmark": landmark, "head": head, "emotion": emotion, "renderer": renderer, "scheduler": scheduler}
-    parts[FINE] = fine
+    parts[FINE] = None if fine is None else _as_small(fine)
     for name, part in parts.items():
         if part is not None:
             save_part(part, folder / name)
     facts = {**info, "talkhead": __version__, "size": renderer.config["size"]}
     (folder / "pipeline.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _as_small(net: Renderer) -> Renderer:
+    """Return a copy in half precision where that holds each weight exactly, as of one that was kept so; else itself."""
+    weights = (weight for weight in net.state_dict().values() if weight.is_floating_point())
+    exact = all(torch.equal(weight.half().to(weight.dtype), weight) for weight in weights)
+    return deepcopy(net).half() if exact else net
 
 
 def save_part(part: Any, folder: str | Path) -> None:
