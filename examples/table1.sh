@@ -5,15 +5,13 @@
 #
 #   TRUTH   folder with the true videos
 #   OUTPUT  folder for videos.md, videos.json and videos.html
-#   NAME=FOLDER  a method and the folder of its videos, named like the true ones, in any size, rate and container
+#   NAME=FOLDER  a method and the folder of its videos, in any size, rate and container. Each has the name and the place
+#                in its folder that the true one has in TRUTH: happy/level_2/001.webm for happy/level_2/001.mp4
 #
 # The paper's rows, for whoever has their videos of MEAD's M030:
 #
-#   bash examples/table1.sh mead_flat table1 MakeItTalk=videos/makeittalk Wav2Lip=videos/wav2lip EVP=videos/evp ours=videos/talkhead
-#
-# Folders are read flat, and MEAD numbers its sentences anew in each folder, so give the videos names of their own first:
-#
-#   cd MEAD/M030/video && for file in front/*/*/*.mp4; do mkdir -p ~/mead_flat && ln -s "$PWD/$file" ~/mead_flat/"${file//\//_}"; done
+#   bash examples/table1.sh MEAD/M030/video/front table1 MakeItTalk=videos/makeittalk Wav2Lip=videos/wav2lip \
+#       EVP=videos/evp ours=videos/talkhead
 #
 # SYNC=runs/sync/checkpoints/last.ckpt adds the judge of synchrony (talkhead fit --config sync).
 set -euo pipefail

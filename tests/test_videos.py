@@ -15,7 +15,7 @@ from talkhead import cli, metrics
 from talkhead.evaluate.page import _closeness
 from talkhead.evaluate.report import Report, Table
 from talkhead.evaluate.video_scores import ALIVE, OUR_COLUMNS, STILL, TRUTH, alone
-from talkhead.evaluate.videos import Take, judge, list_media, name_methods, place_in
+from talkhead.evaluate.videos import Take, find_media, judge, list_media, name_methods, place_in
 from talkhead.face.crop import Crop
 from talkhead.nets.sync import SyncNet
 from talkhead.tracking.detectors import Detection
@@ -184,6 +184,50 @@ def test_another_shape_is_cut_around_its_own_face() -> None:
     assert place_in((crop, (96, 128)), (128, 128), notes) is None and "another shape" in notes[-1]
 
 
+def touched(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_nested_folders_are_matched_by_the_place_in_them(tmp_path: Path) -> None:
+    """MEAD's tree: sentences are numbered anew in each folder."""
+    tree = touched(
+        tmp_path / "truth", *(f"{mood}/level_1/{n}.mp4" for mood in ("happy", "sad") for n in ("001", "002"))
+    )
+    touched(tree, ".hidden/001.mp4", "happy/.001.mp4", "happy/level_1/001.txt", "@eaDir/001.mp4")
+    touched(tree, "ours/happy/level_1/001.webm", "ours/v1.2.mp4")  # a method's folder within the truth's
+    ours, other = tree / "ours", touched(tmp_path / "other", "happy/level_1/001.MOV", "sad/level_1/001.avi")
+    speech = touched(tmp_path / "speech", "happy/level_1/001.wav", "sad/level_1/001.opus")
+    files, truths, sounds = find_media({"ours": ours, "other": other}, tree, speech)
+    names = {f"{mood}/level_1/{n}" for mood in ("happy", "sad") for n in ("001", "002")}
+    assert truths == {name: tree / f"{name}.mp4" for name in names}
+    assert files["ours"] == {"happy/level_1/001": ours / "happy/level_1/001.webm", "v1.2": ours / "v1.2.mp4"}
+    assert files["other"].keys() == sounds.keys() == {"happy/level_1/001", "sad/level_1/001"}
+
+
+def test_files_of_one_name_and_methods_named_otherwise_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds '1\.avi' and '1\.mp4', which would be one clip 'a/1'; keep one"):
+        list_media("videos", touched(tmp_path / "twice", "a/1.mp4", "a/1.avi", "b/1.mp4"), {".mp4", ".avi"})
+    flat, deep = touched(tmp_path / "flat", "1.mp4"), touched(tmp_path / "deep", "happy/1.mp4")
+    with pytest.raises(ValueError, match="none of 'mine' is named like a true one, such as '1' beside 'happy/1'"):
+        find_media({"mine": flat}, deep, None)
+
+
+def test_a_nested_tree_is_judged_as_a_flat_one(folders, report, tmp_path) -> None:
+    for folder, name in (("truth", "a"), ("truth", "b"), ("late", "a"), ("late", "b")):
+        to = tmp_path / folder / name / "level_1" / "001.mp4"
+        to.parent.mkdir(parents=True)
+        to.write_bytes((folders / folder / f"{name}.mp4").read_bytes())
+    options = {"detector": Beacon(), "sync": None, "size": 48, "verbose": False}
+    found = judge([tmp_path / "late"], tmp_path / "out", truth=tmp_path / "truth", **options)
+    assert list(found.clips) == ["a/level_1/001", "b/level_1/001"]
+    flat = report[0].tables["paper"].rows["late"]
+    assert found.tables["paper"].rows["late"] == pytest.approx(flat, nan_ok=True)
+    assert "a/level_1/001" in (tmp_path / "out" / "videos.html").read_text()
+
+
 def test_folders_and_names_are_checked(folders, tmp_path, capsys) -> None:
     with pytest.raises(ValueError, match="given twice"):
         name_methods(["x/one", "y/one"])
@@ -192,10 +236,10 @@ def test_folders_and_names_are_checked(folders, tmp_path, capsys) -> None:
     for limit in (0, -1):
         with pytest.raises(ValueError, match="limit must be at least 1"):
             judge([folders / "same"], tmp_path, limit=limit)
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        list_media(tmp_path / "none", (".mp4",))
-    with pytest.raises(ValueError, match="holds no file"):
-        list_media(tmp_path, (".mp4",))
+    with pytest.raises(FileNotFoundError, match="truth: no folder"):
+        list_media("truth", tmp_path / "none", {".mp4"})
+    with pytest.raises(ValueError, match="audio: .* holds no file"):
+        list_media("audio", tmp_path, {".mp4"})
     output = ["--output", str(tmp_path)]
     assert cli.main(["evaluate", *output]) == 2 and "--root" in capsys.readouterr().err
     assert (

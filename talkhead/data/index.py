@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,7 +17,7 @@ Layout = Literal["mead", "ravdess", "emodb", "crema-d", "folder", "stills"]
 View = Literal["front", "down", "top", "left_30", "left_60", "right_30", "right_60", "all"]
 
 VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ogv .3gp".split())
-_SOUND = frozenset(".wav .flac .mp3 .ogg .oga .opus .m4a .aac .wma .aif .aiff".split())
+SOUND = frozenset(".wav .flac .mp3 .ogg .oga .opus .m4a .aac .wma .aif .aiff".split())
 
 # Copies and remains that macOS, Synology and Windows leave in folders without hiding them.
 _KEPT_BY_SYSTEMS = frozenset(["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"])
@@ -169,7 +169,7 @@ def _list_mead(root: Path, view: str) -> list[Source]:
 
 def _list_ravdess(root: Path) -> list[Source]:
     pattern = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
-    matches = [(path, m) for path in _media_files(root) if (m := pattern.fullmatch(path.stem))]
+    matches = [(path, m) for path in media_files(root) if (m := pattern.fullmatch(path.stem))]
     # RAVDESS gives most takes three times: 01 picture and sound, 02 picture alone, 03 sound alone.
     complete = {m[0][2:] for _, m in matches if m[1] == "01"}
     sources = []
@@ -189,7 +189,7 @@ def _list_ravdess(root: Path) -> list[Source]:
 
 def _list_crema(root: Path) -> list[Source]:
     pattern = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
-    matches = [(path, m) for path in _media_files(root) if (m := pattern.fullmatch(path.stem))]
+    matches = [(path, m) for path in media_files(root) if (m := pattern.fullmatch(path.stem))]
     seen = {path.stem for path, _ in matches if path.suffix.lower() in VIDEO}
     sources = []
     for path, m in matches:
@@ -204,7 +204,7 @@ def _list_crema(root: Path) -> list[Source]:
 
 def _list_emodb(root: Path) -> list[Source]:
     sources = []
-    for path in _media_files(root):
+    for path in media_files(root):
         if not (m := re.fullmatch(r"(\d\d)([ab]\d\d)([A-Z])([a-z]?)", path.stem)):
             continue
         emotion = _EMODB.get(m[3], "")
@@ -217,12 +217,12 @@ def _list_emodb(root: Path) -> list[Source]:
 def _list_folder(root: Path, identity: str | None, emotion: str) -> list[Source]:
     base = root if root.is_dir() else root.parent
     by_stem: dict[Path, list[Path]] = {}
-    for path in _media_files(root):
+    for path in media_files(root):
         by_stem.setdefault(path.with_suffix(""), []).append(path)
     sources = []
     for stem, paths in by_stem.items():
         videos = [p for p in paths if p.suffix.lower() in VIDEO]
-        sounds = [p for p in paths if p.suffix.lower() in _SOUND]
+        sounds = [p for p in paths if p.suffix.lower() in SOUND]
         paired = sounds[0] if len(videos) == len(sounds) == 1 else None
         relative = stem.relative_to(base)
         parent = relative.parent.name or "speaker"
@@ -238,7 +238,7 @@ def _list_folder(root: Path, identity: str | None, emotion: str) -> list[Source]
                     has_video=path.suffix.lower() in VIDEO,
                 )
             )
-    return sources or _nothing(root, f"video ({' '.join(sorted(VIDEO))}) or sound ({' '.join(sorted(_SOUND))}) files")
+    return sources or _nothing(root, f"video ({' '.join(sorted(VIDEO))}) or sound ({' '.join(sorted(SOUND))}) files")
 
 
 def _list_stills(root: Path, emotion: str) -> list[Source]:
@@ -251,10 +251,10 @@ def _list_stills(root: Path, emotion: str) -> list[Source]:
     return sources or _nothing(root, f"pictures ({' '.join(sorted(PICTURES))})")
 
 
-def _media_files(root: Path) -> list[Path]:
-    """Return every video and sound file at or below ``root``, sorted, without hidden ones."""
+def media_files(root: Path, endings: Set[str] = VIDEO | SOUND) -> list[Path]:
+    """Return every file with such an ending at or below ``root``, sorted, without hidden ones."""
     paths: Iterable[Path] = [root] if root.is_file() else root.rglob("*")
-    fitting = (p for p in paths if p.suffix.lower() in VIDEO | _SOUND and not _is_hidden(p, root))
+    fitting = (p for p in paths if p.suffix.lower() in endings and not _is_hidden(p, root))
     return sorted(p for p in fitting if p.is_file())
 
 

@@ -1,12 +1,12 @@
 """``judge``: the videos of any method, side by side with the truth and with a picture that does nothing.
 
-Files are matched by name without its ending. What had to be reconciled (rate, length, size, place of the face) is said
-for every clip, and what failed is counted beside every mean.
+Files are matched by their place below their folder, without the ending. What had to be reconciled (rate, length, size,
+place of the face) is said for every clip, and what failed is counted beside every mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from talkhead.data.index import SOUND, VIDEO, media_files
 from talkhead.evaluate.bench import tracked
 from talkhead.evaluate.page import write_page
 from talkhead.evaluate.report import Report, Scores, Table, environment
@@ -31,9 +32,6 @@ from talkhead.media.read import probe, read_audio, read_video
 from talkhead.nets.sync import SyncNet
 from talkhead.speaker import trained
 from talkhead.tracking.track import LandmarkDetector, load_detector, track_landmarks
-
-VIDEOS = (".mp4", ".mpg", ".mpeg", ".avi", ".mov", ".mkv", ".webm", ".flv", ".m4v")
-SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac")
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ def judge(
 ) -> Report:
     """Judge the videos of one or more methods.
 
-    Writes ``videos.json``, ``videos.md`` and ``videos.html``, which holds everything it shows.
+    Writes ``videos.json``, ``videos.md`` and ``videos.html``, which holds everything it shows. Folders are read with
+    the folders in them; ``happy/001.mp4`` of the one is compared with ``happy/001.webm`` of the other.
 
     Args:
         videos: name of a method -> folder; or pairs of both; or folders, named after themselves.
@@ -91,15 +90,14 @@ def judge(
 
     Raises:
         FileNotFoundError: if a folder does not exist.
-        ValueError: if a folder holds no video, none could be judged, or ``limit`` is below 1.
+        ValueError: if a folder holds no video, or none named like a true one, none could be judged, or ``limit`` is
+            below 1.
         OSError: if the output cannot be written.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 clip, or None for all; got {limit}")
     methods = name_methods(videos)
-    files = {name: list_media(folder, VIDEOS) for name, folder in methods.items()}
-    truths = {} if truth is None else list_media(truth, VIDEOS)
-    sounds = {} if audio is None else list_media(audio, SOUNDS + VIDEOS)
+    files, truths, sounds = find_media(methods, truth, audio)
     names = sorted(truths or {name for found in files.values() for name in found})[:limit]
     finder = load_detector(detector) if isinstance(detector, str) else detector
     expert = load_sync(sync)
@@ -283,8 +281,36 @@ def name_methods(
     return {str(name): Path(folder) for name, folder in pairs}
 
 
-def list_media(folder: str | Path, endings: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by their names without the ending.
+def find_media(
+    methods: Mapping[str, Path], truth: str | Path | None, audio: str | Path | None
+) -> tuple[dict[str, dict[str, Path]], dict[str, Path], dict[str, Path]]:
+    """Return each method's videos, the true ones and the speech, each by the names that `list_media` gives.
+
+    Raises:
+        FileNotFoundError: if a folder does not exist.
+        ValueError: if one holds nothing, or a method nothing that is named like a true video.
+    """
+    given = [*methods.values(), *(Path(folder) for folder in (truth, audio) if folder is not None)]
+    files = {name: list_media("videos", folder, VIDEO, given) for name, folder in methods.items()}
+    truths = {} if truth is None else list_media("truth", truth, VIDEO, given)
+    sounds = {} if audio is None else list_media("audio", audio, SOUND | VIDEO, given)
+    for name, found in files.items() if truths else ():
+        if not found.keys() & truths.keys():
+            raise ValueError(
+                f"videos: none of {name!r} is named like a true one, such as {min(found)!r} beside {min(truths)!r}; "
+                "give files the same place below both folders"
+            )
+    return files, truths, sounds
+
+
+def list_media(argument: str, folder: str | Path, endings: Set[str], given: Sequence[Path] = ()) -> dict[str, Path]:
+    """Return the files at and below a folder by their paths in it without the ending, such as ``happy/level_1/001``.
+
+    Args:
+        argument: what the folder was given as, for errors.
+        folder: hidden files and folders in it are passed over.
+        endings: of the files, in small letters, with the dot.
+        given: the folders of all arguments; what lies in one of them below ``folder`` is that one's.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -292,14 +318,23 @@ def list_media(folder: str | Path, endings: Sequence[str]) -> dict[str, Path]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"videos: no folder '{folder}'")
+        raise FileNotFoundError(f"{argument}: no folder '{folder}'")
+    whole = root.resolve()
+    inner = [other for other in (folder.resolve() for folder in given) if whole in other.parents]
     found: dict[str, Path] = {}
-    for path in sorted(p for p in root.iterdir() if p.suffix.lower() in endings and p.name[0] != "."):
-        if path.stem in found:
-            raise ValueError(f"videos: '{folder}' holds two files named {path.stem!r}; keep one")
-        found[path.stem] = path
+    for path in media_files(root, endings):
+        place = path.relative_to(root)
+        if any(other in (whole / place).parents for other in inner):
+            continue
+        name = place.with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(
+                f"{argument}: '{folder}' holds {found[name].name!r} and {path.name!r}, which would be one clip "
+                f"{name!r}; keep one of them"
+            )
+        found[name] = path
     if not found:
-        raise ValueError(f"videos: '{folder}' holds no file ending in {' '.join(endings)}")
+        raise ValueError(f"{argument}: '{folder}' holds no file ending in {' '.join(sorted(endings))}")
     return found
 
 
@@ -343,7 +378,7 @@ def make_report(
         for method, reason in clip["failed"].items():
             notes[f"{method}: failed, {reason}"] = notes.get(f"{method}: failed, {reason}", 0) + 1
     protocol = {
-        "clips": f"{len(clips)}, matched by name; means are over the clips that could be judged",
+        "clips": f"{len(clips)}, matched by place and name; means are over the clips that could be judged",
         "face": f"{size} x {size} px, cut at the truth's place; faces found by {detector}, tracked and smoothed alike",
         "closeness": "1 - |mean - truth's mean| / |truth's mean|, of the measures that need no truth",
         "synchrony": "talkhead's SyncNet, landmarks alone" if judged else "not judged",
