@@ -26,7 +26,9 @@ def add_evaluate(verbs: Any) -> None:
     verb.add_argument("--steps", dest="num_inference_steps", type=int, help="network calls per frame (the speaker's)")
     verb.add_argument("--limit", type=int, help="take only the first clips")
     verb.add_argument("--num-frames", type=int, help="take only each clip's first frames")
-    given = verb.add_argument_group("any method's videos, in place of --model and --root; files are matched by their place in the folder")
+    given = verb.add_argument_group(
+        "any method's videos, in place of --model and --root; files are matched by their place in the folder"
+    )
     given.add_argument("--videos", nargs="+", metavar="FOLDER", help="one folder of videos for each method")
     given.add_argument("--name", nargs="+", help="the methods' names, in the order of --videos (their folders')")
     given.add_argument("--truth", metavar="FOLDER", help="the true videos; left out: the measures that need none")

@@ -179,7 +179,9 @@ def test_folds_test_every_speaker_once() -> None:
     ("arguments", "words"),
     [
         ({"split": "speaker"}, "data.split must be one of clip, sentence, identity"),
-        ({"test_fraction": 0.9, "val_fraction": 0.2}, "leave something to train on"),
+        ({"test_fraction": 0.9, "val_fraction": 0.2}, "leave something to train on .*test_fraction=0.9; got 0.2"),
+        ({"test_fraction": 1.0}, "^data.test_fraction must lie from 0 to below 1; got 1.0$"),
+        ({"val_fraction": -0.1}, "^data.val_fraction must lie from 0 to below 1; got -0.1$"),
         ({"fold": 10}, "data.fold must satisfy"),
         ({"split": "identity", "entries": [{"name": "a", "identity": "p"}]}, "1 speakers are too few"),
     ],

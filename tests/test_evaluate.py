@@ -353,8 +353,9 @@ def test_ablate_of_the_bridge_sweeps_its_steps(tiny_cache: Path, tmp_path: Path)
     report = ablate(model(landmarks=False), tiny_cache, tmp_path, detector=None, limit=1, num_frames=5, verbose=False)
     steps = [f"t steps, even, deterministic, t = {t}" for t in (1, 2, 4, 8, 20)]
     assert list(report.tables["ablation"].rows) == [REPEATED, WARPED, *steps]
-    with pytest.raises(ValueError, match=r"1\.\.1000"):
-        ablate(model(landmarks=False), tiny_cache, tmp_path, detector=None, num_inference_steps=(2000,))
+    for name, t in (("num_inference_steps", 2000), ("start_timesteps", 0)):
+        with pytest.raises(ValueError, match=rf"^{name} must lie in 1\.\.1000; got {t}$"):
+            ablate(model(landmarks=False), tiny_cache, tmp_path, detector=None, **{name: (t,)})
 
 
 @pytest.mark.parametrize(("width", "heads"), [(200, ["Pictures", "measure 0"]), (60, ["Pictures", "ours"])])

@@ -86,5 +86,7 @@ def test_a_cache_of_jpeg_serves_the_windows_of_a_raw_one(tmp_path: Path) -> None
     assert (settings["store"], settings["quality"]) == ("jpeg", 95)
     with pytest.raises(ValueError, match="was made with store='jpeg', not None"):
         run(tmp_path / "in", tmp_path / "jpeg")
-    with pytest.raises(ValueError, match="store must be raw or jpeg, quality 1 to 95; got 'png' and 95"):
+    with pytest.raises(ValueError, match="store must be one of raw, jpeg; got 'png'"):
         run(tmp_path / "in", tmp_path / "png", store="png")
+    with pytest.raises(ValueError, match=r"^quality must lie in 1\.\.95; got 0$"):
+        run(tmp_path / "in", tmp_path / "png", store="jpeg", quality=0)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,10 @@ def test_graphs_json_says_what_the_files_take(onnx):
 def test_what_cannot_be_written_is_said_in_one_sentence(speaker, tmp_path):
     with pytest.raises(ValueError, match="form must be onnx or torch"):
         export_graphs(speaker, tmp_path / "a", form="tflite")
+    with pytest.raises(ValueError, match=r"^parts must be some of landmark, emotion, renderer; got \['lips'\]$"):
+        export_graphs(speaker, tmp_path / "a", parts=["lips"])
+    with pytest.raises(ValueError, match=r"^seconds must lie in 0\.2\.\.60; got nan$"):
+        export_graphs(speaker, tmp_path / "a", seconds=math.nan)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").write_text("kept")
     with pytest.raises(FileExistsError, match="choose another"):

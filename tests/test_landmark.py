@@ -223,6 +223,9 @@ def test_wrong_shapes_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=name):
             net(**{**good, name: value})
+    for name in ("fps", "window_seconds"):
+        with pytest.raises(ValueError, match=f"^{name} must be above 0; got 0$"):
+            net.generate(speech(1), face(), NEUTRAL, **{name: 0})
     with pytest.raises(ValueError, match="no face"):
         net.generate(speech(1), face() * float("nan"), NEUTRAL)
     with pytest.raises(ValueError, match="fps"):

@@ -280,9 +280,12 @@ def test_six_frames_are_fitted_as_a_whole():
     assert torch.allclose(smooth_landmarks(line), line, atol=1e-5)
 
 
-@pytest.mark.parametrize(("window", "order"), [(4, 2), (0, 2), (3, 3), (-1, 0)])
-def test_smoothing_refuses(window, order):
-    with pytest.raises(ValueError, match="window must be odd"):
+@pytest.mark.parametrize(
+    ("window", "order", "words"),
+    [(4, 2, "window .*; got 4"), (0, 2, "window .*; got 0"), (-1, 0, "window .*; got -1"), (3, 3, "order .*; got 3")],
+)
+def test_smoothing_refuses(window, order, words):
+    with pytest.raises(ValueError, match=f"^{words}$"):
         smooth_landmarks(torch.zeros(9, 68, 2), window, order)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -171,8 +172,16 @@ def test_other_settings_are_refused(recordings: Path, cache: Path, tmp_path: Pat
             run(recordings, cache, **change)
     with pytest.raises(ValueError, match="made with input="):
         run(recordings / "good0.mp4", cache)
-    with pytest.raises(ValueError, match="size must be at least 8"):
-        run(recordings, tmp_path / "other", size=0)
+    for change, words in (
+        ({"size": 0}, "size must be at least 8; got 0"),
+        ({"scale": 0.5}, "scale must be at least 1; got 0.5"),
+        ({"scale": math.nan}, "scale must be at least 1; got nan"),
+        ({"workers": -1}, "workers must be at least 1; got -1"),
+        ({"max_gap": -2}, "max_gap must be at least 0; got -2"),
+        ({"segment_seconds": 0.0}, "segment_seconds must be at least 1; got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=f"^{words}$"):
+            run(recordings, tmp_path / "other", **change)
     with pytest.raises(ValueError, match="is the input and would be written over"):
         run(recordings, recordings / ".." / recordings.name)
     with pytest.raises(OSError, match="output: cannot make the folder"):

@@ -207,6 +207,8 @@ def test_wrong_sizes_and_words_are_refused(scene):
         Renderer(**{**SMALL, "size": 64}).prepare(picture, source, target)
     with pytest.raises(ValueError, match="carrier must be"):
         Renderer(**SMALL, carrier="warp")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^output must be one of plain, residual, alpha, flow; got 'x'$"):
+        Renderer(**SMALL, output="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="doubt must be from 0"):
         Renderer(**SMALL, doubt=1.5)
 

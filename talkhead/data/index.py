@@ -5,22 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from talkhead.data.clip import EMOTIONS
-from talkhead.data.stills import PICTURES, people_of
+from talkhead.data.stills import people_of
+from talkhead.media.folders import PICTURES, SOUND, VIDEO, is_hidden, media_files
 
 Layout = Literal["mead", "ravdess", "emodb", "crema-d", "folder", "stills"]
 View = Literal["front", "down", "top", "left_30", "left_60", "right_30", "right_60", "all"]
-
-VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ogv .3gp".split())
-SOUND = frozenset(".wav .flac .mp3 .ogg .oga .opus .m4a .aac .wma .aif .aiff".split())
-
-# Copies and remains that macOS, Synology and Windows leave in folders without hiding them.
-_KEPT_BY_SYSTEMS = frozenset(["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"])
 
 # The other datasets' emotion codes in MEAD's words; RAVDESS 02 (calm) and EMO-DB L (bored) have no MEAD label.
 _RAVDESS = {
@@ -134,14 +129,14 @@ def _list_mead(root: Path, view: str) -> list[Source]:
     people = (
         [root]
         if (root / "video").is_dir()
-        else sorted(p for p in root.iterdir() if (p / "video").is_dir() and not _is_hidden(p, root))
+        else sorted(p for p in root.iterdir() if (p / "video").is_dir() and not is_hidden(p, root))
     )
     sources = []
     for person in people:
         speaker = person.resolve().name
         cameras = get_args(View)[:-1] if view == "all" else (view,)
         for path in sorted(p for v in cameras for p in (person / "video" / v).glob("*/level_*/*")):
-            if path.suffix.lower() != ".mp4" or _is_hidden(path, root) or not path.is_file():
+            if path.suffix.lower() != ".mp4" or is_hidden(path, root) or not path.is_file():
                 continue
             camera, emotion, level = path.parts[-4:-1]
             number = path.stem
@@ -169,7 +164,7 @@ def _list_mead(root: Path, view: str) -> list[Source]:
 
 def _list_ravdess(root: Path) -> list[Source]:
     pattern = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
-    matches = [(path, m) for path in media_files(root) if (m := pattern.fullmatch(path.stem))]
+    matches = [(path, m) for path in media_files(root, VIDEO | SOUND) if (m := pattern.fullmatch(path.stem))]
     # RAVDESS gives most takes three times: 01 picture and sound, 02 picture alone, 03 sound alone.
     complete = {m[0][2:] for _, m in matches if m[1] == "01"}
     sources = []
@@ -189,7 +184,7 @@ def _list_ravdess(root: Path) -> list[Source]:
 
 def _list_crema(root: Path) -> list[Source]:
     pattern = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
-    matches = [(path, m) for path in media_files(root) if (m := pattern.fullmatch(path.stem))]
+    matches = [(path, m) for path in media_files(root, VIDEO | SOUND) if (m := pattern.fullmatch(path.stem))]
     seen = {path.stem for path, _ in matches if path.suffix.lower() in VIDEO}
     sources = []
     for path, m in matches:
@@ -204,7 +199,7 @@ def _list_crema(root: Path) -> list[Source]:
 
 def _list_emodb(root: Path) -> list[Source]:
     sources = []
-    for path in media_files(root):
+    for path in media_files(root, VIDEO | SOUND):
         if not (m := re.fullmatch(r"(\d\d)([ab]\d\d)([A-Z])([a-z]?)", path.stem)):
             continue
         emotion = _EMODB.get(m[3], "")
@@ -217,7 +212,7 @@ def _list_emodb(root: Path) -> list[Source]:
 def _list_folder(root: Path, identity: str | None, emotion: str) -> list[Source]:
     base = root if root.is_dir() else root.parent
     by_stem: dict[Path, list[Path]] = {}
-    for path in media_files(root):
+    for path in media_files(root, VIDEO | SOUND):
         by_stem.setdefault(path.with_suffix(""), []).append(path)
     sources = []
     for stem, paths in by_stem.items():
@@ -249,19 +244,6 @@ def _list_stills(root: Path, emotion: str) -> list[Source]:
         for person, paths in people_of(root).items()
     ]
     return sources or _nothing(root, f"pictures ({' '.join(sorted(PICTURES))})")
-
-
-def media_files(root: Path, endings: Set[str] = VIDEO | SOUND) -> list[Path]:
-    """Return every file with such an ending at or below ``root``, sorted, without hidden ones."""
-    paths: Iterable[Path] = [root] if root.is_file() else root.rglob("*")
-    fitting = (p for p in paths if p.suffix.lower() in endings and not _is_hidden(p, root))
-    return sorted(p for p in fitting if p.is_file())
-
-
-def _is_hidden(path: Path, root: Path) -> bool:
-    """Whether a file, or a folder between ``root`` and it, is hidden, in a bin, or what a system keeps for itself."""
-    parts = path.relative_to(root if root.is_dir() else root.parent).parts
-    return any(part[0] == "." or part in _KEPT_BY_SYSTEMS for part in parts)
 
 
 def _nothing(root: Path, wanted: str, remedy: str = "check --layout and --input") -> list[Source]:

@@ -161,8 +161,10 @@ def preprocess(
     _check(size, scale, workers, max_gap, segment_seconds)
     check_shard(shard)
     check_apart(output, input=input)
-    if store not in get_args(Store) or not 1 <= quality <= 95:
-        raise ValueError(f"store must be raw or jpeg, quality 1 to 95; got {store!r} and {quality}")
+    if store not in get_args(Store):
+        raise ValueError(f"store must be one of {', '.join(get_args(Store))}; got {store!r}")
+    if not 1 <= quality <= 95:
+        raise ValueError(f"quality must lie in 1..95; got {quality}")
     root, output = Path(input), Path(output)
     rate = None if fps is None else exact_fps(fps)
     sources = list_sources(layout, root, identity, emotion, view)
@@ -196,11 +198,16 @@ def preprocess(
 
 
 def _check(size: int, scale: float, workers: int, max_gap: int, segment_seconds: float | None) -> None:
-    if size < 8 or scale < 1 or workers < 1 or max_gap < 0 or (segment_seconds is not None and segment_seconds < 1):
-        raise ValueError(
-            "size must be at least 8, scale at least 1, workers at least 1, max_gap at least 0, "
-            f"segment_seconds at least 1; got {size}, {scale}, {workers}, {max_gap}, {segment_seconds}"
-        )
+    given = {
+        "size": (size, 8),
+        "scale": (scale, 1),
+        "workers": (workers, 1),
+        "max_gap": (max_gap, 0),
+        "segment_seconds": (segment_seconds, 1),
+    }
+    for name, (value, least) in given.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least}; got {value}")
 
 
 def _make_folder(output: Path) -> None:

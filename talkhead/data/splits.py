@@ -64,10 +64,13 @@ def split_names(
     """
     if split not in get_args(Split):
         raise ValueError(f"data.split must be one of {', '.join(get_args(Split))}; got {split!r}")
-    if min(test_fraction, val_fraction) < 0 or test_fraction + val_fraction >= 1:
+    for name, fraction in (("test_fraction", test_fraction), ("val_fraction", val_fraction)):
+        if not 0 <= fraction < 1:
+            raise ValueError(f"data.{name} must lie from 0 to below 1; got {fraction}")
+    if test_fraction + val_fraction >= 1:
         raise ValueError(
-            "data.test_fraction and data.val_fraction must be >= 0 and leave something to train on; "
-            f"got {test_fraction} and {val_fraction}"
+            f"data.val_fraction must leave something to train on beside data.test_fraction={test_fraction}; "
+            f"got {val_fraction}"
         )
     if fold < 0 or (fold and (fold + 1) * test_fraction > 1 + 1e-6):
         raise ValueError(

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from talkhead.face.crop import crop_frames, face_crop, to_crop
+from talkhead.media.folders import PICTURES, media_files
 from talkhead.media.read import read_image
 from talkhead.tracking.track import LandmarkDetector, MissingFaceError
-
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
 
 
 def people_of(root: Path) -> dict[str, list[Path]]:
@@ -25,10 +24,8 @@ def people_of(root: Path) -> dict[str, list[Path]]:
         root: the folder.
     """
     people: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
+    for path in media_files(root, PICTURES):
         place = path.relative_to(root)
-        if path.suffix.lower() not in PICTURES or any(part[0] == "." for part in place.parts) or not path.is_file():
-            continue
         person = place.parts[-2] if len(place.parts) > 1 else path.stem.partition("_")[0]
         people.setdefault(person, []).append(path)
     return people

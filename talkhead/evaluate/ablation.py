@@ -146,8 +146,9 @@ def make_settings(
     paper, last = isinstance(scheduler, DDPMScheduler), scheduler.config.num_train_timesteps
     starts = (PAPER_STEPS if paper else ()) if start_timesteps is None else start_timesteps
     counts = (PAPER_STEPS if paper else (1, 2, 4, 8, 20)) if num_inference_steps is None else num_inference_steps
-    if wrong := [t for t in (*starts, *counts) if not 1 <= t <= last]:
-        raise ValueError(f"start_timesteps and num_inference_steps must lie in 1..{last}; got {wrong[0]}")
+    for argument, given in (("start_timesteps", starts), ("num_inference_steps", counts)):
+        if wrong := [t for t in given if not 1 <= t <= last]:
+            raise ValueError(f"{argument} must lie in 1..{last}; got {wrong[0]}")
     for noise in noises if paper else ("deterministic",):
         yield from (Setting("start at t", t, t, "every step", noise) for t in starts)
         for spacing in spacings if paper else ("even",):

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from talkhead.data.index import SOUND, VIDEO, media_files
 from talkhead.evaluate.bench import tracked
 from talkhead.evaluate.page import write_page
 from talkhead.evaluate.report import Report, Scores, Table, environment
@@ -28,6 +27,7 @@ from talkhead.evaluate.video_scores import (
     judge_clip,
 )
 from talkhead.face.crop import Crop, crop_frames, face_crop
+from talkhead.media.folders import SOUND, VIDEO, media_files
 from talkhead.media.read import probe, read_audio, read_video
 from talkhead.nets.sync import SyncNet
 from talkhead.speaker import trained

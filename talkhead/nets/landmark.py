@@ -386,8 +386,9 @@ def _check_stream(
 ) -> None:
     if audio.ndim != 1:
         raise ValueError(f"audio must be one (S,) mono waveform at 16 kHz; got {audio.ndim} axes")
-    if not fps > 0 or not window_seconds > 0:
-        raise ValueError(f"fps and window_seconds must be positive; got {fps} and {window_seconds}")
+    for name, value in (("fps", fps), ("window_seconds", window_seconds)):
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0; got {value}")
     _check_shapes(audio[:1][None], reference_landmarks[None], emotion[None], num_frames_of(len(audio), fps))
     if not reference_landmarks.isfinite().all():
         raise ValueError(

@@ -114,11 +114,10 @@ class Renderer(ModelMixin, ConfigMixin):
         trained_on: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        if carrier not in ("reference", "warped") or output not in _OUTPUTS:
-            raise ValueError(
-                f"carrier must be 'reference' or 'warped' and output one of {', '.join(_OUTPUTS)}; "
-                f"got {carrier!r} and {output!r}"
-            )
+        if carrier not in ("reference", "warped"):
+            raise ValueError(f"carrier must be 'reference' or 'warped'; got {carrier!r}")
+        if output not in _OUTPUTS:
+            raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}; got {output!r}")
         if coarse and patch % _COARSE:
             raise ValueError(f"coarse conditions need an even patch, to be folded into it; got patch={patch}")
         if bank and output != "flow":

@@ -388,7 +388,9 @@ def begin_live(
 
 def _check(look_ahead: float, hop: int, history: float) -> None:
     longest = REMEMBERED_SECONDS / 2
-    if not 0 <= look_ahead <= longest or not 0 < history <= longest:
-        raise ValueError(f"look_ahead and history must lie in 0..{longest:g} s; got {look_ahead} and {history}")
+    if not 0 <= look_ahead <= longest:
+        raise ValueError(f"look_ahead must lie in 0..{longest:g} s; got {look_ahead}")
+    if not 0 < history <= longest:
+        raise ValueError(f"history must be above 0, and at most {longest:g} s; got {history}")
     if isinstance(hop, bool) or not isinstance(hop, int) or hop < 1:
         raise ValueError(f"hop must be a whole number of frames, at least 1; got {hop!r}")

@@ -177,11 +177,12 @@ def export_graphs(
         RuntimeError: if a network cannot be written.
         FileExistsError: if there is something in ``output``.
     """
-    if form not in ("onnx", "torch") or not parts or not set(parts) <= set(PARTS) or not 0.2 <= seconds <= 60:
-        raise ValueError(
-            f"export-graphs: form must be onnx or torch, parts some of {', '.join(PARTS)}, seconds in 0.2..60; got "
-            f"{form!r}, {list(parts)} and {seconds}"
-        )
+    if form not in ("onnx", "torch"):
+        raise ValueError(f"form must be onnx or torch; got {form!r}")
+    if not parts or not set(parts) <= set(PARTS):
+        raise ValueError(f"parts must be some of {', '.join(PARTS)}; got {list(parts)}")
+    if not 0.2 <= seconds <= 60:
+        raise ValueError(f"seconds must lie in 0.2..60; got {seconds}")
     landmark, emotion, renderer, _, info = load_parts(find_folder(speaker))
     if emotion is None and set(parts) == {"emotion"}:
         raise ValueError(f"export-graphs: '{speaker}' has no emotion classifier; choose other --parts")

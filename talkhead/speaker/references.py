@@ -13,12 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from talkhead.data.index import VIDEO
 from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.face.frame import face_frame, to_face
 from talkhead.face.light import in_light, light_between
 from talkhead.face.mouth_bank import mouth_and_turn
 from talkhead.finishing.drawn_mouth import DrawnMouth
+from talkhead.media.folders import VIDEO
 from talkhead.media.read import iter_frames
 from talkhead.metrics import head_pose
 from talkhead.nets.renderer import Renderer

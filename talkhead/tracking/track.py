@@ -255,8 +255,10 @@ def smooth_landmarks(landmarks: Tensor, window: int = 7, order: int = 4) -> Tens
     Raises:
         ValueError: if the window is even or not longer than the order.
     """
-    if window < 1 or window % 2 == 0 or (window > 1 and order >= window):
-        raise ValueError(f"window must be odd and above order (or 1: no smoothing); got window {window}, order {order}")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be an odd number of frames (1: no smoothing); got {window}")
+    if window > 1 and order >= window:
+        raise ValueError(f"order must be below window={window}; got {order}")
     length = len(landmarks)
     window = min(window, length)
     if window <= order + 1:
