@@ -183,10 +183,23 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
             timestep: the current integer step, one of ``timesteps``.
             sample: x_s.
             return_dict: whether to return ``MaskNoiseBridgeOutput`` rather than a tuple.
+
+        Raises:
+            ValueError: if ``timestep`` is none of ``timesteps``.
         """
-        clean = self.original_sample(model_output, timestep, sample)
-        here = self.timesteps.tolist().index(int(timestep))
-        last = here + 1 == len(self.timesteps)
+        clean, steps, step = (
+            self.original_sample(model_output, timestep, sample),
+            self.timesteps.tolist(),
+            int(timestep),
+        )
+        if step not in steps:
+            near = min(steps, key=lambda other: abs(other - step))
+            raise ValueError(
+                f"timestep must be one of the {len(steps)} in timesteps, which set_timesteps spaces; got {step}: "
+                f"the nearest is {near}"
+            )
+        here = steps.index(step)
+        last = here + 1 == len(steps)
         previous = clean if last else self.bridge(clean, sample, timestep, self.timesteps[here + 1])
         return MaskNoiseBridgeOutput(previous, clean) if return_dict else (previous, clean)
 

@@ -209,6 +209,9 @@ def test_wrong_sizes_and_words_are_refused(scene):
         Renderer(**SMALL, carrier="warp")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^output must be one of plain, residual, alpha, flow; got 'x'$"):
         Renderer(**SMALL, output="x")  # type: ignore[arg-type]
+    for size, near in ((30, "28 or 32"), (3, "4"), (0, "4"), (-8, "4")):
+        with pytest.raises(ValueError, match=f"^size must be a multiple of 4 px; got {size}: take {near}$"):
+            Renderer(**{**SMALL, "size": size})
     with pytest.raises(ValueError, match="doubt must be from 0"):
         Renderer(**SMALL, doubt=1.5)
 

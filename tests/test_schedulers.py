@@ -53,6 +53,12 @@ def test_bad_arguments_are_refused():
         scheduler.set_timesteps(1001)
     with pytest.raises(ValueError, match="start_timestep"):
         scheduler.set_timesteps(4, start_timestep=1000)
+    scheduler.set_timesteps(4)
+    for wrong, near in ((500, 499), (-1, 249), (torch.tensor(1000), 999)):
+        with pytest.raises(
+            ValueError, match=rf"^timestep must be one of the 4 .*; got {int(wrong)}: the nearest is {near}$"
+        ):
+            scheduler.step(torch.zeros(1), wrong, torch.zeros(1))
     with pytest.raises(ValueError, match="prediction_type"):
         MaskNoiseBridgeScheduler(prediction_type="x0")  # type: ignore[arg-type]
 

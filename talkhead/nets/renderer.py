@@ -18,7 +18,7 @@ from talkhead.face.warp import sample as sample_picture
 from talkhead.nets.condition import Condition
 from talkhead.nets.unet3d import UNet3D
 from talkhead.ops.mask_noise import landmark_maps, mask_noise
-from talkhead.ops.patches import block_means
+from talkhead.ops.patches import block_means, check_sides
 
 _OUTPUTS = {"plain": 3, "residual": 3, "alpha": 4, "flow": 5}  # channels that the U-Net must answer
 _FLOW_UNIT = 2.0  # px at 128 px that an answer of one moves the carrier: the order of what the spline gets wrong
@@ -54,7 +54,7 @@ class Renderer(ModelMixin, ConfigMixin):
     without it Adam's own jitter at the last layer is as large as the whole residual, and training crawls.
 
     Args:
-        size: side of the square frames in px; pictures of another size are refused by ``prepare``.
+        size: side of the square frames in px, a multiple of patch * 2 ** (len(widths) - 1); others are refused.
         widths, blocks, patch, attention_levels, gradient_checkpointing: see ``UNet3D``.
         carrier: the picture that carries the noise: ``"reference"`` (the paper) or ``"warped"`` (thin-plate spline).
         output: see above.
@@ -137,6 +137,7 @@ class Renderer(ModelMixin, ConfigMixin):
             coarse_channels=smooth if coarse else 0,
             still_channels=3 * reference_channels if coarse else 0,
         )
+        check_sides("size", [size], self.unet.multiple)
 
     def weights_for(self, other: Renderer) -> dict[str, Tensor]:
         """Return the weights with which another begins where this one is; grown, where its frames and patches are."""

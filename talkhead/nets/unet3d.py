@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from talkhead.nets.attention import relative_attention
 from talkhead.ops.group_norm import group_normed
-from talkhead.ops.patches import finer_in, finer_out, fold, unfold
+from talkhead.ops.patches import check_sides, finer_in, finer_out, fold, unfold
 
 _GROUPS = 8
 
@@ -94,6 +94,11 @@ class UNet3D(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
+    @property
+    def multiple(self) -> int:
+        """px, of which the sides of pictures must be multiples: a patch's, doubled at each step down."""
+        return self.config.patch * 2 ** (len(self.config.widths) - 1)
+
     def forward(
         self,
         sample: Tensor | Sequence[Tensor],
@@ -108,7 +113,7 @@ class UNet3D(ModelMixin, ConfigMixin):
 
         Args:
             sample: (B, C, T, H, W) input, or several whose channels add up to C less ``absent``; H and W divisible by
-                patch * 2 ** (levels - 1), any T.
+                ``multiple``, any T.
             timestep: (B,) diffusion step, 0 to 1000.
             emotion: (B, 8) class probabilities; zeros where no class is given.
             coarse: (B, coarse_channels, T, H / 2, W / 2) smooth conditions.
@@ -166,14 +171,12 @@ class UNet3D(ModelMixin, ConfigMixin):
         return x
 
     def _check(self, parts: Sequence[Tensor], absent: int) -> None:
-        factor, channels = self.config.patch * 2 ** (len(self.config.widths) - 1), self.config.in_channels - absent
+        channels = self.config.in_channels - absent
         if any(part.ndim != 5 for part in parts) or sum(part.shape[1] for part in parts) != channels:
             raise ValueError(
                 f"sample must be (B, {channels}, T, H, W); got {' and '.join(str(tuple(part.shape)) for part in parts)}"
             )
-        height, width = parts[0].shape[-2:]
-        if height % factor or width % factor:
-            raise ValueError(f"height and width must be multiples of {factor}; got {(height, width)}")
+        check_sides("each side of sample", parts[0].shape[-2:], self.multiple)
 
 
 class StepClassEmbedding(nn.Module):

@@ -63,6 +63,24 @@ def finer_in(weight: Tensor, patch: int, factor: int) -> Tensor:
     return repeat(parts, "o c i j k l -> o (c i p j q) k l", p=factor, q=factor)
 
 
+def check_sides(name: str, sides: Sequence[int], multiple: int) -> None:
+    """Refuse pictures whose sides blocks, and blocks of blocks, do not fill.
+
+    Args:
+        name: what the sides were given as.
+        sides: px.
+        multiple: px.
+
+    Raises:
+        ValueError: if one is no multiple; the message names the nearest that are.
+    """
+    for side in sides:
+        if side < 1 or side % multiple:
+            below = max(side // multiple * multiple, 0)
+            near = " or ".join(str(fit) for fit in (below, below + multiple) if fit)
+            raise ValueError(f"{name} must be a multiple of {multiple} px; got {side}: take {near}")
+
+
 def finer_out(weight: Tensor, patch: int, factor: int) -> Tensor:
     """Return the weights, or bias, by which a convolution before ``unfold`` says of fine pixels what it said of coarse.
 
