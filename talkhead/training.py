@@ -55,6 +55,8 @@ def train(arguments: list[str]) -> int:
         run(given)
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
+    except ValueError as error:  # jsonargparse wraps what a class that it makes refuses
+        raise ValueError(short_refusal(str(error))) from error
     except argparse.ArgumentError as error:
         raise ValueError(
             f"{taught(str(error), arguments[0], parsers)}; see `talkhead {arguments[0]} --help`"
@@ -89,9 +91,9 @@ def explained(error: OSError) -> OSError:
 
 def short_refusal(message: str) -> str:
     """Leave out of jsonargparse's message the types that were tried and the whole section that did not fit."""
-    noise = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
-    lines = [line.strip() for line in message.splitlines()]
-    return " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return " ".join(line for line in lines if not line.startswith(noise))
 
 
 def taught(message: str, verb: str, parsers: Sequence[Any]) -> str:

@@ -106,6 +106,15 @@ def test_errors_name_what_was_typed(
     assert sentence(*arguments.split()).startswith(f"talkhead: error: {start}")
 
 
+def test_what_a_network_of_a_configuration_refuses_is_said_alone(
+    sentence: Callable[..., str], tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    size = "--model.init_args.renderer.init_args.size"
+    said = sentence("fit", "--config", "video", "--data.root", str(tiny_cache), size, "100")
+    assert said == "talkhead: error: size must be a multiple of 32 px; got 100: take 96 or 128"
+
+
 def test_errors_are_one_sentence(sentence: Callable[..., str], tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere")
     out = str(tmp_path / "out.mp4")
