@@ -1,12 +1,14 @@
 """A file is there whole or not at all, whoever else writes it at the same time."""
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from talkhead.media.files import check_apart, new_folder, replacing, sweep, temporary_name, write_whole
+from talkhead.media.files import FullError, check_apart, new_folder, replacing, sweep, temporary_name, write_whole
 
 
 def test_bytes_and_functions_are_written(tmp_path: Path) -> None:
@@ -82,6 +84,39 @@ def test_sweep_knows_every_name_that_a_killed_process_may_leave(tmp_path: Path, 
     temporary_name(tmp_path / name).touch()
     sweep(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+NO_ROOM = os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, NO_ROOM),  # as Python's and Pillow's writers say it
+        OSError(errno.ENOSPC, NO_ROOM, ".temporary"),  # PyAV's names what it wrote
+        SafetensorError(f"Error while serializing: I/O error: {NO_ROOM} (os error {errno.ENOSPC})"),
+    ],
+)
+def test_of_a_full_disk_the_name_is_told_that_was_to_be_written(tmp_path: Path, error: Exception) -> None:
+    """Whoever wrote, it is one sentence, and nothing is left."""
+    said = f"output: '{tmp_path / 'made'}' cannot be written ({NO_ROOM}); make room or choose another folder"
+    for way in (replacing, new_folder):
+        with pytest.raises(FullError) as raised, way(tmp_path / "made") as temporary:
+            if getattr(error, "filename", None):
+                error.filename = str(temporary)
+            (temporary / "part" if temporary.is_dir() else temporary).write_bytes(b"half")
+            raise error
+        assert str(raised.value) == said and raised.value.errno == errno.ENOSPC
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_of_another_disk_that_is_full_its_own_error_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="elsewhere"), replacing(tmp_path / "made"):
+        raise OSError(errno.ENOSPC, NO_ROOM, "/elsewhere/speech")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"output: '.*/file/made' cannot be made \(.*\); choose another folder"):
+        with new_folder(tmp_path / "file" / "made"):
+            pass
 
 
 def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Networks as graphs: ONNX through onnxruntime and torch.export's programs answer what PyTorch answers."""
 
+import errno
 import importlib.util
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,18 @@ def test_a_renderer_step_is_that_of_pytorch(form, pictures, nets, request):
 
 @NEEDS_ONNX
 @pytest.mark.storm
+def test_a_full_disk_is_no_fault_of_a_network(speaker, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    options = ["--speaker", str(speaker), "--parts", "emotion", "--form", "torch"]
+    assert main(["export-graphs", *options, "--output", str(tmp_path / "graphs")]) == 2
+    said = capsys.readouterr().err
+    assert f"--output: '{tmp_path / 'graphs'}' cannot be written" in said and "make room" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_graphs_json_says_what_the_files_take(onnx):
     import onnxruntime
 

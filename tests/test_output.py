@@ -1,6 +1,8 @@
 """What people get: the crop as large as the portrait has it, formats by name, opacity, borders that do not show."""
 
+import errno
 import math
+import os
 
 import av
 import numpy as np
@@ -160,6 +162,17 @@ def test_formats_by_name(pipe, tmp_path, suffix):
     with av.open(str(out)) as container:
         kinds = [stream.type for stream in container.streams]
     assert ("audio" in kinds) == (suffix != ".gif")
+
+
+def test_a_full_disk_is_told_by_the_rows_own_name(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match=r"output: '.*/%05d\.png' cannot be written \(.*\); make room"):
+        with open_writer(tmp_path / "%05d.png", 25, (8, 8), None) as writer:
+            writer.append(torch.zeros(8, 8, 3, dtype=torch.uint8))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_leaves_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -38,6 +39,30 @@ def refuse_url(name: str, place: str | Path) -> None:
         )
 
 
+class FullError(OSError):
+    """There is no room for a file or folder; its message names that, where the writers name a temporary one or none."""
+
+    def __str__(self) -> str:
+        """Return one sentence."""
+        return f"output: '{self.filename}' cannot be written ({self.strerror}); make room or choose another folder"
+
+
+@contextmanager
+def telling_of_full(path: Path, temporary: Path) -> Iterator[None]:
+    """Raise a FullError for ``path`` where there was no room for ``temporary``, or for what is in it."""
+    try:
+        yield
+    except Exception as error:
+        code, named = getattr(error, "errno", None), getattr(error, "filename", None)
+        if type(error).__name__ == "SafetensorError":  # which keeps the system's number in its words alone
+            found = re.search(r"os error ([0-9]+)", str(error))
+            code = int(found[1]) if found else None
+        ours = not isinstance(named, str) or Path(named).is_relative_to(temporary)
+        if code in (errno.ENOSPC, errno.EDQUOT) and ours:
+            raise FullError(code, os.strerror(code), str(path)) from error
+        raise
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` for a file that becomes ``path`` when all has gone well, and goes when not.
@@ -53,15 +78,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         The temporary path; nothing is there yet.
 
     Raises:
+        FullError: if there is no room for it.
         OSError: if the file cannot be renamed.
     """
     path = Path(path)
     temporary = temporary_name(path)
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with telling_of_full(path, temporary):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -109,6 +136,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: if there is something at ``folder``.
+        FullError: if there is no room for it, or for what is written in it.
         OSError: if it cannot be made.
         ValueError: if it is a URL.
     """
@@ -116,12 +144,16 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: '{folder}' exists and is not an empty folder; choose another or delete it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise type(error)(f"output: '{folder}' cannot be made ({error.strerror}); choose another folder") from error
+    try:
+        with telling_of_full(folder, temporary):
+            yield temporary
+            temporary.chmod(0o755)
+            os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkhead.media.files import check_writable, picture_number, row_number, temporary_name
+from talkhead.media.files import check_writable, picture_number, row_number, telling_of_full, temporary_name
 from talkhead.media.write import VideoWriter
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".gif", ".png")
@@ -165,7 +165,8 @@ class PNGWriter:
         _check_frame(frame, self.size, frame.shape[-1])
         self.frames_written += 1
         name = self._folder / (self.path.name % self.frames_written)
-        Image.fromarray(frame.cpu().numpy()).save(name, compress_level=3)
+        with telling_of_full(self.path, self._folder):
+            Image.fromarray(frame.cpu().numpy()).save(name, compress_level=3)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Move the pictures to their place, or delete them after an error."""

@@ -11,6 +11,7 @@ of linear equations.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -219,19 +220,24 @@ def write_graph(graph: Graph, path: Path) -> None:
 
     Raises:
         ImportError: if ONNX's packages are missing.
-        RuntimeError: if the network cannot be written.
+        OSError: if the file cannot be written.
+        RuntimeError: if the network cannot.
     """
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(graph.module, tuple(graph.inputs.values()))
             if path.suffix == ".pt2":
-                torch.export.save(program, path)
+                whole = io.BytesIO()  # a full disk would end the process within torch's own writer
+                torch.export.save(program, whole)
+                path.write_bytes(whole.getbuffer())
             else:
                 _write_onnx(program, graph, path)
     except ImportError as error:
         raise ImportError(
             f"ONNX needs a package that is missing ({error.name}); pip install 'talkhead[onnx]'"
         ) from error
+    except OSError:  # the disk's
+        raise
     except Exception as error:  # the exporters have errors of their own, and each means the same here
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RuntimeError(
