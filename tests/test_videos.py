@@ -134,6 +134,29 @@ def test_bars_are_drawn_of_what_the_still_picture_has_not() -> None:
     assert [[row[lips], row[blinks]] for row in heights] == [[0, 0], [1, 0.5], [0.5, 1]]
 
 
+def test_a_method_that_always_fails_has_a_row(folders, tmp_path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "black" / f"{name}.mp4", np.zeros((16, 48, 64, 3), np.uint8))
+    methods, options = {"mine": folders / "same", "b|w": tmp_path / "black"}, {"detector": Beacon(), "size": 48}
+    found = judge(methods, tmp_path / "out", truth=folders / "truth", verbose=False, **options)
+    for table in found.tables.values():
+        assert (table.rows["b|w"]["clips"], table.rows["b|w"]["failed"]) == (0, 2)
+    lines = (tmp_path / "out" / "videos.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith(r"| b\|w |"))
+    assert row.replace(r"\|", "").count("|") == lines[0].count("|") and row.endswith("| 0 | 2 |")
+    assert "<td>b|w</td>" in (tmp_path / "out" / "videos.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["_ours", r"cost $\bad$", "$5", "a_b"])
+def test_names_are_drawn_as_they_are(name: str) -> None:
+    figure = _closeness(
+        Report({"ours": Table("", OUR_COLUMNS, {STILL: {"lips": 0.0}, name: {"lips": 4.0}})}, {}), [name]
+    )
+    figure.draw_without_rendering()
+    drawn = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert [text.replace("\\$", "$").strip() for text in drawn] == [STILL, name]
+
+
 def test_a_sound_that_cannot_be_read_is_a_failure_of_that_clip_alone(folders, tmp_path) -> None:
     (tmp_path / "speech").mkdir()
     (tmp_path / "speech" / "b.wav").write_bytes(b"no sound")

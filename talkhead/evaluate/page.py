@@ -70,7 +70,7 @@ def _closeness(report: Report, methods: Sequence[str]) -> Any:
             most = [max((v for r in shown if (v := rows[r].get(key, 0.0)) > 0), default=1.0) for key in ALIVE]
             values = [value / top for value, top in zip(values, most, strict=True)]
         places = [n + 0.8 * (number + 0.5) / len(shown) - 0.4 for n in range(len(ALIVE))]
-        axes.bar(places, [max(v, -1.0) if math.isfinite(v) else 0 for v in values], 0.8 / len(shown), label=row)
+        axes.bar(places, [max(v, -1.0) if math.isfinite(v) else 0 for v in values], 0.8 / len(shown), label=_drawn(row))
     axes.set_xticks(range(len(ALIVE)), [textwrap.fill(label, 12) for label in ALIVE.values()])
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylabel("closeness to the truth" if paired else "over the largest")
@@ -94,9 +94,17 @@ def _scatter(report: Report, methods: Sequence[str]) -> Any:
             values = [clip["scores"][row].get(key, math.nan) for clip in report.clips.values() if row in clip["scores"]]
             spread = torch.linspace(-0.2, 0.2, max(len(values), 1)).tolist()[: len(values)]
             axes.scatter([number + s for s in spread], values, s=14, alpha=0.7)
-        axes.set_xticks(range(len(rows)), [row.split(" (")[0] for row in rows], rotation=30, ha="right", fontsize=8)
+        axes.set_xticks(
+            range(len(rows)), [_drawn(row.split(" (")[0]) for row in rows], rotation=30, ha="right", fontsize=8
+        )
         axes.set_title(label, fontsize=10)
     return figure
+
+
+def _drawn(name: str) -> str:
+    """Return a name as matplotlib draws it: to it $ begins a formula, and a legend leaves out what begins with _."""
+    drawn = name.replace("$", r"\$")
+    return f" {drawn}" if name.startswith("_") else drawn
 
 
 def _pictures(name: str, rows: Mapping[str, Tensor], methods: Sequence[str]) -> str:

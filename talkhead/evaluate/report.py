@@ -56,7 +56,8 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table as GitHub markdown."""
-        head, *body = ("| " + " | ".join(row) + " |" for row in self.cells())
+        rows = ([cell.replace("|", "\\|") for cell in row] for row in self.cells())
+        head, *body = ("| " + " | ".join(row) + " |" for row in rows)
         return "\n".join([head, "|" + "---|" * (len(self.columns) + 1), *body])
 
 

@@ -360,8 +360,9 @@ def make_report(
     Raises:
         ValueError: if no video of any method could be judged.
     """
-    rows = [row for row in (TRUTH, STILL, *methods) if any(row in clip["scores"] for clip in clips.values())]
-    if not set(rows) & set(methods):
+    judged_rows = {row for clip in clips.values() for row in clip["scores"]}
+    rows = [row for row in (TRUTH, STILL) if row in judged_rows] + list(methods)  # a method that always fails, too
+    if not judged_rows & set(methods):
         reasons = sorted({reason for clip in clips.values() for reason in clip["failed"].values()})
         raise ValueError(f"videos: none could be judged; {reasons[0] if reasons else 'no names match'}")
     means = average_clips([clip["scores"] for clip in clips.values()], rows)
