@@ -156,7 +156,10 @@ def run_cache(args: argparse.Namespace) -> int:
 
     from talkhead.inventory.cache_info import cache_info
     from talkhead.inventory.info_page import print_info, write_info_page, write_sheet
+    from talkhead.media.files import check_writable
 
+    for path in filter(None, (args.sheet, args.html)):
+        check_writable(path)
     info = cache_info(args.cache)
     if args.json:
         print(json.dumps(info.as_json(), indent=1, ensure_ascii=False))

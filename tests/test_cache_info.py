@@ -77,3 +77,12 @@ def test_a_narrow_screen_hides_no_count(
 def test_no_cache_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "info", str(tmp_path)]) == 2
     assert "has no manifest.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--html", "--sheet"])
+def test_what_cannot_be_written_is_refused_before_anything_is_said(
+    option: str, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cache", "info", str(mixed), option, str(tmp_path / "none" / "x.png")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "its folder does not exist; make it first" in said.err
