@@ -17,7 +17,7 @@ def test_it_says_that_there_is_no_card_and_runs_small(report, tmp_path, monkeypa
     monkeypatch.setattr(report.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(report, "supervise", lambda names, folder, seconds: inline(report, names, folder, seconds))
     sections = ["mask_noise", "generation", "training"]
-    monkeypatch.setattr("sys.argv", ["x", "--output", str(tmp_path / "page"), "--seconds", "120", "--only", *sections])
+    monkeypatch.setattr("sys.argv", ["x", "--output", str(tmp_path / "page"), "--seconds", "1200", "--only", *sections])
     report.main()
     text, found = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
     assert "card: none" in text and "its times say nothing" in text and text in capsys.readouterr().out
