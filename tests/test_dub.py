@@ -4,14 +4,15 @@ import itertools
 
 import pytest
 import torch
-from conftest import speech, tiny_face, tiny_frames
+from conftest import shaken, speech, tiny_face, tiny_frames, tiny_pipeline
 
-from talkhead.dubbing.dub import back_and_forth, dub, dubbed_frames, frames_in_order, plan_dubbing
+from talkhead.dubbing.dub import back_and_forth, dub, dubbed_frames, frames_in_order, further_faces, plan_dubbing
 from talkhead.dubbing.face_track import FaceTrack, track_face
 from talkhead.dubbing.new_lips import new_lips, resting_face
 from talkhead.face.mouth_region import mouth_region
 from talkhead.media.read import read_audio, read_video
 from talkhead.media.write import VideoWriter, write_audio
+from talkhead.metrics.mouths import mouth_opening
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
@@ -226,3 +227,34 @@ def test_refusals(pipe, tmp_path):
         dub(pipe, video, speech(0.2), tmp_path / "out.mp4", detector=Knows([None]), progress=False)
     with pytest.raises(ValueError, match="'video' or 'audio'"):
         plan_dubbing(pipe, video, speech(0.2), detector=Knows(points), length="long")
+
+
+def test_large_faces_are_painted_by_the_finer_renderer_where_there_is_one(tmp_path):
+    """By it as if it were the only one, from the same further faces; in a video of small faces by the other."""
+    torch.manual_seed(0)
+    finer = shaken(Renderer(size=48, widths=(8, 16), patch=2, bank=2), 0.1).eval()
+    points = faces(6)
+    video = write(tmp_path / "clip.mp4", points, speech(0.24))
+
+    def dubbed(plain=None, fine=None):
+        pipe = tiny_pipeline()
+        pipe.renderer, pipe.fine_renderer = plain or pipe.renderer, fine
+        plan = plan_dubbing(pipe, video, speech(0.24), detector=Knows(points))
+        return torch.stack(list(dubbed_frames(pipe, plan, num_inference_steps=1)))
+
+    assert torch.equal(dubbed(fine=finer), dubbed(plain=finer))
+    assert not torch.equal(dubbed(fine=finer), dubbed())
+    larger = Renderer(size=96, widths=(8, 16), patch=4, bank=2)  # than the faces
+    assert torch.equal(dubbed(finer, larger), dubbed(finer))
+
+
+def test_further_faces_are_those_whose_mouths_differ(tmp_path, monkeypatch):
+    """Of a mouth that is open in one frame of many, that frame is among two."""
+    monkeypatch.setattr("talkhead.dubbing.dub.BANK", 2)
+    points = [tiny_face(SIZE, 1.0 if frame == 13 else 0.1) for frame in range(20)]
+    video = write(tmp_path / "clip.mp4", points)
+    track = FaceTrack(torch.stack(points), (0,))
+    pictures, found = further_faces(video, track, 1.5, 40)
+    assert pictures.shape == (2, 3, 40, 40) and found.shape == (2, 68, 2)
+    opened = [mouth_opening(one[None]).item() for one in found]
+    assert max(opened) > 5 * min(opened)

@@ -32,7 +32,10 @@ def live(pipe: TalkingHeadPipeline, seed: int) -> torch.Tensor:
 
 def dubbed(pipe: TalkingHeadPipeline, seed: int) -> torch.Tensor:
     points = tiny_face(32).expand(3, 68, 2)
-    return paint_each(pipe, tiny_frames(points, 32), points, points, torch.eye(8)[5], None, 2, seed, 7)
+    faces, emotion = tiny_frames(points, 32), torch.eye(8)[5]
+    return paint_each(
+        pipe.renderer, pipe.scheduler, faces, points, points, emotion, bank=None, steps=2, seed=seed, first=7
+    )
 
 
 @pytest.mark.parametrize("paint", [live, dubbed])

@@ -29,12 +29,14 @@ from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.media.files import check_apart
 from talkhead.media.formats import open_writer
 from talkhead.media.read import MediaInfo, iter_frames, probe, read_audio
-from talkhead.metrics.mouths import mouth_opening
+from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.feeling import leave_to, named_emotion
 from talkhead.pipeline.stages import check_seed, check_steps, read_speech
 from talkhead.pipeline.talking_head import TalkingHeadPipeline
 from talkhead.progress import progress_bar
+from talkhead.schedulers import Scheduler
+from talkhead.speaker.references import Bank, differing_mouths, fitting_renderer, shrunk
 from talkhead.speech.level import num_frames_of
 from talkhead.tracking.track import LandmarkDetector
 
@@ -60,7 +62,7 @@ class Dubbing:
         audio: (S,) the new sound at 16 kHz, as long as the frames.
         fps: frames per second.
         size: (height, width) in px.
-        bank: (R, 3, s, s) uint8 further faces from the video, and their (R, 68, 2) px, for a renderer that uses them.
+        bank: (R, 3, S, S) uint8 further faces from the video, and their (R, 68, 2) px, for a renderer that uses them.
     """
 
     video: Path
@@ -72,7 +74,7 @@ class Dubbing:
     audio: Tensor
     fps: Fraction
     size: tuple[int, int]
-    bank: tuple[Tensor, Tensor] | None = None
+    bank: Bank | None = None
 
 
 def dub(
@@ -187,7 +189,9 @@ def plan_dubbing(
     assert heard[1] is not None
     new = new_lips(found, order, rest, _cut(heard[0], len(found)), heard[1][:count], float(fps))
     runs = _painted_runs(found, order)
-    bank = further_faces(video, found, pipeline) if pipeline.renderer.config.get("bank") else None
+    painters = [_painter(pipeline, found.landmarks[order[run]]).config for run in runs]
+    largest = max((painter["size"] for painter in painters if painter.get("bank")), default=0)
+    bank = further_faces(video, found, pipeline.info["crop_scale"], largest) if largest else None
     return Dubbing(Path(video), order, found.landmarks[order], new, runs, feeling, speech, fps, size, bank)
 
 
@@ -219,16 +223,18 @@ def _painted(
     pipeline: TalkingHeadPipeline, plan: Dubbing, run: slice, frames: Iterator[Tensor], steps: int | None, seed: int
 ) -> Iterator[Tensor]:
     """Yield one run's frames with the new mouth."""
-    size = pipeline.renderer.config.size
     crops = steady_crops(plan.old[run], pipeline.info["crop_scale"])
-    first = run.start
+    renderer = _painter(pipeline, plan.old[run])
+    size, emotion, first = renderer.config.size, leave_to(renderer, plan.emotion), run.start
+    bank = shrunk(plan.bank, size) if plan.bank is not None and renderer.config.get("bank") else None
+    steps = pipeline.info["num_inference_steps"] if steps is None else steps
     moving = zip(frames, crops, plan.old[run], plan.new[run], strict=True)
     while batch := list(itertools.islice(moving, BATCH)):
         faces = torch.stack([crop_frames(frame, crop, size) for frame, crop, _, _ in batch])
         old = torch.stack([to_crop(points, crop, size) for _, crop, points, _ in batch])
         new = torch.stack([to_crop(points, crop, size) for _, crop, _, points in batch])
         painted = paint_each(
-            pipeline, faces, old, new, leave_to(pipeline.renderer, plan.emotion), plan.bank, steps, seed, first
+            renderer, pipeline.scheduler, faces, old, new, emotion, bank=bank, steps=steps, seed=seed, first=first
         )
         for (frame, crop, _, _), *face in zip(batch, faces, old, new, painted, strict=True):
             yield repaint(frame, crop, *face)
@@ -236,31 +242,33 @@ def _painted(
 
 
 def paint_each(
-    pipeline: TalkingHeadPipeline,
+    renderer: Renderer,
+    scheduler: Scheduler,
     faces: Tensor,
     old: Tensor,
     new: Tensor,
     emotion: Tensor,
-    bank: tuple[Tensor, Tensor] | None,
-    steps: int | None,
+    *,
+    bank: Bank | None,
+    steps: int,
     seed: int,
     first: int,
 ) -> Tensor:
     """Return (N, 3, s, s) uint8: frames whose reference is each frame itself.
 
     Args:
-        pipeline: whose renderer and scheduler are used.
+        renderer: paints.
+        scheduler: its process.
         faces: (N, 3, s, s) uint8.
         old: (N, 68, 2) px, the landmarks of ``faces``.
         new: (N, 68, 2) px, those to paint.
         emotion: (8,) probabilities.
         bank: (R, 3, s, s) uint8 further pictures of the person with their (R, 68, 2) px, or None.
-        steps: network evaluations per frame; None: the pipeline's own number.
+        steps: network evaluations per frame.
         seed: of the noise.
         first: number of the first frame in the video.
     """
-    renderer, count = pipeline.renderer, len(faces)
-    device = renderer.device
+    count, device = len(faces), renderer.device
     further = None
     if bank is not None:
         further = tuple(part.to(device)[None].expand(count, *part.shape) for part in bank)
@@ -272,20 +280,24 @@ def paint_each(
         seed=seed,
         frame_offset=torch.arange(first, first + count, device=device),
     )
-    steps = pipeline.info["num_inference_steps"] if steps is None else steps
-    return paint_at_once(renderer, pipeline.scheduler, condition, emotion, steps, seed, first).frames[:, 0]
+    return paint_at_once(renderer, scheduler, condition, emotion, steps, seed, first).frames[:, 0]
 
 
-def further_faces(video: str | Path, track: FaceTrack, pipeline: TalkingHeadPipeline) -> tuple[Tensor, Tensor]:
-    """Return up to ``BANK`` faces of a video from closed to wide open mouths: (R, 3, s, s) uint8, (R, 68, 2) px."""
+def further_faces(video: str | Path, track: FaceTrack, scale: float, size: int) -> Bank:
+    """Return up to ``BANK`` faces of a video that differ in mouth or turn: (R, 3, size, size) uint8, (R, 68, 2) px.
+
+    Args:
+        video: the file.
+        track: of the face in it.
+        scale: side of the square relative to the landmarks' box.
+        size: px, the pictures' side.
+    """
     shown = track.shown.nonzero().flatten()
-    by_opening = shown[mouth_opening(track.landmarks[shown]).argsort()]
-    chosen = by_opening[torch.linspace(0, len(shown) - 1, min(BANK, len(shown))).round().long()].sort().values
-    size, faces, points = pipeline.renderer.config.size, [], []
-    wanted = set(chosen.tolist())
-    for index, frame in enumerate(itertools.islice(iter_frames(video), int(chosen[-1]) + 1)):
+    wanted = set(shown[differing_mouths(track.landmarks[shown], BANK)].tolist())
+    faces, points = [], []
+    for index, frame in enumerate(itertools.islice(iter_frames(video), max(wanted) + 1)):
         if index in wanted:
-            crop = face_crop(track.landmarks[index], pipeline.info["crop_scale"])
+            crop = face_crop(track.landmarks[index], scale)
             faces.append(crop_frames(frame, crop, size))
             points.append(to_crop(track.landmarks[index], crop, size))
     return torch.stack(faces), torch.stack(points)
@@ -293,13 +305,23 @@ def further_faces(video: str | Path, track: FaceTrack, pipeline: TalkingHeadPipe
 
 def steady_crops(landmarks: Tensor, scale: float) -> list[Crop]:
     """Return the square around the face in each of (T, 68, 2) frames of a run: of one size, moving as the head does."""
-    side = max(face_crop(frame, scale).side for frame in landmarks[:: max(1, len(landmarks) // 50)])
-    crops = []
+    side, crops = _steady_side(landmarks, scale), []
     for frame in landmarks:
         own = face_crop(frame, scale)
         middle_x, middle_y = own.x + own.side / 2, own.y + own.side / 2
         crops.append(Crop(float(round(middle_x - side / 2)), float(round(middle_y - side / 2)), side))
     return crops
+
+
+def _steady_side(landmarks: Tensor, scale: float) -> float:
+    """Return the side in px of a square that holds the face in all of (T, 68, 2) frames."""
+    return max(face_crop(frame, scale).side for frame in landmarks[:: max(1, len(landmarks) // 50)])
+
+
+def _painter(pipeline: TalkingHeadPipeline, landmarks: Tensor) -> Renderer:
+    """Return the renderer for a face as large as in a run's (T, 68, 2) frames."""
+    side = _steady_side(landmarks, pipeline.info["crop_scale"])
+    return fitting_renderer(pipeline.renderer, pipeline.fine_renderer, side, None)
 
 
 def back_and_forth(frames: int, count: int) -> Tensor:
