@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.manifest import json_lines, read_manifest
+from talkhead.devices import chosen_device, fast_precision
 from talkhead.evaluate.bench import read_clip
 from talkhead.evaluate.report import ClipLog, Scores, Table, average, environment
 from talkhead.evaluate.rows import (
@@ -171,7 +172,7 @@ def train(variant: Variant, cache: Path, folder: Path, size: int, steps: int) ->
     )
     trainer = lightning.Trainer(
         max_steps=steps,
-        precision="bf16-mixed",
+        precision=fast_precision(chosen_device("auto")),
         gradient_clip_val=1.0,
         callbacks=[EMAWeightAveraging(decay=0.99)],
         logger=False,

@@ -147,6 +147,7 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
 
         def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
             self.config = parser.parse_args(args)
+            self.typed = [word for word in args or () if isinstance(word, str)]
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             (parsers if parsers is not None else []).append(parser)
@@ -171,6 +172,8 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
             torch.set_float32_matmul_precision(config.float32_matmul_precision)
             config.trainer.default_root_dir = config.trainer.default_root_dir or home
             own_checkpoints(config.trainer, f"{RunCheckpoint.__module__}.{RunCheckpoint.__name__}")
+            if not any(word.startswith("--trainer.precision") for word in self.typed):
+                settle_precision(config.trainer)
             model.update(config.model.init_args.as_dict())
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -224,6 +227,24 @@ def describe_model(checkpoint: dict[str, Any], model: dict[str, Any]) -> None:
         model: the arguments of the module as the command line parsed them.
     """
     checkpoint["hyper_parameters"] = {**model, **checkpoint.get("hyper_parameters", {})}
+
+
+def settle_precision(trainer: Any) -> None:
+    """Compute in float32 where bf16 is emulated, many times slower: a configuration does not know its machine.
+
+    Args:
+        trainer: the parsed ``trainer`` section; changed in place.
+    """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from talkhead.devices import chosen_device, fast_precision
+
+    if trainer.precision != "bf16-mixed" or trainer.accelerator not in ("auto", "cpu"):
+        return
+    trainer.precision = fast_precision(chosen_device(trainer.accelerator))
+    if trainer.precision != "bf16-mixed":
+        said = "talkhead: this machine has no bf16 arithmetic, so it trains in float32; --trainer.precision bf16-mixed"
+        rank_zero_only(print)(f"{said} emulates it, many times slower", file=sys.stderr)
 
 
 def own_checkpoints(trainer: Any, class_path: str) -> None:

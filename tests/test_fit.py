@@ -222,6 +222,23 @@ def test_fit_goes_on_in_the_middle_of_an_epoch(
         assert torch.equal(value, end[name]), name
 
 
+@pytest.mark.parametrize(
+    ("native", "typed", "taken"),
+    [(False, (), "32-true"), (True, (), "bf16-mixed"), (False, ("--trainer.precision=bf16-mixed",), "bf16-mixed")],
+)
+def test_bf16_is_emulated_only_where_it_is_asked_for(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    native: bool, typed: tuple[str, ...], taken: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("talkhead.devices.has_fast_bf16", lambda device: native)
+    few = ("--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--trainer.enable_model_summary=false")
+    words = fit_words("video", tiny_cache, tmp_path, *few, *typed)
+    assert main([word for word in words if word != "--trainer.precision=32-true"]) == 0
+    assert ("no bf16 arithmetic" in capsys.readouterr().err) == (taken == "32-true")
+    (config,) = tmp_path.rglob("config.yaml")
+    assert yaml.safe_load(config.read_text())["trainer"]["precision"] == taken
+
+
 def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, sentence: Callable[..., str]) -> None:
     from talkhead.modules.video import VideoDiffusion
     from talkhead.nets.renderer import Renderer

@@ -271,7 +271,8 @@ def paint_each(
     count, device = len(faces), renderer.device
     further = None
     if bank is not None:
-        further = tuple(part.to(device)[None].expand(count, *part.shape) for part in bank)
+        pictures, points = (part.to(device)[None].expand(count, *part.shape) for part in bank)
+        further = pictures, points
     condition = renderer.prepare(
         faces.to(device),
         old.to(device),
