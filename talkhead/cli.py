@@ -291,12 +291,12 @@ def add_export(verbs: Any) -> None:
         run_export,
         "put three trained modules together into a speaker's folder",
         "  talkhead export --landmark runs/landmark/checkpoints/last.ckpt --video runs/video/checkpoints/last.ckpt \\\n"
-        "      --emotion runs/emotion/checkpoints/last.ckpt --portrait anna.png --speech hello.wav --output anna\n"
-        "Then: talkhead generate --speaker anna ...",
+        "      --emotion bundled --head bundled --portrait anna.png --speech hello.wav --output anna\n"
+        "`bundled` is the bundled speaker's part. Then: talkhead generate --speaker anna ...",
     )
     verb.add_argument("--landmark", required=True, help="checkpoint of LandmarkGenerator, or its net's folder")
     verb.add_argument(
-        "--emotion", help="checkpoint of EmotionClassifier, or its net's folder; left out: always say --emotion"
+        "--emotion", help="checkpoint of EmotionClassifier, or its net's folder; left out: `generate` must be told"
     )
     verb.add_argument("--head", help="checkpoint of HeadMotionGenerator, or its net's folder; left out: the head sways")
     verb.add_argument(

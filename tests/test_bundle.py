@@ -10,9 +10,11 @@ from conftest import POINTS, OneFace, speech
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 
+from talkhead.cli import main
 from talkhead.media.read import probe, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.pipeline import TalkingHeadPipeline, demo, export_pipeline
+from talkhead.speaker.folder import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,16 @@ def test_export_makes_the_same_pipeline(pipe, portrait, folder):
     # Convolutions round by how the weights lie in memory, which may tip the rounding of a colour.
     assert (one.frames.int() - two.frames.int()).abs().max() <= 1
     assert one.emotion == pytest.approx(two.emotion, abs=1e-6)
+
+
+def test_parts_may_be_the_bundled_speakers(folder, tmp_path):
+    own = folder.parent
+    options = ["--landmark", str(own / "landmark"), "--video", str(own / "video"), "--output", str(tmp_path / "made")]
+    assert main(["export", *options, "--emotion", "bundled", "--head", "bundled"]) == 0
+    for part in ("emotion", "head"):
+        weights = "diffusion_pytorch_model.safetensors"
+        made, theirs = (load_file(place / part / weights) for place in (tmp_path / "made", BUNDLED))
+        assert made.keys() == theirs.keys() and all(torch.equal(made[name], theirs[name]) for name in made)
 
 
 def test_a_folder_with_the_old_name_of_the_points_is_read(folder, tmp_path):

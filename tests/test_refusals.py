@@ -149,6 +149,6 @@ def test_a_break_in_the_middle_leaves_no_file(pipe, portrait, tmp_path, monkeypa
 
 def test_a_pipeline_without_ears_wants_the_emotion(pipe, portrait):
     deaf = TalkingHeadPipeline(pipe.landmark_net, None, pipe.renderer, pipe.scheduler, pipe.info)
-    with pytest.raises(ValueError, match="no emotion classifier"):
+    with pytest.raises(ValueError, match="probabilities: there is no emotion classifier in this speaker$"):
         deaf(portrait, speech(0.1), reference_landmarks=POINTS)
     assert len(deaf(portrait, speech(0.1), reference_landmarks=POINTS, emotion="sad").frames) == 3

@@ -39,8 +39,8 @@ def heard_keys(net: ConformerClassifier | None, speech: Tensor | Recording | Non
         ValueError: if there is no classifier, or no recording.
     """
     if net is None or speech is None:
-        missing = "no audio to hear it in" if speech is None else "this pipeline has no emotion classifier"
-        raise ValueError(f"emotion must be given, one of {', '.join(EMOTIONS)} or probabilities: there is {missing}")
+        missing = "audio to hear it in" if speech is None else "emotion classifier in this speaker"
+        raise ValueError(f"emotion must be given, one of {', '.join(EMOTIONS)} or probabilities: there is no {missing}")
     heard = smoothed(torch.stack(list(_classified(net, stretches(speech)))))
     # A key's expression is reached one hop after it: half a hop before the stretch's middle, half a hop after.
     times = torch.arange(len(heard), dtype=torch.float64) * HOP_SECONDS + (STRETCH_SECONDS - HOP_SECONDS) / 2

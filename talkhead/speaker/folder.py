@@ -227,6 +227,8 @@ def export_pipeline(
 ) -> Path:
     """Put the three trained parts together into a pipeline's folder.
 
+    Each part may be ``"bundled"``: the bundled speaker's.
+
     Args:
         output: the folder to make; it must not exist yet, or be empty.
         landmark: checkpoint of `LandmarkGenerator`, or a folder of `LandmarkNet.save_pretrained`.
@@ -260,7 +262,8 @@ def export_pipeline(
             contradicts itself or an argument.
         FileExistsError: if there is something in ``output``.
     """
-    motion, ears, sight = load_landmark(landmark), load_emotion(emotion), load_video(video)
+    landmark, emotion, head = _part(landmark, "landmark"), _part(emotion, "emotion"), _part(head, "head")
+    motion, ears, sight = load_landmark(landmark), load_emotion(emotion), load_video(_part(video))
     parts = (motion.parts["net"], ears.parts.get("net"), sight.parts["renderer"], sight.parts["scheduler"])
     rate = None if fps is None else str(exact_fps(fps))
     told = {
@@ -291,6 +294,11 @@ def export_pipeline(
         card = model_card(name or Path(output).name, data, licence, results)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Path(output)
+
+
+def _part(given: Any, name: str = ".") -> Any:
+    """Return where a part lies: the bundled speaker's by its name, any other where it was given."""
+    return BUNDLED / name if str(given) == "bundled" else given
 
 
 def _face_in(picture: Tensor, detector: str, portrait: str | Path | None) -> Tensor:
