@@ -304,6 +304,11 @@ def add_adapt(verbs: Any) -> None:
     verb.add_argument("--seed", type=seed, default=0, help="of the training and of what is held out (%(default)s)")
     verb.add_argument("--detector", choices=DETECTORS, help="what finds the face (the base's)")
     verb.add_argument("--face", type=face, default="largest", help="largest, center or an index (%(default)s)")
+    verb.add_argument(
+        "--size",
+        type=int,
+        help="px of what is learnt and painted: with the bundled base 128 (left out) or 256, for large faces, slower",
+    )
     verb.add_argument("--sync", metavar="FILE", help="checkpoint of `talkhead fit --config sync`, to judge synchrony")
     verb.add_argument("--workers", type=int, default=2, help="processes that find faces (%(default)s)")
     add_device(verb)

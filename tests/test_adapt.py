@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from talkhead.adapting.held_out import clip_seconds, hold_out
 from talkhead.adapting.person import Shots, choose_portrait
 from talkhead.cli import main, terminable
 from talkhead.data.datamodule import MEADDataModule
+from talkhead.data.manifest import read_manifest
 from talkhead.evaluate.rows import REPEATED, WARPED
 from talkhead.media.read import VideoWriter
 from talkhead.modules.checkpoint import read_checkpoint
@@ -37,7 +39,7 @@ from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.schedulers import MaskNoiseBridgeScheduler
-from talkhead.speaker.folder import export_pipeline
+from talkhead.speaker.folder import FINE, export_pipeline
 from talkhead.tracking.track import Detection
 
 
@@ -191,9 +193,33 @@ def test_what_cannot_be_is_refused_in_one_sentence(clips: Path, base: Path, adap
         make(clips, tmp_path / "a", base, minutes=1.0)
     with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
         make(clips, tmp_path / "a", base, workers=0)
+    with pytest.raises(ValueError, match="size must be 32, what the base 'speaker' paints; got 64"):
+        make(clips, tmp_path / "a", base, size=64)
     with pytest.raises(FileNotFoundError, match="sync: no checkpoint or folder"):
         make(clips, tmp_path / "a", base, sync=tmp_path / "nothing.ckpt")
     assert not (tmp_path / "a").exists() and not (tmp_path / "a.work").exists()
+
+
+@pytest.fixture
+def finer_base(base: Path, tmp_path: Path) -> Path:
+    """The base, with a renderer of 36 px for large faces."""
+    torch.manual_seed(2)
+    shutil.copytree(base, tmp_path / "finer")
+    Renderer(size=36, widths=(8, 16), patch=3, bank=2).save_pretrained(tmp_path / "finer" / FINE)
+    return tmp_path / "finer"
+
+
+@pytest.mark.parametrize(("size", "painted"), [(36, 36), (None, 32)])
+def test_the_size_chooses_the_renderer_that_learns(
+    clips: Path, finer_base: Path, tmp_path: Path, size: int | None, painted: int
+) -> None:
+    made = make(clips, tmp_path / "anna", finer_base, size=size, steps=2)
+    speaker = TalkingHeadPipeline.from_pretrained(made, device="cpu")
+    assert speaker.renderer.config.size == painted and speaker.fine_renderer is None
+    start = Renderer.from_pretrained(finer_base / (FINE if painted == 36 else "renderer")).state_dict()
+    moved = [(start[name] - weight).abs().max().item() for name, weight in speaker.renderer.state_dict().items()]
+    assert 0 < max(moved) < 0.01  # taught from those weights, two steps long
+    assert all(entry["size"] == painted for entry in read_manifest(tmp_path / "anna.work" / "cache"))
 
 
 def test_the_card_names_the_base_as_it_was_named(adapted: Path, base: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from talkhead.evaluate.videos import load_sync
 from talkhead.face.crop import Crop, from_crop
 from talkhead.media.files import write_whole
 from talkhead.media.read import write_audio, write_image
-from talkhead.speaker.folder import export_pipeline, find_folder, load_parts
+from talkhead.nets.renderer import Renderer
+from talkhead.speaker.folder import export_pipeline, find_folder, load_fine_renderer, load_parts
 from talkhead.speaker.references import Bank
 from talkhead.speaker.trained import load_landmark, load_video
 from talkhead.tracking.track import LandmarkDetector, load_detector
@@ -54,6 +56,7 @@ def adapt(
     seed: int = 0,
     detector: str | LandmarkDetector | None = None,
     face: Any = "largest",
+    size: int | None = None,
     sync: str | Path | None = None,
     workers: int = 1,
     device: str = "auto",
@@ -70,13 +73,15 @@ def adapt(
     Args:
         clips: a folder of videos of one person with sound, or one video; only read.
         output: the speaker's folder; it must not exist, or be what the same call has made.
-        base: the speaker to start from: "bundled", a folder or a hub id. It decides size and frames per second.
+        base: the speaker to start from: "bundled", a folder or a hub id. It decides frames per second.
         minutes: time of the two trainings alone, preprocessing and judging not counted: the first steps are timed and
             tell how many there are room for. None: ``steps``.
         steps: of the renderer's training, in place of minutes: the same number on every machine.
         seed: of the training and of what is held out.
         detector: finds the face; None: the base's, else "auto".
         face: which face where there are several: "largest", "center", or its place from the left.
+        size: px of the squares that are learnt and painted: those of the base's renderer, or of its renderer for large
+            faces, whose steps take three to four times as long; None: the former.
         sync: a checkpoint of ``talkhead fit --config sync``, to judge whether lips and sound belong together.
         workers: processes that preprocess; with more than one, a script must start from ``if __name__ == "__main__"``.
         device: where to train; "auto": the GPU where there is one.
@@ -102,9 +107,12 @@ def adapt(
         raise ValueError(f"workers must be at least 1; got {workers}")
     place = chosen_device(device)
     start = _base(base, place)
+    if size is not None and size not in start.painters:
+        sizes = " or ".join(map(str, sorted(start.painters)))
+        raise ValueError(f"size must be {sizes}, what the base '{start.name}' paints; got {size}")
     lengths = video_seconds(Path(clips))
     videos = f"{len(lengths)} videos, {sum(lengths.values()):.2f} s"
-    told = {"videos": videos, "seed": seed, "minutes": minutes, "steps": steps, "face": face}
+    told = {"videos": videos, "seed": seed, "minutes": minutes, "steps": steps, "face": face, "size": size}
     named = detector if isinstance(detector, str) or detector is None else detector.name
     finder = detector or start.info.get("detector", "auto")
     settings = {"clips": str(Path(clips).resolve()), "base": start.key, **told, "detector": named}
@@ -113,6 +121,7 @@ def adapt(
         return _said(work.output, verbose)
     expert = load_sync(sync)
     work.begin()
+    start = start.painting(size or start.size)
     entries, lost = _preprocessed(Path(clips), work, start, finder, lengths, face, workers, device, isolate, verbose)
     held = hold_out(entries, seed)
     trained = _trained(work, start, held, place, minutes, steps, seed, verbose)
@@ -132,12 +141,22 @@ class _Base:
     name: str
     folder: Path
     networks: Networks
+    fine: Renderer | None
     info: Mapping[str, Any]
     key: str
 
     @property
     def size(self) -> int:
         return int(self.networks.renderer.config.size)
+
+    @property
+    def painters(self) -> dict[int, Renderer]:
+        """Its renderers, by the side in px of what they paint."""
+        return {int(net.config.size): net for net in (self.networks.renderer, self.fine) if net is not None}
+
+    def painting(self, size: int) -> _Base:
+        """Return the same with the renderer that paints squares of that size."""
+        return replace(self, networks=replace(self.networks, renderer=self.painters[size]))
 
     @property
     def fps(self) -> Fraction:
@@ -147,9 +166,11 @@ class _Base:
 def _base(base: str | Path, device: torch.device) -> _Base:
     folder = find_folder(base)
     landmark, emotion, renderer, scheduler, info = load_parts(folder)
+    fine = load_fine_renderer(folder)
     networks = on_device(Networks(renderer, scheduler, landmark, emotion), device)
     name = folder.name if Path(base).is_dir() else str(base)  # `bundled` and a hub's name say more than where they lie
-    return _Base(name, folder, networks, info, fingerprint(renderer, landmark))
+    fine = None if fine is None else fine.to(device)
+    return _Base(name, folder, networks, fine, info, fingerprint(renderer, landmark, fine))
 
 
 class _Work:
@@ -235,16 +256,16 @@ def _trained(
     minutes: float | None, steps: int | None, seed: int, verbose: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Fine-tune both networks on copies of the base's weights; return what is told of each."""
-    net, _, renderer, scheduler, _ = load_parts(start.folder)
+    networks = start.networks
     shared: dict[str, Any] = {"seed": seed, "device": device, "verbose": verbose}
     cache = work.folder / "cache"
     told = tune_landmark_net(
-        net, cache, held, work.folder / "landmark", fps=float(start.fps), size=start.size,
-        minutes=None if minutes is None else NET_SHARE * minutes, **shared,
+        copy.deepcopy(networks.landmark_net), cache, held, work.folder / "landmark",
+        fps=float(start.fps), size=start.size, minutes=None if minutes is None else NET_SHARE * minutes, **shared,
     )  # fmt: skip
     left = None if minutes is None else minutes - told["seconds"] / 60
     video = tune_renderer(
-        renderer, scheduler, cache, held, work.folder / "video",
+        copy.deepcopy(networks.renderer), networks.scheduler, cache, held, work.folder / "video",
         minutes=left, steps=steps, **shared,
     )  # fmt: skip
     return {"landmark": told, "video": video}

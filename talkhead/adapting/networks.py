@@ -11,6 +11,7 @@ import torch
 from talkhead.adapting.fine_tuning import fit_speaker_part
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import room
+from talkhead.devices import fast_precision
 from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.landmark import LandmarkNet
@@ -76,8 +77,8 @@ def tune_renderer(
     data.samples_per_clip = math.ceil(EPOCH * _BATCH / max(clips, 1))
     module = VideoDiffusion(renderer, scheduler, **VIDEO)  # type: ignore[arg-type]
     return fit_speaker_part(
-        module, data, folder, title="renderer ", decay=_DECAY, epoch=EPOCH, device=device, precision="bf16-mixed",
-        **budget,
+        module, data, folder, title="renderer ", decay=_DECAY, epoch=EPOCH, device=device,
+        precision=fast_precision(device), **budget,
     )  # fmt: skip
 
 
