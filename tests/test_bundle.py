@@ -8,11 +8,13 @@ import pytest
 import torch
 from conftest import POINTS, OneFace, speech
 from diffusers import DDPMScheduler
+from diffusers.configuration_utils import register_to_config
 from safetensors.torch import load_file, save_file
 
 from talkhead.cli import main
 from talkhead.media.read import probe, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
+from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline import TalkingHeadPipeline, demo, export_pipeline
 from talkhead.speaker.folder import BUNDLED
 
@@ -281,6 +283,35 @@ def test_networks_and_schedulers_of_ones_own_are_loaded_where_they_have_been_imp
     config.write_text(config.read_text().replace("OwnNet", "StrangeNet"))
     with pytest.raises(ValueError, match="StrangeNet, not a LandmarkNet; a class of your own, .* imported"):
         TalkingHeadPipeline.from_pretrained(tmp_path / "own")
+
+
+def test_a_network_of_ones_own_with_arguments_of_its_own_is_exported_and_loaded(pipe, runs, tmp_path, caplog):
+    """It chooses those of the class that it replaces, which diffusers keeps beside its own."""
+    from talkhead import LandmarkGenerator
+
+    class Raised(LandmarkNet):
+        @register_to_config
+        def __init__(self, breadth: int = 8, lift: float = 0.5):
+            super().__init__(width=breadth, heads=1, layers=1)
+            self.lifted = torch.nn.Parameter(torch.tensor(lift))
+
+    class Loose(LandmarkNet):
+        @register_to_config
+        def __init__(self, **options):
+            super().__init__(**options)
+
+    net = Raised(16, lift=0.25)
+    net.register_to_config(trained_on=["happy"])  # as a training does
+    with torch.no_grad():
+        net.lifted.fill_(3.0)
+    runs["landmark"] = write_run(tmp_path / "raised", LandmarkGenerator(net), fps="30")
+    caplog.clear()
+    loaded = TalkingHeadPipeline.from_pretrained(export_pipeline(tmp_path / "speaker", **runs)).landmark_net
+    assert type(loaded) is Raised and loaded.lifted == 3 and not [r for r in caplog.records if "Raised" in r.message]
+    assert [loaded.config[name] for name in ("breadth", "lift", "width", "trained_on")] == [16, 0.25, 16, ["happy"]]
+    runs["landmark"] = write_run(tmp_path / "loose", LandmarkGenerator(Loose(width=8, heads=1, layers=1)), fps="30")
+    with pytest.raises(ValueError, match="Loose takes arguments that it does not name"):
+        export_pipeline(tmp_path / "other", **runs)
 
 
 def test_what_is_no_pipeline_is_refused(folder, tmp_path):

@@ -172,12 +172,12 @@ class TrainingModule(LightningModule):
 
 
 def described_parts(module: LightningModule) -> dict[str, Any]:
-    """Return the class and the arguments of a module's networks and scheduler, as the command line writes them."""
+    """Return class and arguments of a module's networks and scheduler; of ``**options`` diffusers has but a type."""
     parts = {name: getattr(module, name, None) for name in ("net", "renderer", "scheduler")}
     return {
         name: {
             "class_path": f"{type(part).__module__}.{type(part).__qualname__}",
-            "init_args": {key: value for key, value in part.config.items() if not key.startswith("_")},
+            "init_args": {k: v for k, v in part.config.items() if not (k.startswith("_") or isinstance(v, type))},
         }
         for name, part in parts.items()
         if isinstance(part, ConfigMixin)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -77,14 +79,15 @@ def check_arguments(made: type[Any], arguments: Mapping[str, Any], name: str) ->
 
     Args:
         made: the class.
-        arguments: as JSON or a checkpoint gives them; names that begin with ``_`` are left out.
+        arguments: as JSON or a checkpoint gives them; names that begin with ``_`` are left out, and so are, after the
+            check, those that a class of the user's own chooses for the class below which it is: diffusers keeps both.
         name: what to call it in an error.
 
     Raises:
         ValueError: if a name is unknown, or a value has another type or is out of its bounds.
     """
-    constructor = inspect.unwrap(made.__init__)
-    known, hints = inspect.signature(constructor).parameters, typing.get_type_hints(constructor)
+    own = inspect.signature(made.__init__).parameters
+    known, hints = _known_arguments(made)
     found = {key: value for key, value in arguments.items() if not str(key).startswith("_")}
     for key, value in found.items():
         if key not in known or key == "self":
@@ -96,7 +99,20 @@ def check_arguments(made: type[Any], arguments: Mapping[str, Any], name: str) ->
         _check_encoder(found.get("encoder_config"), name)
     if "emotions" not in known:  # a classifier has names of its own, and looks itself
         _check_emotions(found.get("trained_on"), name)
-    return found
+    return {key: value for key, value in found.items() if key in own}
+
+
+def _known_arguments(made: type[Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """Return what the constructors of a class, and of those below which it is, take and keep, and of what types."""
+    known: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    kinds: list[type[Any]] = list(made.__mro__)
+    for kind in reversed(kinds):
+        constructor = inspect.unwrap(kind.__init__)
+        if kind is made or hasattr(vars(kind).get("__init__"), "__wrapped__"):  # by diffusers' register_to_config
+            known |= inspect.signature(constructor).parameters
+            hints |= typing.get_type_hints(constructor)
+    return known, hints
 
 
 def fits(value: Any, hint: Any, key: str = "") -> bool:
@@ -160,19 +176,36 @@ def load_net(made: type[Any], root: Path, name: str) -> Any:
         inside(root, file)
         if file.name.endswith(".index.json"):  # it would name further files
             raise ValueError(f"{name}: weights in several files are not read")
-    net = made.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    with _told_enough():
+        net = made.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     if any(weight.is_meta for weight in net.state_dict().values()):
         raise ValueError(f"{name}: its weights file lacks some of the network's weights")
     return check_finite(net, name)
+
+
+@contextmanager
+def _told_enough() -> Iterator[None]:
+    """Keep diffusers from calling arguments unexpected that `check_arguments` has found to be those of a base class."""
+    teller = logging.getLogger("diffusers.configuration_utils")
+    before = teller.level
+    teller.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        teller.setLevel(before)
 
 
 def known_class(made: type[Any], named: Any, part: str) -> type[Any]:
     """Return ``made``, or that class of a user's own below it which this process has imported and a file names.
 
     Raises:
-        ValueError: if it is neither: what a file names is never imported.
+        ValueError: if it is neither: what a file names is never imported; or if its arguments cannot be known.
     """
     if found := _below(made, named):
+        if any(taken.kind is taken.VAR_KEYWORD for taken in inspect.signature(found.__init__).parameters.values()):
+            raise ValueError(
+                f"{part}: {named} takes arguments that it does not name, and diffusers keeps none; name each"
+            )
         return found
     raise ValueError(
         f"{part} is a {named!s:.60}, not a {made.__name__}; a class of your own, below {made.__name__}, must have been "

@@ -167,7 +167,8 @@ def _built(part: str, made: Any, described: Any, checkpoint: dict[str, Any]) -> 
     if made is None:
         return make_scheduler(kind, arguments)
     made = known_class(made, kind, part)
-    net = made(**check_arguments(made, arguments, part))
+    net = made(**(taken := check_arguments(made, arguments, part)))
+    net.register_to_config(**{key: value for key, value in arguments.items() if key not in taken})  # as diffusers does
     weights = {
         key.removeprefix(f"{part}."): w for key, w in checkpoint["state_dict"].items() if key.startswith(f"{part}.")
     }
