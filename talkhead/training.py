@@ -141,6 +141,7 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
     from talkhead.modules import emotion, landmark, video  # noqa: F401  (so that `--model VideoDiffusion` is known)
     from talkhead.modules.run import RunCheckpoint, RunGuard, SaveConfig, check_size, outputs_of, settle_checkpoint
     from talkhead.speaker.folder import find_folder
+    from talkhead.speaker.start import start_from
 
     class TrainingCLI(LightningCLI):
         """Our modules on our data; what a run writes goes below ``trainer.default_root_dir``."""
@@ -189,7 +190,7 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
             self.settle()
             arguments = self.config_init[self.subcommand]
             if arguments.init_from and not arguments.ckpt_path:  # a run that goes on has weights of its own
-                self.model.init_from(find_folder(arguments.init_from))
+                start_from(find_folder(arguments.init_from), self.model)
 
         def before_predict(self) -> None:
             self.settle()

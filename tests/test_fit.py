@@ -242,7 +242,8 @@ def test_bf16_is_emulated_only_where_it_is_asked_for(
 def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, sentence: Callable[..., str]) -> None:
     from talkhead.modules.video import VideoDiffusion
     from talkhead.nets.renderer import Renderer
-    from talkhead.speaker.folder import load_video
+    from talkhead.speaker.folder import FINE, load_video
+    from talkhead.speaker.start import start_from
 
     assert fit("video", tiny_cache, tmp_path / "first", "--trainer.max_epochs=1") == 0
     parts = load_video(tmp_path / "first" / "checkpoints" / "last.ckpt").parts
@@ -261,10 +262,15 @@ def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, se
     assert "init_from" in said and "built otherwise" in said
     finer = {name: 2 * renderer.config[name] for name in ("size", "patch")}
     module = VideoDiffusion(Renderer.from_config({**renderer.config, **finer}))
-    module.init_from(speaker)  # twice the size in twice the patch: the same network, grown
+    start_from(speaker, module)  # twice the size in twice the patch: the same network, grown
     grown = module.renderer.state_dict()
     assert torch.equal(grown["unet.up.0.0.conv1.weight"], renderer.state_dict()["unet.up.0.0.conv1.weight"])
     assert len(grown["unet.head.bias"]) == 4 * len(renderer.state_dict()["unet.head.bias"])
+    large = Renderer.from_config({**renderer.config, **finer})
+    large.half().save_pretrained(speaker / FINE)
+    start_from(speaker, module)  # from the one of its size, where the speaker has it
+    for name, value in module.renderer.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, large.state_dict()[name].float()), name
 
 
 def test_last_goes_on_where_it_stopped_and_a_checkpoint_knows_its_net(tiny_cache: Path, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from talkhead.data.draws import draw_seed
 from talkhead.logs.pictures import hand_picture, write_beside_log
 from talkhead.modules.optimizers import adam_with_cosine
 from talkhead.modules.seen_emotions import remember_emotions
-from talkhead.nets.renderer import Renderer
 
 Stage = Literal["val", "test"]
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -62,31 +61,6 @@ class TrainingModule(LightningModule):
                 f"trainer.precision must be one of {', '.join(PRECISIONS)}, which keep weights and landmarks float32; "
                 f"got {self.trainer.precision!r}"
             )
-
-    def init_from(self, speaker: Path) -> None:
-        """Start from the weights of a speaker's network instead of random ones; a smaller renderer's are grown.
-
-        Args:
-            speaker: a pipeline's folder, see ``talkhead.pipeline``.
-
-        Raises:
-            FileNotFoundError: if it holds no such network.
-            ValueError: if its network is built otherwise.
-        """
-        attribute, folder = self.part
-        net, path = getattr(self, attribute), Path(speaker) / folder
-        if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"init_from: '{speaker}' holds no {folder}; give a speaker's folder")
-        given = type(net).from_pretrained(path)
-        weights = given.weights_for(net) if isinstance(given, Renderer) else given.state_dict()
-        own = net.state_dict()
-        other = [n for n in own if n not in weights or weights[n].shape != own[n].shape] + list(weights.keys() - own)
-        if other:
-            raise ValueError(
-                f"init_from: the {folder} of '{speaker}' is built otherwise than the one to train ({other[0]}); "
-                f"give model.{attribute} the arguments of its config.json"
-            )
-        net.load_state_dict(weights)
 
     def on_train_start(self) -> None:
         """Let the network remember which emotions the training data have."""
