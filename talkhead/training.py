@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +53,10 @@ def train(arguments: list[str]) -> int:
     from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
     try:
-        run(given)
+        with warnings.catch_warnings():
+            # Lightning 2.6 asks torch 2.13's pytree in the old way: nothing that who trains could mend.
+            warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
+            run(given)
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     except ValueError as error:  # jsonargparse wraps what a class that it makes refuses

@@ -73,7 +73,7 @@ def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
         reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())[:160]
         raise OSError(
             f"checkpoint: '{path}' cannot be written ({reason}); what was there is untouched: make room, or choose "
-            "another trainer.default_root_dir"
+            "another folder"
         ) from error
 
 
