@@ -187,11 +187,8 @@ class MaskNoiseBridgeScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if ``timestep`` is none of ``timesteps``.
         """
-        clean, steps, step = (
-            self.original_sample(model_output, timestep, sample),
-            self.timesteps.tolist(),
-            int(timestep),
-        )
+        clean = self.original_sample(model_output, timestep, sample)
+        steps, step = self.timesteps.tolist(), int(timestep)
         if step not in steps:
             near = min(steps, key=lambda other: abs(other - step))
             raise ValueError(
