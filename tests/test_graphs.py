@@ -138,8 +138,6 @@ def test_a_renderer_step_is_that_of_pytorch(form, pictures, nets, request):
     torch.testing.assert_close(found, net(sample, timestep, condition, emotion), atol=2e-4, rtol=0)
 
 
-@NEEDS_ONNX
-@pytest.mark.storm
 def test_a_full_disk_is_no_fault_of_a_network(speaker, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -152,6 +150,8 @@ def test_a_full_disk_is_no_fault_of_a_network(speaker, tmp_path, monkeypatch, ca
     assert list(tmp_path.iterdir()) == []
 
 
+@NEEDS_ONNX
+@pytest.mark.storm
 def test_graphs_json_says_what_the_files_take(onnx):
     import onnxruntime
 
