@@ -10,9 +10,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 from test_evaluate import model
 
+from talkhead.data.datamodule import MEADDataModule
+from talkhead.data.dataset import ClipDataset
 from talkhead.evaluate import ablate, evaluate
+from talkhead.evaluate.bench import read_clip
+from talkhead.evaluate.motions import apply_mean_motion, mean_motion
 from talkhead.evaluate.report import Report
-from talkhead.evaluate.rows import REPEATED, TRUE_LANDMARKS
+from talkhead.evaluate.rows import MEAN_MOTION, REPEATED, TRUE_LANDMARKS, make_truth, score_landmarks
 
 
 def spoilt(cache: Path, faceless: str, torn: str) -> Path:
@@ -47,6 +51,34 @@ def test_clips_that_cannot_be_measured_are_named_and_counted_and_the_others_meas
     again = evaluate(model(), cache, tmp_path / "out", verbose=False, **options)
     assert again.markdown() == report.markdown()
     assert (tmp_path / "out" / "strip.png").stat().st_mtime_ns == drawn, "nothing is drawn again"
+
+
+def test_training_clips_that_cannot_be_read_are_named_and_left_out_of_the_mean_motion(
+    tiny_cache: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"num_inference_steps": 1, "limit": 1, "detector": None, "verbose": False}
+    split = {"split": "clip", "test_fraction": 0.1, "val_fraction": 0.1}
+    torn, faceless = MEADDataModule(str(tiny_cache), **split).names("train")[:2]
+    cache = spoilt(shutil.copytree(tiny_cache, tmp_path / "cache"), faceless, torn)
+    report = evaluate(model(), MEADDataModule(str(cache), **split), tmp_path / "out", **options)
+    said = report.protocol["left out of the mean motion"]
+    assert not report.failed and said.startswith("2 of 10 training clips: ")
+    assert f"the clip '{torn}'" in said and "damaged" in said and f"'{faceless}' has no frame with landmarks" in said
+    clips = ClipDataset(cache, MEADDataModule(str(cache), **split).names("train"), reference="first")
+    truth = make_truth(read_clip(cache, next(iter(report.clips)), None), None)
+    others = [clips[i] for i, entry in enumerate(clips.entries) if entry["name"] not in (torn, faceless)]
+    mean = mean_motion(others)
+    assert mean is not None
+    by_hand = score_landmarks(apply_mean_motion(*mean, truth), truth)["m_ld"]
+    assert report.tables["landmarks"].rows[MEAN_MOTION]["m_ld"] == pytest.approx(by_hand)
+    again = evaluate(model(), MEADDataModule(str(cache), **split), tmp_path / "out", **options)
+    assert again.markdown() == report.markdown()
+    for name in (torn, faceless):  # as `preprocess` makes them again
+        shutil.copy(tiny_cache / "clips" / f"{name}.safetensors", cache / "clips")
+    mended = evaluate(model(), MEADDataModule(str(cache), **split), tmp_path / "out", **options)
+    whole = evaluate(model(), MEADDataModule(str(tiny_cache), **split), tmp_path / "whole", **options)
+    assert mended.tables["landmarks"].rows[MEAN_MOTION] == whole.tables["landmarks"].rows[MEAN_MOTION]
+    assert "left out of the mean motion" not in mended.protocol
 
 
 def test_a_run_in_which_no_clip_can_be_measured_is_an_error(tiny_cache: Path, tmp_path: Path) -> None:

@@ -79,11 +79,19 @@ class Bench:
         except (ValueError, OSError) as error:
             raise UnmeasurableClip(" ".join(str(error).split())) from error
 
-    def train_clips(self) -> Iterator[Clip]:
-        """Read the training part without its pictures; nothing where it is measured itself."""
-        names = _moving(self.data, "train") if self.part in ("val", "test") else []
+    def train_names(self) -> list[str]:
+        """Return the training part's clips; none where it is measured itself."""
+        return _moving(self.data, "train") if self.part in ("val", "test") else []
+
+    def train_clips(self, lost: dict[str, str]) -> Iterator[Clip]:
+        """Read the training part without its pictures; ``lost`` gets those that cannot be read, and why."""
+        names = self.train_names()
         dataset = ClipDataset(self.data.root, names, modality="landmarks", reference="first")
-        return (dataset[index] for index in range(len(dataset)))
+        for index, name in enumerate(names):
+            try:
+                yield dataset[index]
+            except (ValueError, OSError) as error:
+                lost[name] = " ".join(str(error).split())
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the scores of a clip depend on."""

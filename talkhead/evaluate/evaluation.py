@@ -11,7 +11,7 @@ from torch import Tensor
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.evaluate.bench import Bench, Part, make_bench, measure_each, window_options, write_strip
 from talkhead.evaluate.motions import mean_motion
-from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average
+from talkhead.evaluate.report import ClipLog, Report, Scores, Table, average, named
 from talkhead.evaluate.rows import (
     LANDMARK_COLUMNS,
     PICTURE_COLUMNS,
@@ -23,6 +23,8 @@ from talkhead.evaluate.rows import (
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.tracking.track import LandmarkDetector
 
+LOST = "left out of the mean motion"
+"""A line of the protocol, and in the log, where no clip has a name with spaces, of the training clips and why."""
 STRIP = ("truth", TRUE_LANDMARKS, WARPED, REPEATED)
 
 
@@ -100,11 +102,28 @@ def make_report(bench: Bench, options: dict[str, Any], verbose: bool) -> Report:
         measured.append(name)
         return scores
 
-    mean = mean_motion(bench.train_clips()) if set(bench.names) - set(log.done) else None
+    mean = lost = None
+    if set(bench.names) - log.done.keys() or log.done.get(LOST):
+        mean, lost = mean_of_training(bench, log)
     scorer = ClipScorer(bench.pipeline, bench.detector, options, mean, show)
     clips, failed = measure_each(bench.names, "evaluating", verbose, measure)
     shown = {"strip.png": f"{measured[0]}, from top to bottom: {'; '.join(STRIP)}"}
+    if lost:
+        shown[LOST] = f"{len(lost)} of {len(bench.train_names())} training clips: {named(lost, log.path.name)}"
     return Report(make_tables(bench, clips), bench.protocol(options) | shown, clips, failed)
+
+
+def mean_of_training(bench: Bench, log: ClipLog) -> tuple[tuple[Tensor, Tensor] | None, dict[str, str]]:
+    """Return the training clips' mean motion, and name -> why of those left out of it.
+
+    Where these are others than those that the log holds, its scores were made with another mean, and are forgotten.
+    """
+    lost: dict[str, str] = {}
+    mean = mean_motion(bench.train_clips(lost))
+    if lost.keys() != log.done.get(LOST, {}).keys():
+        log.done.clear()
+        log.get(LOST, lambda: lost)
+    return mean, lost
 
 
 def make_tables(bench: Bench, clips: Mapping[str, Mapping[str, Scores]]) -> dict[str, Table]:

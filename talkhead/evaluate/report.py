@@ -88,11 +88,8 @@ class Report:
         """Return how many clips could not be measured, and why, naming ``most`` of them; empty where none failed."""
         if not self.failed:
             return ""
-        said = [reason if name in reason else f"{name}: {reason}" for name, reason in self.failed.items()]
-        if len(said) > most:
-            said[most:] = [f"and {len(said) - most} more, which the JSON file names"]
         total = len(self.clips) + len(self.failed)
-        return f"{len(self.failed)} of {total} clips could not be measured: {'; '.join(said)}"
+        return f"{len(self.failed)} of {total} clips could not be measured: {named(self.failed, 'the JSON file', most)}"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values; NaN and infinity become null."""
@@ -131,6 +128,14 @@ class Report:
             console.print(Text(self.failures(), style="bold"))
         for key, value in self.protocol.items():
             console.print(f"{key}: {value}", highlight=False, markup=False, style="dim")
+
+
+def named(failed: Mapping[str, str], all_of_them: str, most: int = 10) -> str:
+    """Return clips and what is wrong with each, ``most`` of them, and what names the others."""
+    said = [reason if name in reason else f"{name}: {reason}" for name, reason in failed.items()]
+    if len(said) > most:
+        said[most:] = [f"and {len(said) - most} more, which {all_of_them} names"]
+    return "; ".join(said)
 
 
 class ClipLog:
