@@ -17,6 +17,7 @@ from talkhead.cli import main
 from talkhead.data.dataset import ClipDataset
 from talkhead.data.index import list_sources
 from talkhead.data.manifest import damaged_clips, read_manifest
+from talkhead.data.merge import merge_caches
 from talkhead.data.preprocess import preprocess
 from talkhead.media.read import VideoWriter, write_audio
 
@@ -66,6 +67,37 @@ def test_a_damaged_clip_is_named_and_made_again(made, made_once, harm, place, ca
     assert "made again: b" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in [*(cache / "clips").iterdir(), cache / "manifest.jsonl"]} == before
     assert main(["preprocess", "--verify", "--output", str(cache)]) == 0
+
+
+@pytest.mark.parametrize("harm", [flip, cut, lambda path, place: path.unlink()])
+def test_caches_with_damaged_clips_are_not_merged(made, made_once, harm, capsys):
+    (made / "other").mkdir()
+    render(made / "other/z.mp4", 6)
+    run(made / "other", made / "cache_2")
+    harm(made / "cache/clips/b.safetensors", 0.5)
+    caches, output = [str(made / "cache_2"), str(made / "cache")], made / "merged"
+    assert main(["merge", *caches, "--output", str(output)]) == 2
+    said = capsys.readouterr().err
+    assert f"the clip 'b' of '{caches[1]}' cannot be used, its file is " in said and "`talkhead preprocess`" in said
+    assert said.count("\n") == 1 and sorted(p.name for p in made.iterdir()) == ["cache", "cache_2", "other"]
+    (made / "cache/clips/c.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"the clip 'b' .* cannot be used \(nor 1 more\)"):
+        merge_caches(caches, output)
+    run(made_once / "in", made / "cache")
+    assert merge_caches(caches, output) == 4 and not damaged_clips(output)
+
+
+def test_a_damaged_clip_that_no_contact_sheet_shows_is_not_merged(tmp_path, tiny_cache):
+    """Of many clips the sheet, which alone read them, shows 48."""
+    shutil.copytree(tiny_cache, tmp_path / "many")
+    entry = json.loads((tiny_cache / "manifest.jsonl").read_text().splitlines()[0])
+    for number in range(60):
+        shutil.copy(tiny_cache / "clips/clip00.safetensors", tmp_path / f"many/clips/more{number:02d}.safetensors")
+        with (tmp_path / "many/manifest.jsonl").open("a") as manifest:
+            manifest.write(json.dumps(entry | {"name": f"more{number:02d}"}) + "\n")
+    (tmp_path / "many/clips/more59.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="the clip 'more59' of .*damaged"):
+        merge_caches([tmp_path / "many"], tmp_path / "merged")
 
 
 def test_a_damaged_clip_whose_recording_is_gone_is_said(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.dataset import read_settings
-from talkhead.data.manifest import clip_file, json_lines, read_manifest
+from talkhead.data.manifest import clip_damage, clip_file, json_lines, read_manifest
 from talkhead.data.shards import check_all_shards
 from talkhead.media.files import new_folder
 from talkhead.media.read import write_image
@@ -23,8 +23,8 @@ _ALIKE = ("size", "scale")
 def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
     """Put the clips of several caches into a new one, which appears whole or not at all.
 
-    A clip's file is linked where the file system allows it, else copied; the parts stay as they are. Clips that two
-    parts share (the shards of one run) are taken once.
+    A clip's file is held to its checksum, and linked where the file system allows it, else copied; the parts stay as
+    they are. Clips that two parts share (the shards of one run) are taken once.
 
     Args:
         caches: folders that ``talkhead preprocess`` wrote, with equal ``size`` and ``scale``.
@@ -36,8 +36,8 @@ def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
     Raises:
         FileNotFoundError: if a folder is no cache.
         FileExistsError: if there is something in ``output``.
-        ValueError: if the caches do not fit together, shards of a run are missing, or two clips that differ have one
-            name.
+        ValueError: if the caches do not fit together, shards of a run are missing, two clips that differ have one
+            name, or one's file is missing or damaged.
     """
     entries: dict[str, dict[str, Any]] = {}
     homes: dict[str, str | Path] = {}
@@ -57,6 +57,7 @@ def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
     settings = _common_settings(caches)
     lines = [entries[name] for name in sorted(entries)]
     with new_folder(output) as made:
+        _check_whole(entries, homes)
         (made / "clips").mkdir()
         for name, entry in entries.items():
             if entry["status"] == "ok":
@@ -82,6 +83,18 @@ def _common_settings(caches: Sequence[str | Path]) -> dict[str, Any]:
         for key, value in parts[0].items()
         if key != "shard" and all(part.get(key) == value for part in parts)
     }
+
+
+def _check_whole(entries: dict[str, dict[str, Any]], homes: dict[str, str | Path]) -> None:
+    """Refuse damaged clips now: training would meet them in its midst, in a cache that no `preprocess` mends."""
+    usable = (entry for entry in entries.values() if entry["status"] == "ok")
+    faults = {entry["name"]: fault for entry in usable if (fault := clip_damage(homes[entry["name"]], entry))}
+    if faults:
+        name, more = min(faults), f" (nor {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ValueError(
+            f"caches: the clip {name!r} of '{homes[name]}' cannot be used{more}, {faults[name]}; run the "
+            "`talkhead preprocess` that made that cache again, which makes it anew, and then merge"
+        )
 
 
 def _link(source: Path, target: Path) -> None:
