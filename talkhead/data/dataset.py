@@ -247,17 +247,8 @@ def collate(clips: Sequence[Clip]) -> Clip:
             f"data: a batch mixes frame rates {sorted(rates)}; preprocess the recordings with --fps, "
             "keep a cache for each, or set data.batch_size=1"
         )
-    for name in (
-        "emotion",
-        "fps",
-        "samples",
-        "frames",
-        "landmarks",
-        "reference",
-        "reference_landmarks",
-        "bank",
-        "bank_landmarks",
-    ):
+    pictured = ("frames", "landmarks", "reference", "reference_landmarks", "bank", "bank_landmarks")
+    for name in ("emotion", "fps", "samples", *pictured):
         values = [getattr(c, name) for c in clips]
         if len(shapes := {None if v is None else tuple(v.shape) for v in values}) > 1:
             raise ValueError(

@@ -25,14 +25,7 @@ from typing import Literal, Protocol, get_args
 import torch
 
 from talkhead import __version__
-from talkhead.data.cache import (
-    Job,
-    detector_named,
-    new_entry,
-    place_of,
-    process_source,
-    write_to_cache,
-)
+from talkhead.data.cache import Job, detector_named, new_entry, place_of, process_source, write_to_cache
 from talkhead.data.contact_sheet import clips_to_show, contact_sheet
 from talkhead.data.frame_store import Store
 from talkhead.data.index import Layout, Source, View, list_sources
@@ -198,14 +191,8 @@ def preprocess(
 
 
 def _check(size: int, scale: float, workers: int, max_gap: int, segment_seconds: float | None) -> None:
-    given = {
-        "size": (size, 8),
-        "scale": (scale, 1),
-        "workers": (workers, 1),
-        "max_gap": (max_gap, 0),
-        "segment_seconds": (segment_seconds, 1),
-    }
-    for name, (value, least) in given.items():
+    given = {"size": (size, 8), "scale": (scale, 1), "workers": (workers, 1), "max_gap": (max_gap, 0)}
+    for name, (value, least) in {**given, "segment_seconds": (segment_seconds, 1)}.items():
         if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least}; got {value}")
 

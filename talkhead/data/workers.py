@@ -24,6 +24,8 @@ Where it has a method ``note``, what that returns stands at the progress bar's e
 """
 
 _stop: Any = None
+_PARENT = "TALKHEAD_PARENT"
+"""In a worker's environment: the process that started it."""
 
 
 def map_sources(
@@ -45,24 +47,37 @@ def map_sources(
 
     Raises:
         Exception: whatever ``task`` raises; the other workers are stopped.
+        RuntimeError: if no worker can begin, as where a script calls this without ``if __name__ == "__main__"``.
     """
     if workers == 1:
-        for source in sources:
-            yield source, task(source, job, lambda: False)
-        return
-    todo = deque(sources)
+        return ((source, task(source, job, lambda: False)) for source in sources)
+    if _reads_script() and os.environ.get(_PARENT) == str(os.getppid()):
+        sys.exit(1)  # it has come to the call that made it, and can only end: the process that called tells why
+    os.environ[_PARENT] = str(os.getpid())
+    return _map(task, deque(sources), job, max(workers, 1))
+
+
+def _map(task: Task[S, R], todo: deque[S], job: Any, workers: int) -> Generator[tuple[S, R | str], None, None]:
+    begun = multiprocessing.get_context("spawn").Event()
     while todo:
-        suspects = yield from _drain(task, todo, job, max(workers, 1))
+        suspects = yield from _drain(task, todo, job, workers, begun)
+        if suspects and not begun.is_set():
+            raise RuntimeError(
+                "workers: no worker process could begin; a script must be a file with its work below "
+                '`if __name__ == "__main__":`, for each worker reads it first; or take workers=1'
+            )
         for source in suspects:
-            if (yield from _drain(task, deque([source]), job, 1)):
+            if (yield from _drain(task, deque([source]), job, 1, begun)):
                 yield source, "the worker process died of it, by a crash or for want of memory"
 
 
-def _drain(task: Task[S, R], todo: deque[S], job: Any, workers: int) -> Generator[tuple[S, R | str], None, list[S]]:
+def _drain(
+    task: Task[S, R], todo: deque[S], job: Any, workers: int, begun: Any
+) -> Generator[tuple[S, R | str], None, list[S]]:
     """Work through ``todo`` with one pool; return the sources in work when a worker died (none: all is done)."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_begin, initargs=(stop,))
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_begin, initargs=(stop, begun))
     running: dict[Future[R], S] = {}
     try:
         while todo or running:
@@ -85,10 +100,16 @@ def _drain(task: Task[S, R], todo: deque[S], job: Any, workers: int) -> Generato
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(stop: Any) -> None:
+def _reads_script() -> bool:
+    """Tell whether this is a new process of `multiprocessing` that still reads the script which was started."""
+    return "--multiprocessing-fork" in sys.orig_argv and multiprocessing.parent_process() is None
+
+
+def _begin(stop: Any, begun: Any) -> None:
     """Prepare a worker: one thread, Ctrl-C left to the parent, and no life without it."""
     global _stop
     _stop = stop
+    begun.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"  # for a torch that is not imported yet
     if "torch" in sys.modules:
