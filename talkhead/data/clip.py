@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from talkhead.short_repr import short_repr
+
 EMOTIONS = ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")
 """MEAD's eight emotion labels in alphabetical order; an emotion's index is its place here."""
 
@@ -16,6 +18,7 @@ SAMPLE_RATE = 16_000
 """Audio samples per second, everywhere inside the library."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Clip:
     """A stretch of one person's video with its speech.

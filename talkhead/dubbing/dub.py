@@ -36,6 +36,7 @@ from talkhead.pipeline.stages import check_seed, check_steps, read_speech
 from talkhead.pipeline.talking_head import TalkingHeadPipeline
 from talkhead.progress import progress_bar
 from talkhead.schedulers import Scheduler
+from talkhead.short_repr import short_repr
 from talkhead.speaker.references import Bank, differing_mouths, fitting_renderer, shrunk
 from talkhead.speech.level import num_frames_of
 from talkhead.tracking.track import LandmarkDetector
@@ -48,6 +49,7 @@ BANK = 12
 """Frames of the video from which the renderer may copy the person's own teeth, where it can."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Dubbing:
     """All that is known before the first frame is painted.

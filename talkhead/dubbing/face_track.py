@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.face.frame import face_frame
+from talkhead.short_repr import short_repr
 from talkhead.tracking.track import LandmarkDetector, smooth_landmarks
 
 CUT = 20.0
@@ -20,6 +21,7 @@ LONGEST_GAP = 5
 """Frames without the face that are filled in between two with it."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class FaceTrack:
     """A face's landmarks in a video.

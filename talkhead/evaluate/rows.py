@@ -20,6 +20,7 @@ from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.feeling import leave_to
 from talkhead.pipeline.windows import render_windows
 from talkhead.schedulers import Scheduler
+from talkhead.short_repr import short_repr
 from talkhead.tracking.track import LandmarkDetector
 
 REPEATED = "reference repeated"
@@ -60,6 +61,7 @@ LANDMARK_COLUMNS = {
 }
 
 
+@short_repr
 @dataclass(frozen=True)
 class Truth:
     """A clip as the tables judge by it: a reference frame, and the frames after it.
@@ -197,6 +199,7 @@ def score_landmarks(pred: Tensor, truth: Truth) -> dict[str, float]:
     }
 
 
+@short_repr
 @dataclass(frozen=True)
 class Painting:
     """Frames and what they cost.

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, emotion_probabilities
 from talkhead.media.files import replacing
+from talkhead.short_repr import short_repr
 
 if TYPE_CHECKING:
     from diffusers import ConfigMixin
@@ -40,6 +41,7 @@ NEUTRAL = emotion_probabilities("neutral")
 _KINDS = "emotion must be a name, 8 probabilities, a mapping, or a track of pairs (seconds, emotion)"
 
 
+@short_repr
 @dataclass(frozen=True)
 class EmotionKeys:
     """An emotion over time.
@@ -85,6 +87,7 @@ class EmotionKeys:
         return EmotionTrack(self.asked_at(times), self.shown_at(times), fps, start)
 
 
+@short_repr
 @dataclass(frozen=True)
 class EmotionTrack:
     """The emotion of every frame of a video, or of a piece of one.

@@ -19,11 +19,13 @@ from talkhead.media.files import check_writable, write_whole
 from talkhead.media.read import exact_fps
 from talkhead.metrics import mouth_opening
 from talkhead.renamed import renamed_arguments
+from talkhead.short_repr import short_repr
 from talkhead.tracking.track import smooth_landmarks
 
 _LARGEST = 2**31  # bytes: 68 points in float64 of a day at 25 frames/s
 
 
+@short_repr
 @dataclass(frozen=True)
 class LandmarkSequence:
     """A face's motion: what the landmark generator makes, what the renderer paints.

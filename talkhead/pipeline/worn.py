@@ -28,12 +28,7 @@ BREATH_SECONDS = 0.8
 
 
 def wear_expressions(
-    landmarks: Iterator[Tensor],
-    face: Tensor,
-    keys: EmotionKeys,
-    net: LandmarkNet,
-    strength: Tensor,
-    fps: Fraction,
+    landmarks: Iterator[Tensor], face: Tensor, keys: EmotionKeys, net: LandmarkNet, strength: Tensor, fps: Fraction
 ) -> Iterator[Tensor]:
     """Yield the motion with the expressions of the emotions that the landmark net has not learnt.
 

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from talkhead.devices import chosen_device
+from talkhead.short_repr import short_repr
 
 Box = tuple[float, float, float, float]
 
 
+@short_repr
 @dataclass(frozen=True)
 class Detection:
     """One face.

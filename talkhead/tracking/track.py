@@ -21,6 +21,7 @@ from torch import Tensor
 
 from talkhead.devices import chosen_device
 from talkhead.media.write import MediaWarning
+from talkhead.short_repr import short_repr
 from talkhead.tracking.detectors import (
     Detection,
     DlibDetector,
@@ -109,6 +110,7 @@ def load_detector(name: str = "auto", device: str | torch.device = "auto") -> La
         ) from None
 
 
+@short_repr
 @dataclass(frozen=True)
 class TrackedShot:
     """A shot of a video, with one face's landmarks.
