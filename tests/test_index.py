@@ -179,3 +179,48 @@ def test_real_folders_have_their_published_counts(shared_data: Callable[[str], P
     assert crema == {
         (e, v): 1 for e in ("angry", "disgusted", "fear", "happy", "neutral", "sad") for v in (True, False)
     }
+
+
+def listed(root: Path) -> list[str]:
+    return [s.path.relative_to(root).as_posix() for s in list_sources("folder", root)]
+
+
+def test_linked_folders_are_entered_and_none_twice(tmp_path: Path) -> None:
+    disk = touch(tmp_path / "disk", "anna/a.mp4", "anna/deep/b.mp4", ".trash/c.mp4")
+    root = touch(tmp_path / "data", "bert/d.mp4", "zoe/e.mp4")
+    for place, target in {
+        "anna": disk / "anna",
+        "again": disk / "anna",  # a second way to the same recordings, which would lie in two parts of a split
+        "copy": root / "zoe",  # called as it is called itself
+        "bert/up": root,
+        "bert/here": Path("."),
+        "bert/self": Path("self"),
+        "gone": disk / "nobody",
+        ".hidden": disk / "anna",
+        "single.mp4": disk / ".trash/c.mp4",
+    }.items():
+        (root / place).symlink_to(target)
+    (disk / "anna/deep/back").symlink_to(disk / "anna")
+    expected = ["again/a.mp4", "again/deep/b.mp4", "bert/d.mp4", "single.mp4", "zoe/e.mp4"]
+    assert sorted(listed(root)) == expected
+    (tmp_path / "way").symlink_to(root)
+    assert sorted(listed(tmp_path / "way")) == expected  # whatever leads to the root
+
+
+def test_a_link_to_what_holds_the_root_ends(tmp_path: Path) -> None:
+    root = touch(tmp_path / "data", "a/x.mp4")
+    touch(tmp_path, "beside/y.mp4")
+    (root / "all").symlink_to(tmp_path)
+    assert sorted(listed(root)) == ["a/x.mp4", "all/beside/y.mp4"]
+
+
+def test_pictures_and_people_may_be_links(mead: Path, tmp_path: Path) -> None:
+    stills = touch(tmp_path / "elsewhere", "0001/x.jpg", "0001/y.jpg").parent / "stills"
+    stills.mkdir()
+    (stills / "anna").symlink_to(tmp_path / "elsewhere/0001")
+    assert [(s.identity, len(s.stills)) for s in list_sources("stills", stills)] == [("anna", 2)]
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "M041").symlink_to(mead / "M030")
+    assert {s.identity for s in list_sources("mead", linked)} == {"M041"}
+    assert {s.name for s in list_sources("mead", linked)} >= {"M041-front-happy-level_3-012"}

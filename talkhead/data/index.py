@@ -27,14 +27,7 @@ _RAVDESS = {
     "07": "disgusted",
     "08": "surprised",
 }
-_CREMA = {
-    "ANG": "angry",
-    "DIS": "disgusted",
-    "FEA": "fear",
-    "HAP": "happy",
-    "NEU": "neutral",
-    "SAD": "sad",
-}
+_CREMA = {"ANG": "angry", "DIS": "disgusted", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 _CREMA_LEVELS = {"LO": 1, "MD": 2, "HI": 3, "XX": 0, "X": 0}
 _EMODB = {"W": "angry", "E": "disgusted", "A": "fear", "F": "happy", "N": "neutral", "T": "sad"}
 
@@ -133,7 +126,7 @@ def _list_mead(root: Path, view: str) -> list[Source]:
     )
     sources = []
     for person in people:
-        speaker = person.resolve().name
+        speaker = (person.resolve() if person == root else person).name  # a link is called as the link is
         cameras = get_args(View)[:-1] if view == "all" else (view,)
         for path in sorted(p for v in cameras for p in (person / "video" / v).glob("*/level_*/*")):
             if path.suffix.lower() != ".mp4" or is_hidden(path, root) or not path.is_file():
