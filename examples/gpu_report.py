@@ -5,8 +5,8 @@
 
 Sections: `tests` (the CUDA tests of the kernel and the networks), `mask_noise` (the kernel beside eager and compiled
 PyTorch and the card's copy bandwidth, and its block sizes), `generation` (frames per second and latency at 128 and 256
-px), `paper` (the paper's process), `training` (steps per second of the three modules in bf16). Inputs are made up from
-the bundled speaker's face: no data set is needed, and without PyAV only the mp4 row is missing.
+px), `paper` (the paper's process), `training` (steps per second of the three modules, in bf16 where the card has it).
+Inputs are made up from the bundled speaker's face: no data set is needed, and without PyAV only the mp4 row is missing.
 
 Each section runs in a process that may fail or hang without taking the others with it; its fault is put on the page.
 Without CUDA everything runs on the CPU, small, to show that it runs: its times then say nothing.

@@ -1,4 +1,4 @@
-"""The section `training` of `gpu_report.py`: steps per second of the shipped recipes in bf16, on made-up clips."""
+"""The section `training` of `gpu_report.py`: steps per second of the shipped recipes, on made-up clips."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
+from talkhead.devices import fast_precision
 
 BATCHES = (4, 16, 64)
 WARM = 15
@@ -36,8 +37,9 @@ def measure(log: Any, device: str) -> None:
         log.attempt("Training", "video, batch 16, compile", lambda: timed("video", 16, device, compile=True), needs=45)
         log.attempt("Training", "paper/video, batch 4", lambda: timed("paper/video", 4, device), needs=10)
     log.say(
-        "shipped configurations under bf16-mixed, the same pinned batch again and again, so no reading from disk, and "
-        "without the averaged weights; forward, backward, clipping and Adam through Lightning's trainer; windows of 8 "
+        f"shipped configurations under {fast_precision(torch.device(device))}, the same pinned batch again and again, "
+        "so no reading from disk, and without the averaged weights; forward, backward, clipping and Adam through "
+        "Lightning's trainer; windows of 8 "
         "(video), 75 (landmark) and 16 (paper/video) frames, 2.5 s of sound (emotion)"
     )
 
@@ -53,7 +55,7 @@ def timed(name: str, batch: int, device: str, **options: Any) -> dict[str, float
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
         max_steps=clock.warm + steps,
-        precision="bf16-mixed",
+        precision=fast_precision(torch.device(device)),
         gradient_clip_val=config["trainer"].get("gradient_clip_val"),
         callbacks=[clock],
         logger=False,

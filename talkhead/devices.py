@@ -71,8 +71,8 @@ def has_fast_bf16(device: torch.device) -> bool:
 def fast_precision(device: torch.device) -> Literal["bf16-mixed", "32-true"]:
     """Return what Lightning calls the precision in which ``device`` trains fastest.
 
-    Where bf16 is not computed but emulated, as on CPUs without AVX512-BF16, a step of the renderer takes fourteen times
-    as long as in float32.
+    Where bf16 is not computed but emulated, as on CPUs without AVX512-BF16, a step of a training takes many times as
+    long as in float32 (``docs/adapt.md`` has one machine's).
     """
     return "bf16-mixed" if has_fast_bf16(device) else "32-true"
 

@@ -31,6 +31,17 @@ def test_it_says_that_there_is_no_card_and_runs_small(report, tmp_path, monkeypa
     }
 
 
+@pytest.mark.parametrize(("native", "precision"), [(False, "32-true"), (True, "bf16-mixed")])
+def test_it_trains_as_fast_as_the_device_can(report, monkeypatch, native, precision) -> None:
+    told = {}
+    training = load("gpu_report_training")
+    monkeypatch.setattr("talkhead.devices.has_fast_bf16", lambda device: native)
+    monkeypatch.setattr(training, "Trainer", lambda **options: told.update(options))
+    with pytest.raises(AttributeError, match="fit"):
+        training.timed("landmark", 1, "cpu")
+    assert told["precision"] == precision
+
+
 def inline(report, names, folder, seconds):
     """Do in this process what `supervise` does in others."""
     report.work(names, folder, seconds)
