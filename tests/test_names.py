@@ -6,10 +6,10 @@ import socket
 import pytest
 
 pytest.importorskip("starlette", reason="the servers are extras: pip install 'talkhead[live]'")
-from talkhead.app.names import OwnNamesOnly, own_names  # noqa: E402
+from talkhead.app.names import OwnPagesOnly, own_names  # noqa: E402
 
 
-def answer(host, names=frozenset({"localhost", "face.example"}), kind="http"):
+def answer(host, names=frozenset({"localhost", "face.example"}), kind="http", origin=None):
     """Return the status of a request by a name; of a WebSocket's, that of its refusal."""
     sent = []
 
@@ -19,8 +19,9 @@ def answer(host, names=frozenset({"localhost", "face.example"}), kind="http"):
     async def send(message):
         sent.append(message)
 
-    headers = [] if host is None else [(b"host", host.encode("latin-1"))]
-    asyncio.run(OwnNamesOnly(app, names)({"type": kind, "headers": headers}, None, send))
+    given = {b"host": host, b"origin": origin}
+    headers = [(name, value.encode("latin-1")) for name, value in given.items() if value is not None]
+    asyncio.run(OwnPagesOnly(app, names)({"type": kind, "headers": headers}, None, send))
     return sent[0]["status"] if kind == "http" else sent[0]["type"]
 
 
@@ -67,3 +68,23 @@ def test_what_is_no_name_is_refused(name):
     with pytest.raises(ValueError, match=r"names must be host names such as face\.example; got .*leave out") as raised:
         own_names([name])
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        *(("http://localhost:7860", "localhost:7860"), ("https://face.example", "face.example")),
+        *(("http://192.168.1.20:8000", "192.168.1.20:8000"), ("http://[::1]:8000", "[::1]:8000")),
+    ],
+)
+def test_its_own_pages_are_let_in(origin, host):
+    assert answer(host, origin=origin) == answer(host, origin=None) == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:7860", "192.168.1.20:7860", "face.example", None])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://localhost:3000", "http://10.0.0.9", "null", "", "x"]
+)
+def test_other_sites_pages_are_not(origin, host):
+    assert answer(host, origin=origin) == 403
+    assert answer(host, origin=origin, kind="websocket") == "websocket.close"

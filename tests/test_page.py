@@ -19,6 +19,7 @@ from talkhead.media.read import read_image
 from talkhead.pipeline.motion import LandmarkSequence
 
 httpx = pytest.importorskip("httpx")
+TestClient = pytest.importorskip("starlette.testclient").TestClient
 gr = pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
 pytestmark = GRADIOS_WARNINGS
 with warnings.catch_warnings():
@@ -135,3 +136,18 @@ def test_a_motion_is_as_long_as_a_recording_may_be(tmp_path: Path, frames: int, 
     maker = _Maker({"one": tiny_pipeline()}, 5.0, None, tmp_path)
     with pytest.raises(ValueError, match=match):
         maker.repaint("one", "p.png", str(motion), None, 1, 1, 1, 1, 1, None)
+
+
+def test_no_other_sites_page_reads_the_app_or_brings_files_to_it(tmp_path: Path) -> None:
+    """Gradio keeps them from ``localhost`` alone: elsewhere its answers say that every site may read them."""
+    page, _ = run_page(make_page(tiny_pipeline(), folder=tmp_path), block=False)
+    client = TestClient(page.app)
+    try:
+        for host in ("192.168.1.20:7860", "localhost:7860"):
+            for origin, status in (("https://evil.example", 403), (f"http://{host}", 200)):
+                headers = {"host": host, "origin": origin}
+                assert client.get("/gradio_api/info", headers=headers).status_code == status
+                upload = client.post("/gradio_api/upload", headers=headers, files={"files": ("a.wav", b"RIFF")})
+                assert upload.status_code == status, upload.text
+    finally:
+        page.close()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from talkhead.app import LARGEST_SIDE
 from talkhead.app.bounds import check_seconds
-from talkhead.app.names import OwnNamesOnly, own_names
+from talkhead.app.names import OwnPagesOnly, own_names
 from talkhead.app.score import score
 from talkhead.data.clip import EMOTIONS
 from talkhead.media.formats import open_writer
@@ -113,7 +113,7 @@ def run_page(
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=share, max_file_size=largest, theme=looks, quiet=True,
         prevent_thread_lock=True, ssr_mode=False, show_error=True,
-        app_kwargs={} if share else {"middleware": [Middleware(OwnNamesOnly, names=own)]},
+        app_kwargs={} if share else {"middleware": [Middleware(OwnPagesOnly, names=own)]},
     )  # fmt: skip
     if block:
         print(f"talkhead app: {address}", flush=True)

@@ -24,14 +24,13 @@ from functools import reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from talkhead.app import LARGEST_SIDE
-from talkhead.app.names import OwnNamesOnly, own_names
+from talkhead.app.names import OwnPagesOnly, own_names
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.live import Live, LiveMotion
@@ -108,7 +107,7 @@ def make_server(
         workers.shutdown(cancel_futures=True)
 
     app = FastAPI(title="talkhead live", lifespan=lifespan)
-    app.add_middleware(OwnNamesOnly, names=own)
+    app.add_middleware(OwnPagesOnly, names=own)
 
     @app.get("/")
     def page() -> HTMLResponse:
@@ -121,8 +120,6 @@ def make_server(
     async def live(socket: WebSocket) -> None:
         me = object()
         try:
-            if not _from_here(socket.headers):
-                return await _sent(socket.close(1008))  # before it is accepted: HTTP's 403
             await _sent(socket.accept())
             if len(speaking) >= clients:
                 raise ClientError(f"this server speaks with {clients} clients at once, and they are here; try later")
@@ -140,18 +137,6 @@ def make_server(
     live.__annotations__["socket"] = WebSocket
     app.websocket("/live")(live)
     return app
-
-
-def _from_here(headers: Any) -> bool:
-    """Tell whether a browser's page came from this server; what is no browser sends no Origin."""
-    if headers.get("origin") is None:
-        return True
-    try:
-        page, own = urlsplit(headers["origin"]), urlsplit(f"//{headers.get('host', '')}")
-        usual = {"http": 80, "https": 443}.get(page.scheme)
-        return bool(page.hostname) and (page.hostname, page.port or usual) == (own.hostname, own.port or usual)
-    except ValueError:  # a port that is no number
-        return False
 
 
 class _Session:
