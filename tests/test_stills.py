@@ -50,3 +50,10 @@ def test_each_person_is_one_clip_and_each_picture_a_window(pictures: Path, tmp_p
     preprocess("stills", pictures, tmp_path / "cache", size=32, detector=GreyTells())
     frames = {entry["name"]: entry["frames"] for entry in read_manifest(tmp_path / "cache")}
     assert frames["001"] == frames["002"] == 2  # a picture that came later is seen
+
+
+def test_a_cache_below_its_pictures_is_none_of_them(pictures: Path) -> None:
+    """Its contact sheet, a picture of everybody, was a person of its own in the next run."""
+    for _ in range(2):
+        assert preprocess("stills", pictures, pictures / "cache", size=32, detector=GreyTells()).ok == 3
+    assert (pictures / "cache" / "contact_sheet.png").is_file() and "cache" not in people_of(pictures)

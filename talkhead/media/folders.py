@@ -12,13 +12,15 @@ PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .heic .heif .avif".s
 
 # Copies and remains that macOS, Synology and Windows leave in folders without hiding them.
 _KEPT_BY_SYSTEMS = frozenset(["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"])
+# What `preprocess` writes into a cache, beside a picture that shows its clips and is none of anybody's.
+_OF_A_CACHE = frozenset(["manifest.jsonl", "preprocess.json"])
 
 
 def media_files(root: Path, endings: Set[str]) -> list[Path]:
     """Return the files at or below a folder that have one of some endings, sorted, without hidden ones.
 
     Links to folders are entered, as data sets lie on other disks; a folder to which several ways lead is listed once,
-    by its own name where it lies below ``root``.
+    by its own name where it lies below ``root``. Caches that were made below it are passed over.
 
     Args:
         root: the folder, or one file.
@@ -34,7 +36,7 @@ def _below(root: Path) -> Iterator[Path]:
     starts, seen = [root], set[Path]()
     for start in starts:  # grows by the links that are met: what lies below ``root`` itself comes before them
         for place, folders, files in os.walk(start):
-            if (own := Path(place).resolve()) in seen:
+            if (own := Path(place).resolve()) in seen or _OF_A_CACHE.issubset(files):
                 folders.clear()
                 continue
             seen.add(own)
