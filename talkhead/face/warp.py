@@ -95,23 +95,22 @@ def sample(
         grid = torch.addcmul(pixels * unit - 1, rearrange(field.float(), "b t h w d -> b d t h w"), unit)
         # All x lie before all y: what it reads fastest, without a copy where the field lies so, too.
         grid = rearrange(rearrange(grid, "b d t h w -> b d (t h) w"), "b d h w -> b h w d")
-        source, kernel = (pictures.float(), "bilinear") if mode == "bilinear" else (_finer(pictures.float()), "bicubic")
+        source, kernel = (pictures.float(), "bilinear") if mode == "bilinear" else (finer(pictures.float()), "bicubic")
         source = source if index is None else source[index]
         moved = F.grid_sample(source, grid, mode=kernel, padding_mode="border", align_corners=True)
     return rearrange(moved, "b c (t h) w -> b c t h w", t=frames)
 
 
-def _finer(pictures: Tensor) -> Tensor:
+def finer(pictures: Tensor) -> Tensor:
     """Put a pixel between every two: (B, C, H, W) to (B, C, 2 H - 1, 2 W - 1), the old ones unchanged."""
-    for _ in range(2):  # along the columns, then, transposed, along the rows
-        pictures, places = pictures.contiguous(), pictures.shape[-1] - 1
-        padded = F.pad(pictures, (_LOBES - 1, _LOBES - 1, 0, 0), mode="replicate")
-        between = _HALFWAY[0] * padded[..., :places]
+    for axis in (-1, -2):  # so what comes back lies row by row: column by column it takes twice as long to sample
+        places, ends = pictures.shape[axis] - 1, [_LOBES - 1] * 2
+        padded = F.pad(pictures, [*ends, 0, 0] if axis == -1 else [0, 0, *ends], mode="replicate")
+        between = _HALFWAY[0] * padded.narrow(axis, 0, places)
         for tap, weight in enumerate(_HALFWAY[1:], 1):
-            between.add_(padded[..., tap : tap + places], alpha=weight)
-        finer = pictures.new_empty(*pictures.shape[:-1], 2 * places + 1)
-        finer[..., ::2], finer[..., 1::2] = pictures, between
-        pictures = finer.transpose(-1, -2)
+            between.add_(padded.narrow(axis, tap, places), alpha=weight)
+        pairs = torch.stack((pictures.narrow(axis, 0, places), between), axis).flatten(axis - 1, axis)
+        pictures = torch.cat((pairs, pictures.narrow(axis, places, 1)), axis)
     return pictures
 
 
