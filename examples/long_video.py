@@ -42,12 +42,12 @@ from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.dataset import ClipDataset
 from talkhead.evaluate.report import Table, environment
 from talkhead.evaluate.rows import window_borders
+from talkhead.face.portrait import crop_portrait
 from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.media.read import VideoWriter, read_audio, write_audio
 from talkhead.metrics import identity_similarity, sharpness
 from talkhead.metrics.pictures import step_ratio
 from talkhead.pipeline import TalkingHeadPipeline, progress_bar
-from talkhead.pipeline.stages import crop_portrait
 from talkhead.tracking.identity import can_describe_faces, describe_faces
 from talkhead.tracking.portrait import read_portrait
 

@@ -22,11 +22,11 @@ from torch import Tensor
 from talkhead import metrics
 from talkhead.data.clip import emotion_probabilities
 from talkhead.face.crop import Crop, crop_frames, to_crop
+from talkhead.face.portrait import Portrait
 from talkhead.face.warp import thin_plate_spline_warp
+from talkhead.finishing.placing import FramePlacer
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.pipeline.placing import FramePlacer
-from talkhead.pipeline.stages import Portrait
 from talkhead.pipeline.windows import paint_windows
 
 FRAMES = 50

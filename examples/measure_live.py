@@ -34,11 +34,13 @@ def main() -> None:
     parser.add_argument("--look-ahead", type=float, default=0.12)
     parser.add_argument("--hop", type=int, default=3)
     parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--reference", help="further pictures, as of `talkhead serve`: `speaker`, or a file")
     parser.add_argument("--audio", help="speech to repeat (the bundled speaker's)")
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
     command = [sys.executable, "-m", "talkhead", "serve", "--port", str(args.port), "--size", str(args.size)]
     command += ["--look-ahead", str(args.look_ahead), "--hop", str(args.hop)]
+    command += ["--reference", args.reference] if args.reference else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -48,7 +50,8 @@ def main() -> None:
         finally:
             server.terminate()
     report = summary(**seen) | {
-        "size": args.size, "look ahead": args.look_ahead, "hop": args.hop, "minutes": args.minutes,
+        "size": args.size, "reference": args.reference, "look ahead": args.look_ahead, "hop": args.hop,
+        "minutes": args.minutes,
         "cores": len(os.sched_getaffinity(0)), "load before": os.getloadavg()[2],
         "torch": torch.__version__, "talkhead": talkhead.__version__,
     }  # fmt: skip

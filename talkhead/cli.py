@@ -179,15 +179,7 @@ def add_generate(verbs: Any) -> None:
     verb.add_argument(
         "--face", type=face, default="largest", help="which face: largest, center or an index (%(default)s)"
     )
-    verb.add_argument(
-        "--reference",
-        dest="references",
-        nargs="+",
-        action="extend",
-        metavar="FILE",
-        help="further pictures or a video of the person: teeth and lips that IMAGE does not show; `speaker`: those "
-        "that the speaker brings, where IMAGE is the speaker",
-    )
+    add_references(verb, "those that the speaker brings, where IMAGE is the speaker")
     for part in ("mouth", "pose", "brow", "blink", "idle"):
         verb.add_argument(
             f"--{part}", type=float, default=1.0, metavar="GAIN", help="gain of this motion (%(default)s)"
@@ -262,8 +254,6 @@ def add_device(verb: argparse.ArgumentParser) -> None:
 def run_generate(args: argparse.Namespace) -> int:
     """Write the video as it is made; with ``--jobs`` many, and fail when nothing succeeded."""
     options = arguments_of(args)
-    if options["references"] == ["speaker"]:
-        options["references"] = "speaker"
     jobs = options.pop("jobs")
     if jobs is not None:
         from talkhead.scale.videos import generate_jobs
@@ -331,9 +321,17 @@ def run_export(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_references(verb: argparse.ArgumentParser, speaker: str) -> None:
+    """Add ``--reference``; the help says what `speaker` means as one."""
+    what = "further pictures or a video of the person: teeth and lips that IMAGE does not show; `speaker`: " + speaker
+    verb.add_argument("--reference", dest="references", nargs="+", action="extend", metavar="FILE", help=what)
+
+
 def arguments_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return a verb's own arguments by name."""
     options = {name: value for name, value in vars(args).items() if name not in ("run", "parser")}
+    if options.get("references") == ["speaker"]:
+        options["references"] = "speaker"
     if "emotion_scale" in options:
         from talkhead.renamed import warn_renamed
 

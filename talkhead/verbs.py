@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from talkhead.cli import DETECTORS, add_device, arguments_of, emotion, face, seed
+from talkhead.cli import DETECTORS, add_device, add_references, arguments_of, emotion, face, seed
 from talkhead.parsing import add_verb
 
 
@@ -83,6 +83,7 @@ def add_serve(verbs: Any) -> None:
         "The protocol is in docs/live.md. Browsers give a page the microphone on this machine, or over HTTPS.",
     )
     verb.add_argument("--image", help="the portrait (the speaker's own)")
+    add_references(verb, "those that the speaker brings, where IMAGE is left out")
     add_speaker(verb)
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: any (%(default)s)")
     verb.add_argument("--port", type=port, default=8000, help="(%(default)s)")

@@ -10,8 +10,8 @@ from talkhead.face.crop import Crop
 from talkhead.face.points import MOUTH, NOSE_TIP
 from talkhead.finishing.detail import DetailRestorer
 from talkhead.finishing.further_detail import FurtherDetail
+from talkhead.finishing.placing import FramePlacer
 from talkhead.pipeline import Portrait
-from talkhead.pipeline.placing import FramePlacer
 from tests.conftest import tiny_face
 
 POINTS = tiny_face(32)

@@ -13,11 +13,11 @@ from PIL import Image
 
 from talkhead.face.crop import Crop
 from talkhead.finishing.detail import DetailRestorer, fading
+from talkhead.finishing.placing import fitting_size
 from talkhead.media.formats import open_writer
 from talkhead.media.read import read_video
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import Portrait, TalkingHeadPipeline
-from talkhead.pipeline.placing import fitting_size
 
 LARGE = tiny_face(200) + 20
 

@@ -12,16 +12,16 @@ from safetensors.torch import save_file
 
 from talkhead.face.mouth_bank import mouth_bank
 from talkhead.face.points import EYELIDS
+from talkhead.face.portrait import crop_portrait
 from talkhead.media.write import VideoWriter, write_image
 from talkhead.metrics.liveliness import NOSE_FORWARD
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline, export_pipeline
-from talkhead.pipeline.stages import crop_portrait
 from talkhead.schedulers import MaskNoiseBridgeScheduler
 from talkhead.speaker.references import _as_turned, bank_for, differing_mouths, in_light_of, load_bank, read_references
 from talkhead.tracking.track import Detection
-from tests.conftest import tiny_face
+from tests.conftest import speech, tiny_face
 from tests.test_mouth_bank import face
 
 
@@ -292,6 +292,24 @@ def test_pictures_are_brought_to_the_portraits_light(pipe: TalkingHeadPipeline):
     other = (shades.expand(1, 3, 72, 72) * torch.tensor([0.67, 0.5, 0.5])[:, None, None]).round().to(torch.uint8)
     brought, _ = in_light_of((other, tiny_face(72)[None]), portrait.face, portrait.reference_landmarks)
     assert (brought.float() - shades).abs().max() <= 1
+
+
+@pytest.mark.parametrize("frame", ["crop", "full"])
+def test_a_live_face_has_the_offline_ones_mouths(pipe: TalkingHeadPipeline, frame: str):
+    """A renderer that takes all of the nearest picture, a green mouth; full: at the picture's own size, its detail."""
+    with torch.no_grad():
+        pipe.renderer.unet.head.bias[5 * 4 : 6 * 4] = 100.0
+    own, green = picture(8), picture(8)
+    green[1, 76:] = 70 + 60 * (torch.arange(128) % 2)
+    options = {"reference_landmarks": face(8.0), "detector": GreyTells(), "frame": frame, "teeth": 0.0}
+    sound = speech(0.4)
+    live = pipe.live(own, references=[green], look_ahead=1.0, hop=4, **options)
+    shown = torch.cat((live.push(sound).frames, live.flush().frames)).float()
+    options |= {"emotion": "neutral", "num_inference_steps": 1, "window": 4, "overlap": 0}
+    offline = pipe(own, sound, references=[green], **options).frames.float()
+    alone = pipe(own, sound, **options).frames.float()
+    assert (shown - offline).abs().mean() < 0.1, "another order of sums"
+    assert (shown - alone).abs().mean() > 1
 
 
 def test_their_detail_reaches_a_frame_larger_than_painted(pipe: TalkingHeadPipeline):

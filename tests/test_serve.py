@@ -19,7 +19,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect  # noqa: E402
 from talkhead.app import serve as served  # noqa: E402
 from talkhead.app.serve import make_server  # noqa: E402
 from talkhead.media.read import write_image  # noqa: E402
+from talkhead.nets.renderer import Renderer  # noqa: E402
 from talkhead.pipeline.live import Live  # noqa: E402
+from talkhead.tracking.track import Detection  # noqa: E402
 
 NAMES = ("testserver", "face.example")
 """What the tests' client calls the server, and the name of one behind a proxy."""
@@ -245,13 +247,32 @@ def test_a_failure_of_the_server_is_told_and_logged(client, monkeypatch, caplog,
     assert nobody_speaks(client)
 
 
-def test_the_portrait_is_read_once(tmp_path):
-    write_image(tmp_path / "face.png", tiny_portrait())
-    app = make_server(tiny_pipeline(), tmp_path / "face.png", reference_landmarks=POINTS, size=64, names=NAMES)
-    (tmp_path / "face.png").unlink()
-    with TestClient(app) as client, client.websocket_connect("/live") as socket:
-        socket.send_text('{"end": true}')
-        assert list(answers(socket))[-1] == {"type": "end"}
+def test_portrait_and_further_pictures_are_read_once(tmp_path):
+    """A client's first frame, in which nobody speaks yet, has the mouth of a further picture, long deleted."""
+    write_image(tmp_path / "face.png", picture := tiny_portrait())
+    green = picture.clone()
+    green[1] = 255
+    write_image(tmp_path / "green.png", green)
+
+    def first_frame(**options) -> np.ndarray:
+        torch.manual_seed(0)
+        pipe = tiny_pipeline()
+        pipe.renderer = Renderer(size=32, widths=(8, 16), patch=2, bank=1).eval()
+        with torch.no_grad():
+            pipe.renderer.unet.head.bias[5 * 4 : 6 * 4] = 100.0  # the odds of the nearest picture
+        options |= {"reference_landmarks": POINTS, "detector": lambda *_, **__: Detection(POINTS, 1.0, (0, 0, 72, 61))}
+        app = make_server(pipe, tmp_path / "face.png", size=64, names=NAMES, **options)
+        for file in tmp_path.iterdir() if options.get("references") else ():
+            file.unlink()
+        with TestClient(app) as client, client.websocket_connect("/live") as socket:
+            socket.send_bytes(b"\0\0" * 8000)
+            socket.send_text('{"end": true}')
+            told = list(answers(socket))
+        assert told[-1] == {"type": "end"}
+        return np.asarray(frames_of(told)[0], float)
+
+    alone, helped = first_frame(), first_frame(references=[tmp_path / "green.png"])
+    assert not [*tmp_path.iterdir()] and abs(alone - helped).max() > 20
 
 
 def test_one_who_cannot_be_sent_to_has_gone_without_a_word(client, monkeypatch, caplog):

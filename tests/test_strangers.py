@@ -11,11 +11,11 @@ from torch import Tensor
 from talkhead.data.clip import EMOTIONS, Clip, emotion_probabilities
 from talkhead.evaluate.rows import Truth, make_truth, paint_model, paint_repeated, paint_warped, score_pictures
 from talkhead.face.crop import crop_frames
+from talkhead.face.portrait import crop_portrait
 from talkhead.face.warp import thin_plate_spline_warp
 from talkhead.media.read import iter_frames, read_audio
 from talkhead.metrics import mouth_box, psnr
 from talkhead.pipeline import Portrait, TalkingHeadPipeline
-from talkhead.pipeline.stages import crop_portrait
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector, track_landmarks
 

@@ -17,7 +17,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import reduce
@@ -33,7 +33,8 @@ from talkhead.app import LARGEST_SIDE
 from talkhead.app.names import OwnPagesOnly, own_names
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.pipeline import TalkingHeadPipeline
-from talkhead.pipeline.live import Live, LiveMotion
+from talkhead.pipeline.live import Live
+from talkhead.pipeline.live_frames import LiveMotion
 
 LONGEST_PIECE = 1.0
 """Seconds of sound in one message."""
@@ -49,6 +50,8 @@ QUALITY = 85
 """Of the JPEG pictures."""
 SETTINGS = {"emotion": str, "size": int, "seed": int}
 """What a client may ask for."""
+_FOUND = ("fps", "face", "detector", "references")
+"""What the first face is found by; a client's is that one."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -93,13 +96,15 @@ def make_server(
     own = own_names(names, host)
     first = pipeline.live(image, reference_landmarks=reference_landmarks, **options)
     first.push(torch.zeros(SAMPLE_RATE))  # warm, so that the first client does not wait
-    picture, landmarks = first.portrait.picture, first.portrait.landmarks  # the file is not looked at again
+    # No file is looked at again, and no face looked for.
+    ready = {name: value for name, value in options.items() if name not in _FOUND}
+    ready |= {"fps": first.fps, "further": first.further}
     # A client takes two workers, one to hear the next hop while the other paints this one. Within an operation two
     # threads wait for each other: they made one second of speech in more than a second (docs/measurements/hands.md).
     count = max(2, clients)
     share = max(1, torch.get_num_threads() // count)  # of the cores, or of what OMP_NUM_THREADS says
     workers = ThreadPoolExecutor(count, "live", initializer=torch.set_num_threads, initargs=(share,))
-    speaking: set[object] = set()
+    largest, speaking = options.get("size") or LARGEST_SIDE, set[object]()
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -124,7 +129,7 @@ def make_server(
             if len(speaking) >= clients:
                 raise ClientError(f"this server speaks with {clients} clients at once, and they are here; try later")
             speaking.add(me)
-            session = _Session(pipeline, picture, landmarks, options, workers)
+            session = _Session(lambda more: Live(pipeline, first.portrait, **(ready | more)), largest, workers)
             await session.run(socket)
         except _GoneError:
             pass
@@ -142,12 +147,8 @@ def make_server(
 class _Session:
     """One client: sound waits for who moves the face, and motion for who paints it, each in a queue of its own."""
 
-    def __init__(
-        self, pipeline: TalkingHeadPipeline, picture: Tensor, landmarks: Tensor, options: dict[str, Any], workers: Any
-    ) -> None:
-        self._begin = lambda more: pipeline.live(picture, reference_landmarks=landmarks, **(options | more))
-        self._largest = options.get("size") or LARGEST_SIDE
-        self._workers = workers
+    def __init__(self, begin: Callable[[dict[str, Any]], Live], largest: int, workers: Any) -> None:
+        self._begin, self._largest, self._workers = begin, largest, workers
         self._waiting: list[Tensor] = []
         self._ended = False
         self._news = asyncio.Event()

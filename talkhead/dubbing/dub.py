@@ -26,6 +26,7 @@ from talkhead.dubbing.kept_track import kept_track
 from talkhead.dubbing.new_lips import heard_motion, new_lips, resting_face
 from talkhead.dubbing.repaint import repaint
 from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
+from talkhead.face.mouth_bank import Bank, shrunk
 from talkhead.media.files import check_apart
 from talkhead.media.formats import open_writer
 from talkhead.media.read import MediaInfo, iter_frames, probe, read_audio
@@ -37,7 +38,7 @@ from talkhead.pipeline.talking_head import TalkingHeadPipeline
 from talkhead.progress import progress_bar
 from talkhead.schedulers import Scheduler
 from talkhead.short_repr import short_repr
-from talkhead.speaker.references import Bank, differing_mouths, fitting_renderer, shrunk
+from talkhead.speaker.references import differing_mouths, fitting_renderer
 from talkhead.speech.level import num_frames_of
 from talkhead.tracking.track import LandmarkDetector
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from talkhead.face.crop import Crop, crop_frames, to_crop
 from talkhead.face.frame import eye_line, quarter_turn
 from talkhead.face.mouth_gate import gaps_between_lips
 from talkhead.face.points import EYES, INNER_LIP, MOUTH_CORNERS, NOSE_TIP, OUTER_LIP, OUTER_LIP_PAIRS
@@ -25,6 +26,9 @@ _LIPS, _LOWER_FACE = (4.0, 1.5), (16.0, 4.0)
 _STRIDE = 4
 """px between the places where the distance to the lips is measured; it is interpolated between them."""
 _BASE_SIZE = 128
+
+Bank = tuple[Tensor, Tensor]
+"""(R, 3, S, S) uint8 pictures of a person and their (R, 68, 2) px."""
 
 
 def mouth_shape(landmarks: Tensor) -> Tensor:
@@ -229,3 +233,9 @@ def _distance(outline: Tensor, size: tuple[int, int]) -> Tensor:
     """Signed distance (B, T, H, W) px to (B, T, K, 2) outlines, measured on a lattice and interpolated."""
     lattice = signed_distance(torch.nan_to_num(outline), size, _STRIDE)
     return F.interpolate(lattice, size, mode="bilinear", align_corners=False)
+
+
+def shrunk(bank: Bank, size: int) -> Bank:
+    """Return the pictures at another size, with their landmarks."""
+    whole = Crop(0.0, 0.0, float(bank[0].shape[-1]))
+    return crop_frames(bank[0], whole, size), to_crop(bank[1], whole, size)

@@ -66,7 +66,8 @@ class FurtherDetail:
         frame = seen.nonzero()[:, 0]
         which = nearest_pictures(self._landmarks[None], landmarks[None], share.shape[1])[0][0][seen]
         field = thin_plate_spline_field(self._landmarks[which], landmarks[frame][:, None], size)
-        change = sample(self._small, field, index=which)[:, :, 0] - own[frame]
+        taken, place = which.unique(return_inverse=True)  # `sample` makes all that it is given finer
+        change = sample(self._small[taken], field, index=place)[:, :, 0] - own[frame]
         counts = seen.sum(1).tolist()
         parts = (part.split(counts) for part in (which, field[:, 0], change, share[seen].clamp(0, 1)))
         return [Mixture(*one) for one in zip(*parts, strict=True)]

@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -26,15 +26,18 @@ from talkhead.data.clip import SAMPLE_RATE
 from talkhead.face.articulation import articulate
 from talkhead.face.idle import idle_motion
 from talkhead.face.motion_gains import check_gain, motion_gains
+from talkhead.face.mouth_bank import Bank, shrunk
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
+from talkhead.face.portrait import Portrait, crop_portrait
+from talkhead.finishing.placing import FramePlacer, check_output
 from talkhead.heads.drawn_head import DrawnHead, hear_prosody
 from talkhead.nets.head_motion import RATE
 from talkhead.pipeline.at_once import paint_at_once, ready_to_paint
 from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
-from talkhead.pipeline.placing import FramePlacer, check_output
-from talkhead.pipeline.stages import ANYONE, Portrait, check_seed, check_steps, choose_fps, crop_portrait
+from talkhead.pipeline.live_frames import LiveFrames, LiveMotion
+from talkhead.pipeline.stages import ANYONE, check_seed, check_steps, choose_fps
 from talkhead.pipeline.worn import wear_expressions
-from talkhead.speaker.references import mouth_to_draw
+from talkhead.speaker.references import bank_for, mouth_to_draw
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
 from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import PITCH_HOP
@@ -50,48 +53,12 @@ QUIETEST = 10 ** (-42 / 20)
 """Speech level (RMS of full scale) below which the sound is taken for the room's noise, not for speech."""
 
 
-@dataclass(frozen=True)
-class LiveFrames:
-    """The frames that leave at one time.
-
-    Attributes:
-        frames: (T, H, W, 3) uint8 RGB, T >= 0.
-        landmarks: (T, 68, 2) px of ``frames``.
-        audio: (S,) float32 their sound at 16 kHz.
-        start: number of the first of them since the stream began.
-    """
-
-    frames: Tensor
-    landmarks: Tensor
-    audio: Tensor
-    start: int
-
-
-@dataclass(frozen=True)
-class LiveMotion:
-    """Frames that can be painted.
-
-    Attributes:
-        landmarks: (T, 68, 2) px of the painted square, T >= 0.
-        audio: (S,) float32 their sound at 16 kHz.
-        start: number of the first of them since the stream began.
-    """
-
-    landmarks: Tensor
-    audio: Tensor
-    start: int
-
-    def join(self, following: LiveMotion) -> LiveMotion:
-        """Return these frames and those that follow."""
-        landmarks = torch.cat((self.landmarks, following.landmarks))
-        return LiveMotion(landmarks, torch.cat((self.audio, following.audio)), self.start)
-
-
 class Live:
     """Frames for sound that comes in pieces; made by `TalkingHeadPipeline.live`.
 
     Attributes:
         portrait: the face.
+        further: further pictures of the person, (R, 3, S, S) uint8 and (R, 68, 2) px of them, or None.
         size: (height, width) of the frames in px.
         fps: frames per second.
         hop: frames made at once.
@@ -101,6 +68,7 @@ class Live:
     Args:
         pipeline: whose networks are used.
         portrait: the face.
+        further: further pictures of the person, or None; see `begin_live`.
         emotion: see `TalkingHeadPipeline.stream`; a live voice's is not heard, because it must be known at once.
         emotion_strength: see `TalkingHeadPipeline.stream`; here it does not breathe with the voice.
         look_ahead: seconds of sound after a frame's own that the landmark net hears before it answers.
@@ -127,6 +95,7 @@ class Live:
         pipeline: TalkingHeadPipeline,
         portrait: Portrait,
         *,
+        further: Bank | None = None,
         emotion: Any = "neutral",
         emotion_strength: float = 1.0,
         look_ahead: float = 0.12,
@@ -154,7 +123,8 @@ class Live:
             check_gain(name, gain)
         self._net, self._scheduler = pipeline.landmark_net, pipeline.scheduler
         self._renderer = ready_to_paint(pipeline.renderer)
-        self.portrait, self._keys, self._strength = portrait, emotion_keys(emotion), emotion_strength
+        self.portrait, self.further = portrait, further
+        self._keys, self._strength = emotion_keys(emotion), emotion_strength
         # A diffusers model looks through all its modules for its device: milliseconds, of a hop's hundred.
         self._heard_on, self._painted_on = self._net.device, self._renderer.device
         self._rest = close_mouth(portrait.reference_landmarks)
@@ -164,8 +134,10 @@ class Live:
         self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
         speaker = pipeline.folder, pipeline.info.get("reference_landmarks")
-        drawn = mouth_to_draw(speaker, portrait.face, portrait.reference_landmarks, None, teeth, self._painted_on)
-        self._placer = FramePlacer(portrait, frame, size, device=self._painted_on, drawn=drawn)
+        bank = None if further is None else shrunk(further, self._renderer.config.size)
+        self._bank = bank and (bank[0][None].to(self._painted_on), bank[1][None].to(self._painted_on))
+        drawn = mouth_to_draw(speaker, portrait.face, portrait.reference_landmarks, bank, teeth, self._painted_on)
+        self._placer = FramePlacer(portrait, frame, size, device=self._painted_on, drawn=drawn, further=further)
         self.size = self._placer.size
         self._sound, self._first = torch.empty(0), 0  # the sound that is kept, and the number of its first sample
         self._fresh: list[Tensor] = []  # sound that no hop has needed yet
@@ -339,7 +311,8 @@ class Live:
         """Return (t, H, W, 3) uint8 frames."""
         device = self._painted_on
         face, rest = self.portrait.face[None].to(device), self.portrait.reference_landmarks[None].to(device)
-        condition = self._renderer.prepare(face, rest, landmarks[None].to(device), seed=self._seed, frame_offset=start)
+        moved = landmarks[None].to(device)
+        condition = self._renderer.prepare(face, rest, moved, bank=self._bank, seed=self._seed, frame_offset=start)
         times = torch.arange(start, start + 1, dtype=torch.float64) / float(self.fps)
         told = self._keys.told_at(times, self._renderer, self._strength)
         painted = paint_at_once(self._renderer, self._scheduler, condition, told, self._steps, self._seed, start)
@@ -356,6 +329,7 @@ def begin_live(
     detector: str | LandmarkDetector | None = None,
     face: str | int = "largest",
     fps: float | Fraction | None = None,
+    references: Any = None,
     **options: Any,
 ) -> Live:
     """Begin a video whose sound is still to come: ``push`` pieces of it, and take the frames.
@@ -367,6 +341,7 @@ def begin_live(
         detector: see `TalkingHeadPipeline.stream`.
         face: see `TalkingHeadPipeline.stream`.
         fps: frames per second; None: the pipeline's (25).
+        references: further pictures of the person; see `TalkingHeadPipeline.stream`.
         options: see `Live`.
 
     Raises:
@@ -382,7 +357,12 @@ def begin_live(
     picture = read_portrait(image)
     if reference_landmarks is None:
         reference_landmarks = find_face(picture, pipeline._detector(detector), face, image)
-    portrait = crop_portrait(picture, reference_landmarks, pipeline.info["crop_scale"], pipeline.renderer.config.size)
+    config, scale = pipeline.renderer.config, pipeline.info["crop_scale"]
+    portrait = crop_portrait(picture, reference_landmarks, scale, config.size)
+    if references is not None:
+        found, own = partial(pipeline._detector, detector), (portrait.face, portrait.reference_landmarks)
+        seen = scale, portrait.crop.side
+        options["further"] = bank_for(references, pipeline.folder, config, found, face, seen, own)
     return Live(pipeline, portrait, fps=choose_fps(fps, None, pipeline.info["fps"]), **options)
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from talkhead.devices import ahead
+from talkhead.face.portrait import Portrait
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.at_once import ready_to_paint
-from talkhead.pipeline.stages import Portrait
 from talkhead.pipeline.windows import Painted, paint_windows
 from talkhead.schedulers import Scheduler
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.devices import give_back_memory, in_whole_pieces, keep_memory
-from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, to_crop
 from talkhead.face.landmarks import check_landmarks
 from talkhead.face.motion_gains import motion_gains
+from talkhead.face.portrait import Portrait
+from talkhead.finishing.placing import FramePlacer
 from talkhead.media.formats import open_writer
 from talkhead.media.read import exact_fps, read_audio
 from talkhead.media.recording import Recording
@@ -28,44 +29,11 @@ from talkhead.schedulers import Scheduler
 from talkhead.speech.level import num_frames_of
 
 if TYPE_CHECKING:
-    from talkhead.pipeline.placing import FramePlacer
     from talkhead.pipeline.windows import Painted
 
 
 _GIVE_BACK = 1500
 """Frames, of one video or of many, after which what they left in memory is given back."""
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """A face as the renderer sees it, and the picture it is cut from.
-
-    Attributes:
-        picture: (3, H, W) uint8 RGB.
-        landmarks: (68, 2) px of ``picture``.
-        crop: the square of ``picture`` that is painted.
-        face: (3, s, s) uint8 RGB, the crop at the renderer's size.
-        reference_landmarks: (68, 2) px of ``face``.
-    """
-
-    picture: Tensor
-    landmarks: Tensor
-    crop: Crop
-    face: Tensor
-    reference_landmarks: Tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the picture in px."""
-        return self.picture.shape[1], self.picture.shape[2]
-
-    def to_picture(self, landmarks: Tensor) -> Tensor:
-        """Turn (..., 68, 2) px of the face into px of the picture."""
-        return from_crop(landmarks, self.crop, self.face.shape[-1])
-
-    def to_face(self, landmarks: Tensor) -> Tensor:
-        """Turn (..., 68, 2) px of the picture into px of the face."""
-        return to_crop(landmarks, self.crop, self.face.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -181,26 +149,6 @@ def join_results(pieces: list[Result]) -> Result:
         audio=torch.cat(sounds) if sounds else None,
         motion=replace(first.motion, landmarks=motion),
     )
-
-
-def crop_portrait(picture: Tensor, landmarks: Tensor, scale: float, size: int) -> Portrait:
-    """Cut the square around the face, as `preprocess` cut it from the training clips.
-
-    Args:
-        picture: (3, H, W) uint8 RGB.
-        landmarks: (68, 2) px.
-        scale: side of the square relative to the landmarks' box.
-        size: px, the renderer's.
-
-    Raises:
-        ValueError: if the landmarks have another shape or are not finite.
-    """
-    landmarks = torch.as_tensor(landmarks)
-    if landmarks.shape != (68, 2):
-        raise ValueError(f"reference_landmarks must have shape (68, 2), (x, y) in px; got {tuple(landmarks.shape)}")
-    landmarks = check_landmarks(landmarks[None], "reference_landmarks")[0].cpu()
-    crop = face_crop(landmarks, scale)
-    return Portrait(picture, landmarks, crop, crop_frames(picture, crop, size), to_crop(landmarks, crop, size))
 
 
 def open_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = False) -> Tensor | Recording | None:

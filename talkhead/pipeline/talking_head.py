@@ -23,6 +23,9 @@ from torch import Tensor
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.devices import chosen_device
 from talkhead.face.motion_gains import check_gain
+from talkhead.face.mouth_bank import shrunk
+from talkhead.face.portrait import crop_portrait
+from talkhead.finishing.placing import FramePlacer, check_output
 from talkhead.heads.drawn_head import DrawnHead, draw_head
 from talkhead.media.files import check_apart, new_folder
 from talkhead.media.formats import open_writer
@@ -36,14 +39,12 @@ from talkhead.pipeline.hearing import heard_keys
 from talkhead.pipeline.live import Live, begin_live
 from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.painting import paint
-from talkhead.pipeline.placing import FramePlacer, check_output
 from talkhead.pipeline.stages import (
     Result,
     Stream,
     check_seed,
     choose_fps,
     count_frames,
-    crop_portrait,
     join_results,
     move_landmarks,
     open_speech,
@@ -57,7 +58,7 @@ from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler, check_scheduler
 from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_fine_renderer, load_parts, write_parts
-from talkhead.speaker.references import bank_for, fitting_renderer, mouth_to_draw, shrunk
+from talkhead.speaker.references import bank_for, fitting_renderer, mouth_to_draw
 from talkhead.speaker.trained import check_emotions
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector

@@ -16,7 +16,7 @@ from torch import Tensor
 from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.face.frame import face_frame, to_face
 from talkhead.face.light import in_light, light_between
-from talkhead.face.mouth_bank import mouth_and_turn
+from talkhead.face.mouth_bank import Bank, mouth_and_turn, shrunk
 from talkhead.finishing.drawn_mouth import DrawnMouth
 from talkhead.media.folders import VIDEO
 from talkhead.media.read import iter_frames
@@ -43,8 +43,6 @@ _SAME_PICTURE = 0.02
 
 _LOOKED_AT = 60
 """Frames of a video in which a face is looked for: one detection is a matter of tens of milliseconds."""
-
-Bank = tuple[Tensor, Tensor]
 
 
 def read_references(
@@ -156,12 +154,6 @@ def in_light_of(bank: Bank, face: Tensor, landmarks: Tensor) -> Bank:
     pictures, points = shrunk(bank, face.shape[-1])
     light = light_between(pictures, points, face.to(pictures.device), landmarks.to(points))
     return in_light(*bank, light), bank[1]
-
-
-def shrunk(bank: Bank, size: int) -> Bank:
-    """Return the pictures at another size, with their landmarks."""
-    whole = Crop(0.0, 0.0, float(bank[0].shape[-1]))
-    return crop_frames(bank[0], whole, size), to_crop(bank[1], whole, size)
 
 
 def differing_mouths(landmarks: Tensor, most: int = MOST) -> list[int]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from talkhead.face.crop import crop_frames
+from talkhead.face.mouth_bank import Bank, shrunk
+from talkhead.face.portrait import Portrait
 from talkhead.finishing.detail import DetailRestorer
 from talkhead.finishing.drawn_mouth import DrawnMouth
 from talkhead.finishing.further_detail import FurtherDetail
-from talkhead.pipeline.stages import Portrait
-from talkhead.speaker.references import Bank, shrunk
 
 LARGEST = 512
 """px, side of the crop where no size is asked for and the portrait has more: what browsers and phones show well."""
