@@ -35,11 +35,15 @@ def short_repr(record: type[Record]) -> type[Record]:
 def _told(value: Any) -> str:
     if isinstance(value, Fraction):
         return str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_told(part)}' for key, part in value.items())}}}"
     if isinstance(value, tuple) and any(hasattr(part, "dtype") for part in value):
         return f"({', '.join(map(_told, value))})"
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         return repr(value)
     place = str(getattr(value, "device", "cpu"))
     if not value.shape and place != "meta":  # where there are no numbers
-        return str(value.item())
+        return _told(value.item())
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{'' if place == 'cpu' else f' on {place}'}"

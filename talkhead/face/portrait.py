@@ -9,8 +9,10 @@ from torch import Tensor
 
 from talkhead.face.crop import Crop, crop_frames, face_crop, from_crop, to_crop
 from talkhead.face.landmarks import check_landmarks
+from talkhead.short_repr import short_repr
 
 
+@short_repr
 @dataclass(frozen=True)
 class Portrait:
     """A face as the renderer sees it, and the picture it is cut from.

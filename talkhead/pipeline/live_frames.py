@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from talkhead.short_repr import short_repr
 
+
+@short_repr
 @dataclass(frozen=True)
 class LiveFrames:
     """The frames that leave at one time.
@@ -25,6 +28,7 @@ class LiveFrames:
     start: int
 
 
+@short_repr
 @dataclass(frozen=True)
 class LiveMotion:
     """Frames that can be painted.

@@ -26,6 +26,7 @@ from talkhead.pipeline.feeling import EmotionKeys, EmotionTrack, join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.windows import set_timesteps
 from talkhead.schedulers import Scheduler
+from talkhead.short_repr import short_repr
 from talkhead.speech.level import num_frames_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _GIVE_BACK = 1500
 """Frames, of one video or of many, after which what they left in memory is given back."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Result:
     """A talking-head video, or (from `TalkingHeadPipeline.stream`) a piece of one.
