@@ -177,19 +177,19 @@ def test_what_the_buttons_do(inputs, tmp_path):
     told = []
     image, audio = str(inputs / "portrait.png"), str(inputs / "short.wav")
     video, marked, motion, plot = maker.speak(
-        "one", image, audio, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, lambda share, desc: told.append(share)
+        "one", image, audio, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, None, lambda share, desc: told.append(share)
     )
     assert probe(video).num_frames == probe(marked).num_frames == 15 and Path(plot).stat().st_size > 1000
     assert told[-1] == 1.0
-    args = (image, audio, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, lambda *_, **__: None)
+    args = (image, audio, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, None, lambda *_, **__: None)
     chosen = [torch.stack(list(iter_frames(maker.speak(name, *args)[0]))) for name in ("one", "other")]
     assert not torch.equal(*chosen)  # the speaker that was chosen paints
-    again = maker.repaint("one", image, motion, audio, 0.5, 1, 1, 1, 7, lambda *_, **__: None)
+    again = maker.repaint("one", image, motion, audio, 0.5, 1, 1, 1, 7, None, lambda *_, **__: None)
     assert probe(again[0]).num_frames == 15
     assert all(Path(p).is_relative_to(tmp_path) for p in (video, marked, motion, plot, *again))
     for wrong in [(None, audio), (image, None)]:
         with pytest.raises(ValueError, match="a portrait and a recording"):
-            maker.speak("one", *wrong, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, None)
+            maker.speak("one", *wrong, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, None, None)
 
 
 def test_score_says_what_is_in_a_video(tmp_path, inputs):

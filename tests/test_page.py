@@ -1,5 +1,6 @@
 """What the page does with the files that come to it, without a browser; see test_app.py for those in one."""
 
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from conftest import POINTS, tiny_pipeline
 from PIL import Image
 from test_bounds import streamed_flac, streamed_video
 
-from talkhead.media.read import read_image
+from talkhead.media.read import read_image, write_image
+from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.motion import LandmarkSequence
 
 httpx = pytest.importorskip("httpx")
@@ -72,18 +74,42 @@ def test_portraits_come_as_the_command_line_reads_them(
 
 
 def test_a_length_that_no_header_says_is_found_out(tmp_path: Path) -> None:
-    """Each of the three tabs takes no more than five seconds."""
+    """Each of the three tabs takes no more than five seconds, nor does a further video of a person."""
     recording = streamed_flac(tmp_path / "s.flac", 6.0)
     maker = _Maker({"one": tiny_pipeline()}, 5.0, None, tmp_path)
     motion = tmp_path / "motion.npz"
     LandmarkSequence(POINTS.repeat(4, 1, 1), Fraction(25), (61, 72)).save(motion)
     for work in (
-        lambda: maker.speak("one", "p.png", str(recording), "happy", 1, 1, 1, 1, 1, 1, "crop", 0, 0, 1, None),
-        lambda: maker.repaint("one", "p.png", str(motion), str(recording), 1, 1, 1, 1, 1, None),
+        lambda: maker.speak("one", "p.png", str(recording), "happy", 1, 1, 1, 1, 1, 1, "crop", 0, 0, 1, None, None),
+        lambda: maker.repaint("one", "p.png", str(motion), str(recording), 1, 1, 1, 1, 1, None, None),
+        lambda: maker._known("one", str(recording), [str(streamed_video(tmp_path / "further.mkv", 130))]),
         lambda: maker.score(str(streamed_video(tmp_path / "v.mkv", 130)), lambda *_, **__: None),
     ):
         with pytest.raises(ValueError, match="more than 5 s"):
             work()
+
+
+def test_a_speakers_own_portrait_has_his_other_pictures_where_his_networks_paint(tmp_path: Path) -> None:
+    own = TalkingHeadPipeline.from_pretrained("bundled")
+    maker = _Maker({"bundled": own, "other": tiny_pipeline()}, 5.0, None, tmp_path)
+    portrait = shutil.copy(own.folder / "portrait.png", tmp_path / "uploaded.png")
+    write_image(tmp_path / "other.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
+    assert maker._known("bundled", portrait, None)["references"] == "speaker"
+    assert maker._known("bundled", portrait, ["smile.png"])["references"] == ["smile.png"]  # what was given comes first
+    assert maker._known("other", portrait, None)["references"] is None
+    assert maker._known("bundled", str(tmp_path / "other.png"), None) == {"references": None}
+
+
+@pytest.mark.parametrize("name", ["smile.png", "phone.heic", "talk.mp4"])
+def test_pictures_and_videos_may_be_further_ones(page: Any, name: str) -> None:
+    fields = [b for b in page.blocks.values() if isinstance(b, gr.File) and "Further" in (b.label or "")]
+    assert len(fields) == 2
+    for field in fields:
+        kept = gr.data_classes.FileData(path=f"/{name}", orig_name=name)
+        assert field.preprocess(gr.components.file.ListFiles([kept])) == [f"/{name}"]
+        with pytest.raises(gr.Error, match="Invalid file type"):
+            kept = gr.data_classes.FileData(path="/words.txt", orig_name="words.txt")
+            field.preprocess(gr.components.file.ListFiles([kept]))
 
 
 def test_of_the_three_buttons_one_works_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +128,8 @@ def test_of_the_three_buttons_one_works_at_a_time(tmp_path: Path, monkeypatch: p
     try:
         asking = client.Client(address, verbose=False)
         jobs = [
-            asking.submit("bundled", None, None, HEARD, *[1] * 6, "crop", 0, 0, 1, api_name="/speak"),
-            asking.submit("bundled", None, None, None, *[1] * 5, api_name="/repaint"),
+            asking.submit("bundled", None, None, HEARD, *[1] * 6, "crop", 0, 0, 1, None, api_name="/speak"),
+            asking.submit("bundled", None, None, None, *[1] * 5, None, api_name="/repaint"),
             asking.submit(None, api_name="/score"),
         ]
         assert ["done" in str(job.exception(60)) for job in jobs] == [True] * 3
@@ -135,7 +161,7 @@ def test_a_motion_is_as_long_as_a_recording_may_be(tmp_path: Path, frames: int, 
     LandmarkSequence(POINTS.repeat(frames, 1, 1), Fraction(fps), (61, 72)).save(motion)
     maker = _Maker({"one": tiny_pipeline()}, 5.0, None, tmp_path)
     with pytest.raises(ValueError, match=match):
-        maker.repaint("one", "p.png", str(motion), None, 1, 1, 1, 1, 1, None)
+        maker.repaint("one", "p.png", str(motion), None, 1, 1, 1, 1, 1, None, None)
 
 
 def test_no_other_sites_page_reads_the_app_or_brings_files_to_it(tmp_path: Path) -> None:

@@ -21,12 +21,13 @@ from talkhead.app.bounds import check_seconds
 from talkhead.app.names import OwnPagesOnly, own_names
 from talkhead.app.score import score
 from talkhead.data.clip import EMOTIONS
+from talkhead.media.folders import VIDEO
 from talkhead.media.formats import open_writer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.feeling import join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.stages import Stream
-from talkhead.speaker.folder import own_portrait
+from talkhead.speaker.folder import own_portrait, own_references
 
 HEARD = "as heard in the speech"
 KEEP = ["download"]
@@ -137,7 +138,7 @@ class _Maker:
     def speak(
         self, speaker: str, image: str | None, audio: str | None, emotion: str, strength: float, mouth: float,
         pose: float, brow: float, blink: float, idle: float, frame: Literal["crop", "full"], size: float, seed: float,
-        steps: float, progress: Any,
+        steps: float, further: list[str] | None, progress: Any,
     ) -> tuple[str, str, str, str]:  # fmt: skip
         """Return the video, the video with its landmarks, the motion and the plot of the emotion."""
         if not image or not audio:
@@ -146,13 +147,14 @@ class _Maker:
         pieces = self.speakers[speaker].stream(
             image, audio, emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
             pose=pose, brow=brow, blink=blink, idle=idle, frame=frame, seed=int(seed), num_inference_steps=int(steps),
-            size=int(size) if size and frame == "crop" else None, detector=self.detector, **self._known(image),
+            size=int(size) if size and frame == "crop" else None, detector=self.detector,
+            **self._known(speaker, image, further),
         )  # fmt: skip
         return self._written(pieces, progress)
 
     def repaint(
         self, speaker: str, image: str | None, motion: str | None, audio: str | None, mouth: float, pose: float,
-        brow: float, blink: float, smoothing: float, progress: Any,
+        brow: float, blink: float, smoothing: float, further: list[str] | None, progress: Any,
     ) -> tuple[str, str, str, str]:  # fmt: skip
         """Paint an edited motion again."""
         if not image or not motion:
@@ -167,8 +169,9 @@ class _Maker:
         edited = sequence.gain(mouth=mouth, pose=pose, brow=brow, blink=blink)
         edited = edited.smooth(int(smoothing)) if smoothing > 5 else edited
         pieces = self.speakers[speaker].stream(
-            image, audio or None, landmarks=edited, emotion="neutral", detector=self.detector, **self._known(image)
-        )
+            image, audio or None, landmarks=edited, emotion="neutral", detector=self.detector,
+            **self._known(speaker, image, further),
+        )  # fmt: skip
         return self._written(pieces, progress)
 
     def score(self, video: str | None, progress: Any) -> list[list[str]]:
@@ -180,11 +183,18 @@ class _Maker:
         detector = next(iter(self.speakers.values()))._detector(self.detector)
         return [[name, value] for name, value in score(video, detector).items()]
 
-    def _known(self, image: str) -> dict[str, Any]:
-        """Return the landmarks of a speaker's own portrait: it needs no detector."""
+    def _known(self, speaker: str, image: str, further: list[str] | None) -> dict[str, Any]:
+        """Return what is known of a portrait's face: a speaker's own needs no detector, and has his other pictures."""
+        for file in further or ():
+            if Path(file).suffix.lower() in VIDEO:
+                check_seconds(file, self.longest, f"'{Path(file).name}'", seen=True)
         given = Path(image).read_bytes()
-        known = [points for path, points in self.portraits.items() if path.read_bytes() == given]
-        return {"reference_landmarks": known[0]} if known else {}
+        known: dict[str, Any] = {"references": further or None}
+        for path in [path for path in self.portraits if path.read_bytes() == given][:1]:
+            known["reference_landmarks"] = self.portraits[path]
+            if not further and path.parent == self.speakers[speaker].folder:
+                known["references"] = own_references(path.parent)
+        return known
 
     def _written(self, pieces: Stream, progress: Any) -> tuple[str, str, str, str]:
         """Write what a stream gives into a folder of its own."""
@@ -240,6 +250,7 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
             speaker = _speaker(gr, maker)
             image = _portrait(gr, ["upload", "webcam"])
             audio = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech", buttons=KEEP)
+            further = _further(gr)
             emotion = gr.Dropdown([HEARD, *EMOTIONS], value=HEARD, label="Emotion")
             strength = gr.Slider(0, 2, 1, label="Strength of the expression")
             with gr.Accordion("Motion and picture", open=False):
@@ -258,7 +269,7 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
     def speak(*inputs: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008  # gradio finds it there
         return maker.speak(*(*inputs, progress))
 
-    inputs = [speaker, image, audio, emotion, strength, *gains, frame, size, seed, steps]
+    inputs = [speaker, image, audio, emotion, strength, *gains, frame, size, seed, steps, further]
     button.click(_in_one_sentence(gr, maker, speak), inputs, outputs, api_name="speak", **ONE_AT_A_TIME)
 
 
@@ -270,6 +281,7 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
             motion = gr.File(label="Motion (.npz)", file_types=[".npz"])
             label = "Speech, where the video is to have sound"
             audio = gr.Audio(type="filepath", sources=["upload"], label=label, buttons=KEEP)
+            further = _further(gr)
             gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Brows", "Blinks")]
             smoothing = gr.Slider(1, 21, 1, step=2, label="Smoothing in frames (7 and more)")
             button = gr.Button("Paint again", variant="primary")
@@ -279,7 +291,7 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
     def repaint(*inputs: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         return maker.repaint(*(*inputs, progress))
 
-    inputs = [speaker, image, motion, audio, *gains, smoothing]
+    inputs = [speaker, image, motion, audio, *gains, smoothing, further]
     button.click(_in_one_sentence(gr, maker, repaint), inputs, outputs, api_name="repaint", **ONE_AT_A_TIME)
 
 
@@ -307,6 +319,12 @@ def _portrait(gr: Any, sources: list[str]) -> Any:
 
     pillow_heif.register_heif_opener()  # gradio looks at each picture with Pillow first, which alone knows no HEIC
     return gr.Image(type="filepath", image_mode=None, sources=sources, label="Portrait", height=260, buttons=KEEP)
+
+
+def _further(gr: Any) -> Any:
+    label = "Further pictures of the person, or a video: for teeth and lips"
+    kinds = ["image", ".heic", ".heif", "video"]  # a system need not know that the two are pictures
+    return gr.File(label=label, file_count="multiple", type="filepath", file_types=kinds, height=110)
 
 
 def _outputs(gr: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from talkhead.pipeline.talking_head import TalkingHeadPipeline
+from talkhead.speaker.folder import own_references
 
 
 def demo(
@@ -44,6 +45,5 @@ def demo(
         raise ValueError(f"pipeline: '{pipeline}' has no portrait and speech of its own; export it with both")
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     options.setdefault("reference_landmarks", torch.tensor(speaker.info["reference_landmarks"]))
-    if (speaker.folder / "bank.safetensors").is_file():
-        options.setdefault("references", "speaker")
+    options.setdefault("references", own_references(speaker.folder))
     return speaker.generate_file(portrait, speech, output, progress=progress, **options)

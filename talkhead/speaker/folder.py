@@ -47,7 +47,8 @@ HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 """The form of a name on the Hugging Face hub."""
 FINE = "renderer_fine"
 """Folder of the renderer for large faces."""
-EXTRAS = ("portrait.png", "speech.flac", "bank.safetensors", "README.md")
+BANK = "bank.safetensors"
+EXTRAS = ("portrait.png", "speech.flac", BANK, "README.md")
 
 
 def find_folder(name: str | Path) -> Path:
@@ -87,6 +88,11 @@ def own_portrait(folder: Path | None, info: Mapping[str, Any]) -> tuple[Path, Te
     if portrait is None or not portrait.is_file() or "reference_landmarks" not in info:
         raise ValueError(f"pipeline: '{folder}' has no portrait of its own; give a picture")
     return portrait, torch.tensor(info["reference_landmarks"])
+
+
+def own_references(folder: Path | None) -> str | None:
+    """Return what `TalkingHeadPipeline.stream` takes for a folder's further pictures; None where it has none."""
+    return "speaker" if folder is not None and (folder / BANK).is_file() else None
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -290,7 +296,7 @@ def export_pipeline(
         if sound is not None:
             write_audio(folder / "speech.flac", sound)
         if bank is not None:
-            save_file({"pictures": bank[0], "landmarks": bank[1]}, folder / "bank.safetensors")
+            save_file({"pictures": bank[0], "landmarks": bank[1]}, folder / BANK)
         card = model_card(name or Path(output).name, data, licence, results)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Path(output)
