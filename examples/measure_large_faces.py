@@ -1,11 +1,12 @@
 """Measure what a speaker's renderer for large faces gives over its plain one, shown as large.
 
-    python examples/measure_large_faces.py CACHE [--clips NAME ...] [--judges JUDGES]
+    python examples/measure_large_faces.py CACHE [--clips NAME ...] [--shown PX] [--judges JUDGES]
 
 CACHE holds clips or stills at the size of the finer renderer (`preprocess --size 256`). The first frame of each is the
 portrait, the next 49 (of stills: the one other picture) are painted from their true landmarks in one network call.
-Rows: the portrait bent by the spline; the plain renderer's frames, enlarged with the portrait's own detail as the
-pipeline does it; the finer renderer's. Nothing is drawn between the lips. JUDGES: see measure_mouths.py.
+Rows: the portrait bent by the spline; the frames of the plain renderer, and of the finer one, brought to the size shown
+with the portrait's own detail as the pipeline does it. Nothing is drawn between the lips. JUDGES: see
+measure_mouths.py.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from talkhead.finishing.placing import FramePlacer
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.windows import paint_windows
+from talkhead.schedulers import Scheduler
 
 FRAMES = 50
 
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("cache", type=Path)
     parser.add_argument("--clips", nargs="+", metavar="NAME", help="of the cache (all)")
     parser.add_argument("--speaker", default="bundled", help="(%(default)s)")
+    parser.add_argument("--shown", type=int, metavar="PX", help="side at which portraits are given and frames shown")
     parser.add_argument("--judges", type=Path, help="folder of judges.py")
     args = parser.parse_args()
     distance = load_distance(args.judges) if args.judges else None
@@ -48,8 +51,11 @@ def main() -> None:
     for path in (path for path in paths if args.clips is None or path.stem in args.clips):
         tensors = load_file(path)
         frames, landmarks = tensors["frames"][:FRAMES], tensors["landmarks"][:FRAMES].float()
-        for name, painted in ways(pipeline, frames[0], landmarks).items():
-            rows.setdefault(name, []).append(scores_of(painted, frames[1:], landmarks[1:], distance))
+        if args.shown:
+            whole = Crop(0.0, 0.0, float(frames.shape[-1]))
+            frames, landmarks = crop_frames(frames, whole, args.shown), to_crop(landmarks, whole, args.shown)
+        for name, shown in ways(pipeline, frames[0], landmarks).items():
+            rows.setdefault(name, []).append(scores_of(shown, frames[1:], landmarks[1:], distance))
     columns = list(next(iter(rows.values()))[0])
     print(f"| | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
     for name, scores in rows.items():
@@ -59,31 +65,29 @@ def main() -> None:
 
 def ways(pipeline: TalkingHeadPipeline, portrait: Tensor, landmarks: Tensor) -> dict[str, Tensor]:
     """Return (T - 1, 3, S, S) uint8 frames made of a portrait in each way, from (T, 68, 2) px, its own first."""
-    assert pipeline.fine_renderer is not None
-    side, size = portrait.shape[-1], pipeline.renderer.config.size
-    whole = Crop(0.0, 0.0, float(side))
-    face, small = crop_frames(portrait[None], whole, size)[0], to_crop(landmarks, whole, size)
-    place = FramePlacer(Portrait(portrait, landmarks[0], whole, face, small[0]), "crop", side)
-
-    def painted(renderer: Renderer, picture: Tensor, points: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        neutral = emotion_probabilities("neutral")
-        windows = paint_windows(
-            renderer, pipeline.scheduler, picture, points[0], [points[1:]], neutral, num_inference_steps=1
-        )
-        return [(window.frames, window.displacement) for window in windows]
-
-    shown, done = [], 1
-    for frames, moved in painted(pipeline.renderer, face, small):
-        shown.append(place(frames, small[done : done + len(frames)], moved).permute(0, 3, 1, 2))
-        done += len(frames)
     source = portrait[None].float()
-    large = [frames for frames, _ in painted(pipeline.fine_renderer, portrait, landmarks)]
     bent = [thin_plate_spline_warp(source, landmarks[:1], part[None])[0] for part in landmarks[1:].split(16)]
-    return {
-        "warped": torch.cat(bent).round().clamp(0, 255).to(torch.uint8),
-        f"painted at {size} px, shown at {side}": torch.cat(shown),
-        f"painted at {side} px": torch.cat(large),
-    }
+    shown = {"warped": torch.cat(bent).round().clamp(0, 255).to(torch.uint8)}
+    assert pipeline.fine_renderer is not None
+    for renderer in (pipeline.renderer, pipeline.fine_renderer):
+        frames = painted(renderer, pipeline.scheduler, portrait, landmarks)
+        shown[f"painted at {renderer.config.size} px, shown at {portrait.shape[-1]}"] = frames
+    return shown
+
+
+def painted(renderer: Renderer, scheduler: Scheduler, portrait: Tensor, landmarks: Tensor) -> Tensor:
+    """Return the (T - 1, 3, S, S) uint8 frames that a renderer paints, brought to the portrait's size."""
+    side, size, done = portrait.shape[-1], renderer.config.size, 1
+    whole = Crop(0.0, 0.0, float(side))
+    face, points = crop_frames(portrait[None], whole, size)[0], to_crop(landmarks, whole, size)
+    place = FramePlacer(Portrait(portrait, landmarks[0], whole, face, points[0]), "crop", side)
+    neutral, shown = emotion_probabilities("neutral"), []
+    windows = paint_windows(renderer, scheduler, face, points[0], [points[1:]], neutral, num_inference_steps=1)
+    for window in windows:
+        here = points[done : done + len(window.frames)]
+        shown.append(place(window.frames, here, window.displacement).permute(0, 3, 1, 2))
+        done += len(here)
+    return torch.cat(shown)
 
 
 def scores_of(

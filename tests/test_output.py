@@ -11,7 +11,7 @@ import torch
 from conftest import POINTS, speech, tiny_face, tiny_portrait
 from PIL import Image
 
-from talkhead.face.crop import Crop
+from talkhead.face.crop import Crop, crop_frames
 from talkhead.finishing.detail import DetailRestorer, fading
 from talkhead.finishing.placing import fitting_size
 from talkhead.media.formats import open_writer
@@ -45,6 +45,21 @@ def test_the_crop_keeps_the_portraits_own_detail(copyist):
     inside = slice(max(-y, 0), min(side, 240 - y)), slice(max(-x, 0), min(side, 250 - x))
     whole = picture.permute(1, 2, 0)[max(y, 0) : y + side, max(x, 0) : x + side].int()
     assert (result.frames[0][inside].int() - whole).abs().max() <= 2  # rounded to 8 bits at 32 px
+
+
+def test_a_crop_smaller_than_painted_is_as_sharp_as_the_portrait_shrunk(copyist):
+    """Painted at 32 px and shrunk to 24, it would have lost what 24 px can hold."""
+    picture = torch.randint(0, 255, (3, 240, 250), dtype=torch.uint8)
+    options = {"landmarks": LARGE.expand(2, 68, 2), "reference_landmarks": LARGE, "emotion": "neutral", "size": 24}
+    shrunk = crop_frames(picture, copyist.stream(picture, **options)._portrait.crop, 24).permute(1, 2, 0)
+    assert (copyist(picture, **options).frames[0].int() - shrunk.int()).abs().max() <= 2
+
+
+def test_what_the_renderer_changed_shrinks_with_the_frame():
+    """A face twice as bright, at three quarters of its size."""
+    face, points = torch.full((3, 32, 32), 60, dtype=torch.uint8), tiny_face(32)
+    restore = DetailRestorer(torch.full((3, 24, 24), 60, dtype=torch.uint8), face, points)
+    assert (restore(face[None] * 2, points[None]) == 120).all()
 
 
 def test_landmarks_lie_in_the_frames_that_are_returned(pipe):

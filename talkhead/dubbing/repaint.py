@@ -45,7 +45,7 @@ def repaint(frame: Tensor, crop: Crop, face: Tensor, old: Tensor, new: Tensor, p
     box = (..., slice(top, bottom), slice(left, right))
     weight = region[box]
     moved = F.interpolate(shift.permute(0, 3, 1, 2), (side, side), mode="bilinear")[box] * weight
-    grown = F.interpolate(change, (side, side), mode="bicubic")[box] * weight
+    grown = F.interpolate(change, (side, side), mode="bicubic", antialias=True)[box] * weight  # it may shrink, too
     ys, xs = torch.arange(top, bottom), torch.arange(left, right)
     still = torch.stack(torch.meshgrid(xs.float(), ys.float(), indexing="xy"), -1)
     places = still + moved[0].permute(1, 2, 0) * (side / size)

@@ -18,13 +18,13 @@ _ENLARGED = 640
 
 
 class DetailRestorer:
-    """Enlarge painted frames to the portrait's resolution with the portrait's own fine detail.
+    """Bring painted frames to the size shown with the portrait's own detail: enlarged or shrunk they would be soft.
 
     With V the displacement by which the renderer sampled the portrait (or, where it tells none, the spline's to the
-    frame's landmarks), W the portrait bent by it at full resolution, w the same of the small portrait and U enlarging,
-    the result is W + U(painted - w): what the renderer has added, on skin and hair as sharp as they were. Where the
-    renderer copies, the result is the bent portrait itself. With its own displacement nothing that it has moved, hair
-    before a wall, is left where the spline had it: that was a halo.
+    frame's landmarks), W the portrait bent by it at the size shown, w the same at the size painted and U scaling from
+    that to this, the result is W + U(painted - w): what the renderer has added, on skin and hair as sharp as they
+    were. Where the renderer copies, the result is the bent portrait itself. With its own displacement nothing that it
+    has moved, hair before a wall, is left where the spline had it: that was a halo.
 
     A square that stays in its picture must not move at its border: there V and the change fade to nothing, so that hair
     and shoulders are stretched across the border. Blending two pictures there would show them twice.
@@ -56,7 +56,7 @@ class DetailRestorer:
 
     @torch.inference_mode()
     def __call__(self, painted: Tensor, landmarks: Tensor, displacement: Tensor | None = None) -> Tensor:
-        """Enlarge (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks to (t, 3 or 4, S, S) uint8.
+        """Bring (t, 3, s, s) uint8 frames with their (t, 68, 2) px landmarks to (t, 3 or 4, S, S) uint8.
 
         Args:
             painted: the frames.

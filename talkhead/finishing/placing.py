@@ -60,7 +60,7 @@ class FramePlacer:
         self.size = portrait.size if self._full else (self._side, self._side)
         self._restore: DetailRestorer | None = None
         self._picture = picture.permute(1, 2, 0).contiguous()
-        if self._full or alpha is not None or self._side > self._painted_size:
+        if self._full or alpha is not None or self._side != self._painted_size:
             square = torch.cat([crop_frames(part, portrait.crop, self._side) for part in _threes(picture)])
             square = square[: len(picture)]
             border = BORDER if self._full else 0.0
@@ -84,9 +84,6 @@ class FramePlacer:
         painted, landmarks = painted.to(self._device), landmarks.to(self._device, non_blocking=True)
         if self._restore is not None:
             painted = self._restore(painted, landmarks, displacement)
-        elif self._side < self._painted_size:
-            whole = type(self._portrait.crop)(0.0, 0.0, float(self._painted_size))
-            painted = crop_frames(painted, whole, self._side)
         if self._drawn is not None:
             painted = self._drawn(painted, self._on_square(landmarks))
         squares = painted.permute(0, 2, 3, 1)
