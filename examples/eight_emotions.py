@@ -17,6 +17,7 @@ from talkhead import TalkingHeadPipeline
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.media.read import read_audio
 from talkhead.media.write import write_image
+from talkhead.speaker.folder import own_references
 
 ORDER = ("neutral", *(name for name in EMOTIONS if name != "neutral"))
 
@@ -58,6 +59,7 @@ def main() -> None:
     options: dict[str, Any] = {"size": args.size, "emotion_strength": args.strength}
     if args.image is None:
         options["reference_landmarks"] = torch.tensor(pipe.info["reference_landmarks"])
+        options["references"] = own_references(pipe.folder)
     speech = read_audio(args.audio or pipe.folder / "speech.flac")[: round(args.seconds * SAMPLE_RATE)]
     image = args.image or pipe.folder / "portrait.png"
     columns = {name: moments(pipe(image, speech, emotion=name, **options)) for name in ORDER}
