@@ -5,10 +5,11 @@ from fractions import Fraction
 
 import pytest
 import torch
-from conftest import POINTS, speech, tiny_pipeline, tiny_portrait
+from conftest import POINTS, shaken, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.face.head_state import read_head
 from talkhead.nets.head_motion import HeadMotionNet
+from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.speaker.folder import BUNDLED
 
@@ -50,6 +51,31 @@ def test_what_was_heard_whole_is_the_offline_video(pipe):
     )  # fmt: skip
     assert torch.allclose(last.landmarks, whole.landmarks, atol=2e-3)  # another order of sums
     assert (last.frames.float() - whole.frames.float()).abs().mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "finely"), [({"fine": True}, True), ({"fine": True, "size": 48}, False), ({}, False)]
+)
+def test_a_large_face_is_painted_as_offline_where_that_is_asked_for(options, finely):
+    """Of 200 px, a renderer of 64 px beside that of 32; a processor is not asked for so much by itself."""
+    pipe, sound = tiny_pipeline(), speech(0.5)
+    pipe.fine_renderer = shaken(Renderer(size=64, widths=(8, 16), patch=2), 0.1).eval()
+    image = torch.nn.functional.interpolate(tiny_portrait()[None].float(), scale_factor=4)[0].byte()
+    given = {"reference_landmarks": (POINTS + 0.5) * 4 - 0.5, "size": 64}
+    live = pipe.live(image, look_ahead=2.0, history=2.0, hop=4, **(given | options))
+    shown = torch.cat((live.push(sound).frames, live.flush().frames)).float()
+    given |= {
+        "size": options.get("size", 64),
+        "emotion": "neutral",
+        "num_inference_steps": 1,
+        "window": 4,
+        "overlap": 0,
+    }
+    both = pipe(image, sound, **given).frames.float()
+    pipe.fine_renderer = None
+    plain = pipe(image, sound, **given).frames.float()
+    assert (shown - (both if finely else plain)).abs().mean() < 0.5
+    assert live.portrait.face.shape[-1] == (64 if finely else 32)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ QUALITY = 85
 """Of the JPEG pictures."""
 SETTINGS = {"emotion": str, "size": int, "seed": int}
 """What a client may ask for."""
-_FOUND = ("fps", "face", "detector", "references")
+_FOUND = ("fps", "face", "detector", "references", "fine")
 """What the first face is found by; a client's is that one."""
 _LOG = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
 from talkhead.pipeline.live_frames import LiveFrames, LiveMotion
 from talkhead.pipeline.stages import ANYONE, check_seed, check_steps, choose_fps
 from talkhead.pipeline.worn import wear_expressions
-from talkhead.speaker.references import bank_for, mouth_to_draw
+from talkhead.speaker.references import bank_for, fitting_renderer, mouth_to_draw
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
 from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import PITCH_HOP
@@ -122,7 +122,9 @@ class Live:
         for name, gain in gains.items():
             check_gain(name, gain)
         self._net, self._scheduler = pipeline.landmark_net, pipeline.scheduler
-        self._renderer = ready_to_paint(pipeline.renderer)
+        finer, side = pipeline.fine_renderer, portrait.face.shape[-1]
+        painter = finer if finer is not None and finer.config.size == side else pipeline.renderer
+        self._renderer = ready_to_paint(painter)
         self.portrait, self.further = portrait, further
         self._keys, self._strength = emotion_keys(emotion), emotion_strength
         # A diffusers model looks through all its modules for its device: milliseconds, of a hop's hundred.
@@ -330,6 +332,7 @@ def begin_live(
     face: str | int = "largest",
     fps: float | Fraction | None = None,
     references: Any = None,
+    fine: bool | None = None,
     **options: Any,
 ) -> Live:
     """Begin a video whose sound is still to come: ``push`` pieces of it, and take the frames.
@@ -342,6 +345,8 @@ def begin_live(
         face: see `TalkingHeadPipeline.stream`.
         fps: frames per second; None: the pipeline's (25).
         references: further pictures of the person; see `TalkingHeadPipeline.stream`.
+        fine: whether a large face is painted by ``fine_renderer``, as offline; that takes two to three times as long,
+            so None: on a GPU alone.
         options: see `Live`.
 
     Raises:
@@ -357,12 +362,16 @@ def begin_live(
     picture = read_portrait(image)
     if reference_landmarks is None:
         reference_landmarks = find_face(picture, pipeline._detector(detector), face, image)
-    config, scale = pipeline.renderer.config, pipeline.info["crop_scale"]
-    portrait = crop_portrait(picture, reference_landmarks, scale, config.size)
+    renderer, scale = pipeline.renderer, pipeline.info["crop_scale"]
+    portrait = crop_portrait(picture, reference_landmarks, scale, renderer.config.size)
+    if fine or (fine is None and pipeline.device.type != "cpu"):
+        shown = options.get("size") if options.get("frame", "crop") == "crop" else None
+        renderer = fitting_renderer(renderer, pipeline.fine_renderer, portrait.crop.side, shown)
+        portrait = crop_portrait(picture, reference_landmarks, scale, renderer.config.size)
     if references is not None:
         found, own = partial(pipeline._detector, detector), (portrait.face, portrait.reference_landmarks)
         seen = scale, portrait.crop.side
-        options["further"] = bank_for(references, pipeline.folder, config, found, face, seen, own)
+        options["further"] = bank_for(references, pipeline.folder, renderer.config, found, face, seen, own)
     return Live(pipeline, portrait, fps=choose_fps(fps, None, pipeline.info["fps"]), **options)
 
 
