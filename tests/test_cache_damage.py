@@ -77,12 +77,10 @@ def test_caches_with_damaged_clips_are_not_merged(made, made_once, harm, capsys)
     harm(made / "cache/clips/b.safetensors", 0.5)
     caches, output = [str(made / "cache_2"), str(made / "cache")], made / "merged"
     assert main(["merge", *caches, "--output", str(output)]) == 2
-    said = capsys.readouterr().err
+    *bar, said = capsys.readouterr().err.splitlines()
+    assert all("checking" in line for line in bar if line)
     assert f"the clip 'b' of '{caches[1]}' cannot be used, its file is " in said and "`talkhead preprocess`" in said
-    assert said.count("\n") == 1 and sorted(p.name for p in made.iterdir()) == ["cache", "cache_2", "other"]
-    (made / "cache/clips/c.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"the clip 'b' .* cannot be used \(nor 1 more\)"):
-        merge_caches(caches, output)
+    assert sorted(p.name for p in made.iterdir()) == ["cache", "cache_2", "other"]
     run(made_once / "in", made / "cache")
     assert merge_caches(caches, output) == 4 and not damaged_clips(output)
 

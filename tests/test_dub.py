@@ -9,6 +9,8 @@ from conftest import shaken, speech, tiny_face, tiny_frames, tiny_pipeline
 from talkhead.dubbing.dub import back_and_forth, dub, dubbed_frames, frames_in_order, further_faces, plan_dubbing
 from talkhead.dubbing.face_track import FaceTrack, track_face
 from talkhead.dubbing.new_lips import new_lips, resting_face
+from talkhead.dubbing.repaint import repaint
+from talkhead.face.crop import Crop
 from talkhead.face.mouth_region import mouth_region
 from talkhead.media.read import read_audio, read_video
 from talkhead.media.write import VideoWriter, write_audio
@@ -258,3 +260,12 @@ def test_further_faces_are_those_whose_mouths_differ(tmp_path, monkeypatch):
     assert pictures.shape == (2, 3, 40, 40) and found.shape == (2, 68, 2)
     opened = [mouth_opening(one[None]).item() for one in found]
     assert max(opened) > 5 * min(opened)
+
+
+def test_what_was_painted_too_finely_for_the_frame_leaves_no_pattern():
+    """Every other column of 48 px brighter and darker, in a face of 16: of every third one they would be stripes."""
+    face, points = torch.full((3, 48, 48), 120, dtype=torch.uint8), tiny_face(48)
+    painted = face + 40 * (torch.arange(48) % 2 * 2 - 1).to(torch.int8)
+    frame = torch.full((3, 16, 16), 120, dtype=torch.uint8)
+    shown = repaint(frame, Crop(0.0, 0.0, 16.0), face, points, points, painted.to(torch.uint8))
+    assert (shown.int() - 120).abs().max() <= 8  # of 40; the kernel ends nowhere in nothing

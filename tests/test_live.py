@@ -54,23 +54,27 @@ def test_what_was_heard_whole_is_the_offline_video(pipe):
 
 
 @pytest.mark.parametrize(
-    ("options", "finely"), [({"fine": True}, True), ({"fine": True, "size": 48}, False), ({}, False)]
+    ("options", "place", "finely"),
+    [
+        ({}, "cpu", False),
+        ({}, "cuda", True),
+        ({"fine": False}, "cuda", False),
+        ({"fine": True}, "cpu", True),
+        ({"fine": True, "size": 48}, "cpu", False),
+    ],
 )
-def test_a_large_face_is_painted_as_offline_where_that_is_asked_for(options, finely):
-    """Of 200 px, a renderer of 64 px beside that of 32; a processor is not asked for so much by itself."""
+def test_a_large_face_is_painted_as_offline_where_that_is_asked_for(options, place, finely, monkeypatch):
+    """Of 200 px, a renderer of 64 px beside that of 32; of itself only on a card, which is said to be there."""
     pipe, sound = tiny_pipeline(), speech(0.5)
     pipe.fine_renderer = shaken(Renderer(size=64, widths=(8, 16), patch=2), 0.1).eval()
     image = torch.nn.functional.interpolate(tiny_portrait()[None].float(), scale_factor=4)[0].byte()
     given = {"reference_landmarks": (POINTS + 0.5) * 4 - 0.5, "size": 64}
-    live = pipe.live(image, look_ahead=2.0, history=2.0, hop=4, **(given | options))
+    with monkeypatch.context() as patch:
+        patch.setattr(TalkingHeadPipeline, "device", torch.device(place))
+        live = pipe.live(image, look_ahead=2.0, history=2.0, hop=4, **(given | options))
     shown = torch.cat((live.push(sound).frames, live.flush().frames)).float()
-    given |= {
-        "size": options.get("size", 64),
-        "emotion": "neutral",
-        "num_inference_steps": 1,
-        "window": 4,
-        "overlap": 0,
-    }
+    given |= {"emotion": "neutral", "num_inference_steps": 1, "window": 4, "overlap": 0}
+    given["size"] = options.get("size", 64)
     both = pipe(image, sound, **given).frames.float()
     pipe.fine_renderer = None
     plain = pipe(image, sound, **given).frames.float()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import statistics
 import threading
@@ -18,6 +17,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
+from talkhead.logs.silence import only_errors
 from talkhead.media.files import write_whole
 from talkhead.modules.checkpoint import checkpoints_in
 from talkhead.modules.run import FOLDER, RunGuard, outputs_of, settle_checkpoint
@@ -221,15 +221,9 @@ class _Bar(Callback):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep remarks about hardware, worker processes and clips of less than a window from the screen."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers")
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-            warnings.filterwarnings("ignore", message="data: .* train clips are left out")  # the shortest of them
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
+    with only_errors("lightning.pytorch"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", message="data: .* train clips are left out")  # the shortest of them
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield

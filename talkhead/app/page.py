@@ -189,12 +189,11 @@ class _Maker:
             if Path(file).suffix.lower() in VIDEO:
                 check_seconds(file, self.longest, f"'{Path(file).name}'", seen=True)
         given = Path(image).read_bytes()
-        known: dict[str, Any] = {"references": further or None}
-        for path in [path for path in self.portraits if path.read_bytes() == given][:1]:
-            known["reference_landmarks"] = self.portraits[path]
-            if not further and path.parent == self.speakers[speaker].folder:
-                known["references"] = own_references(path.parent)
-        return known
+        own = next((path for path in self.portraits if path.read_bytes() == given), None)
+        if own is None:
+            return {"references": further or None}
+        his = own_references(own.parent) if own.parent == self.speakers[speaker].folder else None
+        return {"reference_landmarks": self.portraits[own], "references": further or his}
 
     def _written(self, pieces: Stream, progress: Any) -> tuple[str, str, str, str]:
         """Write what a stream gives into a folder of its own."""

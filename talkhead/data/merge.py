@@ -15,6 +15,7 @@ from talkhead.data.manifest import clip_damage, clip_file, json_lines, read_mani
 from talkhead.data.shards import check_all_shards
 from talkhead.media.files import new_folder
 from talkhead.media.read import write_image
+from talkhead.progress import work_bar
 
 _ALIKE = ("size", "scale")
 """What the settings of the parts must have in common, or their clips could not be in one batch."""
@@ -86,15 +87,16 @@ def _common_settings(caches: Sequence[str | Path]) -> dict[str, Any]:
 
 
 def _check_whole(entries: dict[str, dict[str, Any]], homes: dict[str, str | Path]) -> None:
-    """Refuse damaged clips now: training would meet them in its midst, in a cache that no `preprocess` mends."""
-    usable = (entry for entry in entries.values() if entry["status"] == "ok")
-    faults = {entry["name"]: fault for entry in usable if (fault := clip_damage(homes[entry["name"]], entry))}
-    if faults:
-        name, more = min(faults), f" (nor {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ValueError(
-            f"caches: the clip {name!r} of '{homes[name]}' cannot be used{more}, {faults[name]}; run the "
-            "`talkhead preprocess` that made that cache again, which makes it anew, and then merge"
-        )
+    """Refuse a damaged clip now: training would meet it in its midst, in a cache that no `preprocess` mends."""
+    usable = sorted(name for name, entry in entries.items() if entry["status"] == "ok")
+    with work_bar("checking", "clips", len(usable), True) as bar:  # every byte is read
+        for name in usable:
+            if fault := clip_damage(homes[name], entries[name]):
+                raise ValueError(
+                    f"caches: the clip {name!r} of '{homes[name]}' cannot be used, {fault}; run the "
+                    "`talkhead preprocess` that made that cache again, which makes it anew, and then merge"
+                )
+            bar.advance()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -191,8 +191,14 @@ def preprocess(
 
 
 def _check(size: int, scale: float, workers: int, max_gap: int, segment_seconds: float | None) -> None:
-    given = {"size": (size, 8), "scale": (scale, 1), "workers": (workers, 1), "max_gap": (max_gap, 0)}
-    for name, (value, least) in {**given, "segment_seconds": (segment_seconds, 1)}.items():
+    given = {
+        "size": (size, 8),
+        "scale": (scale, 1),
+        "workers": (workers, 1),
+        "max_gap": (max_gap, 0),
+        "segment_seconds": (segment_seconds, 1),
+    }
+    for name, (value, least) in given.items():
         if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least}; got {value}")
 

@@ -103,7 +103,7 @@ def sample(
 
 def finer(pictures: Tensor) -> Tensor:
     """Put a pixel between every two: (B, C, H, W) to (B, C, 2 H - 1, 2 W - 1), the old ones unchanged."""
-    for axis in (-1, -2):  # so what comes back lies row by row: column by column it takes twice as long to sample
+    for axis in (-1, -2):  # what comes back lies row by row: by columns it is nearly twice as slow to sample
         places, ends = pictures.shape[axis] - 1, [_LOBES - 1] * 2
         padded = F.pad(pictures, [*ends, 0, 0] if axis == -1 else [0, 0, *ends], mode="replicate")
         between = _HALFWAY[0] * padded.narrow(axis, 0, places)

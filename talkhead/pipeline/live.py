@@ -28,7 +28,7 @@ from talkhead.face.idle import idle_motion
 from talkhead.face.motion_gains import check_gain, motion_gains
 from talkhead.face.mouth_bank import Bank, shrunk
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
-from talkhead.face.portrait import Portrait, crop_portrait
+from talkhead.face.portrait import Portrait
 from talkhead.finishing.placing import FramePlacer, check_output
 from talkhead.heads.drawn_head import DrawnHead, hear_prosody
 from talkhead.nets.head_motion import RATE
@@ -37,7 +37,7 @@ from talkhead.pipeline.feeling import check_strength, emotion_keys, leave_to
 from talkhead.pipeline.live_frames import LiveFrames, LiveMotion
 from talkhead.pipeline.stages import ANYONE, check_seed, check_steps, choose_fps
 from talkhead.pipeline.worn import wear_expressions
-from talkhead.speaker.references import bank_for, fitting_renderer, mouth_to_draw
+from talkhead.speaker.references import bank_for, fitting_portrait, mouth_to_draw
 from talkhead.speech.level import frame_decibels, num_frames_of, speech_level
 from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import PITCH_HOP
@@ -362,12 +362,11 @@ def begin_live(
     picture = read_portrait(image)
     if reference_landmarks is None:
         reference_landmarks = find_face(picture, pipeline._detector(detector), face, image)
-    renderer, scale = pipeline.renderer, pipeline.info["crop_scale"]
-    portrait = crop_portrait(picture, reference_landmarks, scale, renderer.config.size)
-    if fine or (fine is None and pipeline.device.type != "cpu"):
-        shown = options.get("size") if options.get("frame", "crop") == "crop" else None
-        renderer = fitting_renderer(renderer, pipeline.fine_renderer, portrait.crop.side, shown)
-        portrait = crop_portrait(picture, reference_landmarks, scale, renderer.config.size)
+    if fine is None:
+        fine = pipeline.device.type != "cpu"
+    scale, both = pipeline.info["crop_scale"], (pipeline.renderer, pipeline.fine_renderer if fine else None)
+    shown = options.get("size") if options.get("frame", "crop") == "crop" else None
+    portrait, renderer = fitting_portrait(picture, reference_landmarks, scale, *both, shown)
     if references is not None:
         found, own = partial(pipeline._detector, detector), (portrait.face, portrait.reference_landmarks)
         seen = scale, portrait.crop.side

@@ -2,7 +2,7 @@
 
 The data's way, each step a function below:
 
-    read_portrait -> find_face -> crop_portrait ----+
+    read_portrait -> find_face -> fitting_portrait -+
     open_speech -> heard_keys ----------------------+-> move_landmarks -> draw_head -> wear_expressions
                                                             -> paint_windows -> FramePlacer -> Result
 """
@@ -24,7 +24,6 @@ from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.devices import chosen_device
 from talkhead.face.motion_gains import check_gain
 from talkhead.face.mouth_bank import shrunk
-from talkhead.face.portrait import crop_portrait
 from talkhead.finishing.placing import FramePlacer, check_output
 from talkhead.heads.drawn_head import DrawnHead, draw_head
 from talkhead.media.files import check_apart, new_folder
@@ -58,7 +57,7 @@ from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler, check_scheduler
 from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_fine_renderer, load_parts, write_parts
-from talkhead.speaker.references import bank_for, fitting_renderer, mouth_to_draw
+from talkhead.speaker.references import bank_for, fitting_portrait, mouth_to_draw
 from talkhead.speaker.trained import check_emotions
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector
@@ -334,17 +333,15 @@ class TalkingHeadPipeline:
         alpha = read_alpha(image) if transparent else None
         if reference_landmarks is None:
             reference_landmarks = find_face(picture, self._detector(detector), face, image)
-        scale, shown = self.info["crop_scale"], size if frame == "crop" else None
-        portrait = crop_portrait(picture, reference_landmarks, scale, self.renderer.config.size)
-        renderer = fitting_renderer(self.renderer, self.fine_renderer, side := portrait.crop.side, shown)
-        if renderer is self.fine_renderer:
-            portrait = crop_portrait(picture, reference_landmarks, scale, renderer.config.size)
+        scale, both = self.info["crop_scale"], (self.renderer, self.fine_renderer)
+        shown = size if frame == "crop" else None
+        portrait, renderer = fitting_portrait(picture, reference_landmarks, scale, *both, shown)
         own_face = portrait.face, portrait.reference_landmarks
         num_frames = count_frames(given, speech, portrait, rate)
         further = None
         if references is not None:
-            found = partial(self._detector, detector)
-            further = bank_for(references, self.folder, renderer.config, found, face, (scale, side), own_face)
+            found, seen = partial(self._detector, detector), (scale, portrait.crop.side)
+            further = bank_for(references, self.folder, renderer.config, found, face, seen, own_face)
         options["bank"] = None if further is None else shrunk(further, renderer.config.size)
         keys = heard_keys(self.emotion_net, speech) if keys is None else keys
         times = torch.arange(num_frames, dtype=torch.float64) / float(rate)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from talkhead import __version__
 from talkhead.face.landmarks import check_landmarks
+from talkhead.face.mouth_bank import Bank
 from talkhead.media.files import new_folder
 from talkhead.media.read import exact_fps, read_audio, read_image, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
@@ -36,7 +37,7 @@ from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
-from talkhead.speaker.references import Bank, read_references
+from talkhead.speaker.references import BANK, read_references
 from talkhead.speaker.schema import check_info, inside, load_net, load_scheduler, read_json
 from talkhead.speaker.trained import agreed, load_emotion, load_head, load_landmark, load_video
 from talkhead.tracking.portrait import find_face
@@ -47,7 +48,6 @@ HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 """The form of a name on the Hugging Face hub."""
 FINE = "renderer_fine"
 """Folder of the renderer for large faces."""
-BANK = "bank.safetensors"
 EXTRAS = ("portrait.png", "speech.flac", BANK, "README.md")
 
 

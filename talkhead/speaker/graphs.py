@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from talkhead import __version__
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
+from talkhead.logs.silence import only_errors
 from talkhead.media.files import new_folder
 from talkhead.nets.condition import Condition
 from talkhead.nets.conformer import ConformerClassifier
@@ -266,12 +266,6 @@ def _quiet() -> Iterator[None]:
     A recurrent layer's weights are listed twice, torchvision, which nothing here needs, is not installed, and they call
     their own parts by old names.
     """
-    teller = logging.getLogger("torch.onnx._internal.exporter._registration")
-    before = teller.level
-    teller.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        teller.setLevel(before)
+    with only_errors("torch.onnx._internal.exporter._registration"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -17,6 +17,7 @@ from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.face.frame import face_frame, to_face
 from talkhead.face.light import in_light, light_between
 from talkhead.face.mouth_bank import Bank, mouth_and_turn, shrunk
+from talkhead.face.portrait import Portrait, crop_portrait
 from talkhead.finishing.drawn_mouth import DrawnMouth
 from talkhead.media.folders import VIDEO
 from talkhead.media.read import iter_frames
@@ -25,6 +26,9 @@ from talkhead.nets.renderer import Renderer
 from talkhead.tracking.identity import can_describe_faces, describe_faces
 from talkhead.tracking.portrait import read_portrait
 from talkhead.tracking.track import LandmarkDetector
+
+BANK = "bank.safetensors"
+"""A speaker's own further pictures, in its folder."""
 
 MOST = 4
 """How many pictures are kept."""
@@ -144,6 +148,29 @@ def fitting_renderer(plain: Renderer, fine: Renderer | None, side: float, shown:
     return fine if fine is not None and least >= _NEARLY * fine.config["size"] else plain
 
 
+def fitting_portrait(
+    picture: Tensor, landmarks: Tensor, scale: float, plain: Renderer, fine: Renderer | None, shown: float | None
+) -> tuple[Portrait, Renderer]:
+    """Return a face cut as the renderer that is to paint it sees it, and that renderer.
+
+    Args:
+        picture: see `crop_portrait`.
+        landmarks: see there.
+        scale: see there.
+        plain: see `fitting_renderer`.
+        fine: see there.
+        shown: see there.
+
+    Raises:
+        ValueError: as `crop_portrait`.
+    """
+    portrait = crop_portrait(picture, landmarks, scale, plain.config["size"])
+    renderer = fitting_renderer(plain, fine, portrait.crop.side, shown)
+    if renderer is not plain:
+        portrait = crop_portrait(picture, landmarks, scale, renderer.config["size"])
+    return portrait, renderer
+
+
 def in_light_of(bank: Bank, face: Tensor, landmarks: Tensor) -> Bank:
     """Bring further pictures of a person to the light of one.
 
@@ -230,7 +257,7 @@ def load_bank(folder: Path, size: int | None = None) -> Bank | None:
     Raises:
         ValueError: if the file is damaged or holds something else.
     """
-    path = folder / "bank.safetensors"
+    path = folder / BANK
     if not path.is_file():
         return None
     try:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import logging
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 from diffusers import ConfigMixin, SchedulerMixin
 
 from talkhead.data.clip import EMOTIONS
+from talkhead.logs.silence import only_errors
 from talkhead.media.write import exact_fps
 from talkhead.schedulers import check_scheduler
 
@@ -176,23 +175,11 @@ def load_net(made: type[Any], root: Path, name: str) -> Any:
         inside(root, file)
         if file.name.endswith(".index.json"):  # it would name further files
             raise ValueError(f"{name}: weights in several files are not read")
-    with _told_enough():
+    with only_errors("diffusers.configuration_utils"):  # it calls a base class' arguments, checked above, unexpected
         net = made.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     if any(weight.is_meta for weight in net.state_dict().values()):
         raise ValueError(f"{name}: its weights file lacks some of the network's weights")
     return check_finite(net, name)
-
-
-@contextmanager
-def _told_enough() -> Iterator[None]:
-    """Keep diffusers from calling arguments unexpected that `check_arguments` has found to be those of a base class."""
-    teller = logging.getLogger("diffusers.configuration_utils")
-    before = teller.level
-    teller.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        teller.setLevel(before)
 
 
 def known_class(made: type[Any], named: Any, part: str) -> type[Any]:
