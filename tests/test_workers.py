@@ -74,7 +74,8 @@ def run_script(script: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_script_without_a_guard_is_told_once(tmp_path: Path) -> None:
     run = run_script(tmp_path / "script.py", f"{SCRIPT}main()\n")
-    assert run.returncode == 1 and run.stdout.count("reads") == 3  # it, and two workers, none of which tries again
+    assert run.returncode == 1
+    assert run.stdout.count("reads") in (2, 3)  # it, and the workers that had begun: none tries again
     assert run.stderr.count("Traceback") == 1
     assert run.stderr.splitlines()[-1] == (
         "RuntimeError: workers: no worker process could begin; a script must be a file with its work below "
