@@ -149,6 +149,14 @@ def test_import_is_fast_and_brings_nothing_heavy() -> None:
     assert runs[0][1] == []
 
 
+def test_who_makes_a_video_waits_for_no_training() -> None:
+    code = (
+        "import sys, talkhead; talkhead.TalkingHeadPipeline; heavy = ('lightning', 'torchmetrics', 'matplotlib');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "[]\n"
+
+
 @pytest.mark.parametrize("name", talkhead.__all__)
 def test_public_names_exist(name: str) -> None:
     assert name in dir(talkhead)

@@ -13,7 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from talkhead import metrics
 from talkhead.face.points import MOUTH
-from talkhead.metrics.average import MeanMetric
+from talkhead.metrics.over_batches import MeanMetric
 
 UPPER, LOWER = [61, 62, 63], [67, 66, 65]
 

@@ -5,24 +5,19 @@ the class adds those values up over batches, and both report their mean. Landmar
 the frame) are left out of every mean; where none is left the result is NaN.
 
 Pictures are uint8 RGB with the data range fixed at 255. Landmarks are px, (x, y). The definitions, with their sources,
-are collected in ``docs/metrics.md``.
+are collected in ``docs/metrics.md``. The classes are imported when they are first used: torchmetrics takes its time.
 """
 
-from talkhead.metrics.blinks import BlinkDuration, BlinkRate, Blinks, eye_opening, find_blinks
-from talkhead.metrics.identity import (
-    DriftPerMinute,
-    IdentitySimilarity,
-    drift_per_minute,
-    identity_similarity,
-)
-from talkhead.metrics.landmarks import LandmarkDistance, LandmarkVelocity, landmark_distance, landmark_velocity
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from talkhead.metrics.blinks import Blinks, eye_opening, find_blinks
+from talkhead.metrics.identity import drift_per_minute, identity_similarity
+from talkhead.metrics.landmarks import landmark_distance, landmark_velocity
 from talkhead.metrics.liveliness import (
-    BrowDynamics,
-    HeadDiversity,
-    HeadMotion,
     HeadPose,
-    LipDynamics,
-    SilentLips,
     brow_dynamics,
     brow_heights,
     closeness,
@@ -35,16 +30,34 @@ from talkhead.metrics.liveliness import (
 )
 from talkhead.metrics.mouths import (
     Correlation,
-    OpeningCorrelation,
-    OpeningVarianceRatio,
     audio_envelope,
     audio_mouth_sync,
     mouth_opening,
     opening_correlation,
     opening_variance_ratio,
 )
-from talkhead.metrics.perceptual import PerceptualDistance, feature_distance, perceptual_distance
-from talkhead.metrics.pictures import FramePSNR, FrameSSIM, mouth_box, psnr, seam_ratio, sharpness, ssim
+from talkhead.metrics.perceptual import feature_distance, perceptual_distance
+from talkhead.metrics.pictures import mouth_box, psnr, seam_ratio, sharpness, ssim
+
+if TYPE_CHECKING:
+    from talkhead.metrics.over_batches import (
+        BlinkDuration,
+        BlinkRate,
+        BrowDynamics,
+        DriftPerMinute,
+        FramePSNR,
+        FrameSSIM,
+        HeadDiversity,
+        HeadMotion,
+        IdentitySimilarity,
+        LandmarkDistance,
+        LandmarkVelocity,
+        LipDynamics,
+        OpeningCorrelation,
+        OpeningVarianceRatio,
+        PerceptualDistance,
+        SilentLips,
+    )
 
 __all__ = [
     "BlinkDuration",
@@ -94,3 +107,17 @@ __all__ = [
     "silent_lips",
     "ssim",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class at its first use."""
+    if name not in __all__:
+        raise AttributeError(f"module 'talkhead.metrics' has no attribute {name!r}")
+    value = getattr(import_module("talkhead.metrics.over_batches"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted(__all__)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.face.points import EYE_CORNERS, EYELIDS
-from talkhead.metrics.average import MeanMetric
 from talkhead.metrics.landmarks import checked_points
 
 
@@ -73,35 +72,6 @@ def blink_moments(
             dips.append(low)
     found = [(low, _width_below(relative, low, (1 + relative[low].item()) / 2) / fps) for low in dips]
     return [(low, duration) for low, duration in found if duration <= 0.8]
-
-
-class BlinkRate(MeanMetric):
-    """:func:`find_blinks`' rate averaged over clips of equal length.
-
-    Args:
-        fps: frames per second.
-        **kwargs: as in ``torchmetrics.Metric``.
-    """
-
-    higher_is_better = None
-
-    def __init__(self, fps: float = 25.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fps = fps
-
-    def values(self, landmarks: Tensor) -> Tensor:
-        """Return each clip's blinks per minute; landmarks are (B, T, 68, 2) px, or one clip's (T, 68, 2)."""
-        clips = landmarks if landmarks.ndim == 4 else landmarks[None]
-        return torch.tensor([find_blinks(clip, self.fps).per_minute for clip in clips])
-
-
-class BlinkDuration(BlinkRate):
-    """:func:`find_blinks`' duration in seconds averaged over the clips that blink."""
-
-    def values(self, landmarks: Tensor) -> Tensor:
-        """Return each clip's mean duration, NaN without a blink; landmarks as in `BlinkRate`."""
-        clips = landmarks if landmarks.ndim == 4 else landmarks[None]
-        return torch.tensor([find_blinks(clip, self.fps).duration for clip in clips])
 
 
 def _running_quantile(values: Tensor, window: int, share: float) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.metrics.average import MeanMetric, reduced
+from talkhead.metrics.reduced import reduced
 
 
 def identity_similarity(descriptors: Tensor, portrait: Tensor, reduce: str = "mean") -> Tensor:
@@ -45,32 +45,3 @@ def drift_per_minute(values: Tensor, fps: float) -> Tensor:
     time = torch.where(values.isnan(), torch.nan, time)
     away, rise = time - time.nanmean(-1, keepdim=True), values - values.nanmean(-1, keepdim=True)
     return (away * rise).nansum(-1) / away.square().nansum(-1)
-
-
-class IdentitySimilarity(MeanMetric):
-    """:func:`identity_similarity` averaged over frames and batches."""
-
-    higher_is_better = True
-
-    def values(self, descriptors: Tensor, portrait: Tensor) -> Tensor:
-        """Return each frame's value."""
-        return identity_similarity(descriptors, portrait, "none")
-
-
-class DriftPerMinute(MeanMetric):
-    """:func:`drift_per_minute` averaged over videos.
-
-    Args:
-        fps: frames (values) per second.
-        **kwargs: as in ``torchmetrics.Metric``.
-    """
-
-    higher_is_better = None
-
-    def __init__(self, fps: float = 25.0, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self.fps = fps
-
-    def values(self, values: Tensor) -> Tensor:
-        """Return each video's drift; values are (..., T)."""
-        return drift_per_minute(values, self.fps)

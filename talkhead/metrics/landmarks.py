@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from talkhead.face.points import MOUTH
 from talkhead.face.similarity import fit_similarity
-from talkhead.metrics.average import MeanMetric, reduced
+from talkhead.metrics.reduced import reduced
 
 Region = Literal["face", "mouth"] | slice
 Center = Literal["none", "mean", "similarity"]
@@ -144,54 +144,3 @@ def checked_points(landmarks: Tensor) -> Tensor:
     if landmarks.ndim < 2 or landmarks.shape[-2:] != (68, 2):
         raise ValueError(f"landmarks must be (..., 68, 2); got {tuple(landmarks.shape)}")
     return landmarks.float()
-
-
-class LandmarkDistance(MeanMetric):
-    """:func:`landmark_distance` averaged over points, frames and batches.
-
-    Args:
-        region: as in :func:`landmark_distance`.
-        center: as in :func:`landmark_distance`.
-        unit: as in :func:`landmark_distance`.
-        size: as in :func:`landmark_distance`.
-        **kwargs: as in ``torchmetrics.Metric``.
-
-    Example:
-        >>> metric = LandmarkDistance(region="mouth", unit="px256", size=128)
-        >>> metric.update(torch.ones(2, 68, 2), torch.ones(2, 68, 2))
-        >>> metric.update(torch.ones(1, 68, 2), torch.tensor([1.0, 4.0]).expand(1, 68, 2))
-        >>> metric.compute().item()  # two frames at 0 and one at 6
-        2.0
-    """
-
-    higher_is_better = False
-
-    def __init__(
-        self,
-        region: Region = "face",
-        center: Center = "none",
-        unit: Unit = "px",
-        size: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.region, self.center, self.unit, self.size = region, center, unit, size
-
-    def values(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return every point's distance; the arguments are (..., K, 2) px."""
-        return landmark_distance(pred, target, self.region, self.center, self.unit, self.size, reduce="none")
-
-
-class LandmarkVelocity(LandmarkDistance):
-    """:func:`landmark_velocity` averaged over points, frames and batches.
-
-    Example:
-        >>> metric = LandmarkVelocity()
-        >>> metric.update(torch.zeros(3, 1, 2), torch.arange(3.0).view(3, 1, 1) * torch.tensor([3.0, 4.0]))
-        >>> metric.compute().item()
-        5.0
-    """
-
-    def values(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return every point's distance of velocities; the arguments are (..., T, K, 2) px."""
-        return landmark_velocity(pred, target, self.region, self.center, self.unit, self.size, reduce="none")

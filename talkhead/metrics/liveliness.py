@@ -10,7 +10,7 @@ given, so that they do not depend on the picture's size.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from talkhead.face.frame import eye_line
 from talkhead.face.points import LEFT_BROW, LEFT_EYE, MOUTH, NOSE_TIP, RIGHT_BROW, RIGHT_EYE
-from talkhead.metrics.average import MeanMetric
 from talkhead.metrics.landmarks import checked_points
 from talkhead.metrics.mouths import audio_envelope, mouth_opening
 
@@ -214,93 +213,6 @@ def head_diversity(landmarks: Tensor) -> Tensor:
     middle = (points[..., RIGHT_EYE, :].mean(-2) + points[..., LEFT_EYE, :].mean(-2)) / 2
     away = middle - middle.mean(0)
     return (away.square().sum(-1).mean(0).sqrt() / _eye_distance(points).nanmean(0)).nanmean()
-
-
-class LipDynamics(MeanMetric):
-    """:func:`lip_dynamics` averaged over clips.
-
-    Args:
-        size: width of the frame in px.
-        **kwargs: as in ``torchmetrics.Metric``.
-    """
-
-    higher_is_better = None
-
-    def __init__(self, size: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.size = size
-
-    def values(self, landmarks: Tensor) -> Tensor:
-        """Return each clip's value; landmarks are (..., T, 68, 2) px."""
-        return lip_dynamics(landmarks, self.size)
-
-
-class BrowDynamics(MeanMetric):
-    """:func:`brow_dynamics` averaged over clips."""
-
-    higher_is_better = None
-
-    def values(self, landmarks: Tensor) -> Tensor:
-        """Return each clip's value; landmarks are (..., T, 68, 2) px."""
-        return brow_dynamics(landmarks)
-
-
-class HeadMotion(MeanMetric):
-    """One entry of :func:`head_motion` averaged over clips.
-
-    Args:
-        part: ``roll``, ``yaw``, ``pitch`` or ``shift``.
-        **kwargs: as in ``torchmetrics.Metric``.
-
-    Raises:
-        ValueError: if the part is unknown.
-    """
-
-    higher_is_better = None
-
-    def __init__(self, part: str = "roll", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if part not in ("roll", "yaw", "pitch", "shift"):
-            raise ValueError(f"part must be roll, yaw, pitch or shift; got {part!r}")
-        self.part = part
-
-    def values(self, landmarks: Tensor) -> Tensor:
-        """Return each clip's value; landmarks are (..., T, 68, 2) px."""
-        return head_motion(landmarks)[self.part]
-
-
-class SilentLips(MeanMetric):
-    """:func:`silent_lips` averaged over clips that have a silence.
-
-    Args:
-        fps: frames per second.
-        **kwargs: as in ``torchmetrics.Metric``.
-    """
-
-    higher_is_better = None
-
-    def __init__(self, fps: float = 25.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fps = fps
-
-    def values(self, landmarks: Tensor, audio: Tensor) -> Tensor:
-        """Return each clip's value; landmarks are (B, T, 68, 2) px and audio (B, S) of the same time."""
-        return torch.stack(
-            [
-                silent_lips(clip, silences(sound, len(clip), self.fps))
-                for clip, sound in zip(landmarks, audio, strict=True)
-            ]
-        )
-
-
-class HeadDiversity(MeanMetric):
-    """:func:`head_diversity` averaged over portraits and recordings."""
-
-    higher_is_better = None
-
-    def values(self, landmarks: Tensor) -> Tensor:
-        """Return the value of one portrait and recording; landmarks are (N, T, 68, 2) px, N >= 2 seeds."""
-        return head_diversity(landmarks)
 
 
 _SIDES = ((RIGHT_BROW, RIGHT_EYE), (LEFT_BROW, LEFT_EYE))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from talkhead.face.mouth_gate import gaps_between_lips
-from talkhead.metrics.average import MeanMetric
 from talkhead.metrics.landmarks import checked_points
 
 
@@ -43,7 +41,7 @@ def mouth_opening(landmarks: Tensor) -> Tensor:
     return gaps_between_lips(checked_points(landmarks)).norm(dim=-1).mean(-1)
 
 
-def _course(landmarks: Tensor) -> Tensor:
+def opening_course(landmarks: Tensor) -> Tensor:
     """Return the (..., T) opening over time of (..., T, 68, 2) px, constant where it moves by rounding alone.
 
     A mouth that is frozen in a moving head opens by the last digits of its coordinates, which say nothing.
@@ -79,7 +77,7 @@ def opening_correlation(pred: Tensor, target: Tensor, max_lag: int = 5) -> Corre
         >>> round(opening_correlation(3 * target, target).value, 4)
         1.0
     """
-    return _lagged(_course(pred), _course(target), max_lag)
+    return _lagged(opening_course(pred), opening_course(target), max_lag)
 
 
 def audio_envelope(audio: Tensor, num_frames: int) -> Tensor:
@@ -125,7 +123,7 @@ def audio_mouth_sync(landmarks: Tensor, audio: Tensor, max_lag: int = 5) -> Corr
         >>> round(sync.value, 4), sync.lag
         (1.0, 0)
     """
-    opening = _course(landmarks).cpu()
+    opening = opening_course(landmarks).cpu()
     return _lagged(opening, audio_envelope(audio, len(opening)), max_lag)
 
 
@@ -168,67 +166,7 @@ def opening_variance_ratio(pred: Tensor, target: Tensor) -> float:
         >>> round(opening_variance_ratio(0.5 * target, target), 4)
         0.25
     """
-    a, b = _course(pred).double(), _course(target).double()
+    a, b = opening_course(pred).double(), opening_course(target).double()
     seen = a.isfinite() & b.isfinite()
     true = b[seen].var(correction=0).item() if seen.any() else 0.0
     return a[seen].var(correction=0).item() / true if true > 1e-10 else float("nan")
-
-
-class OpeningCorrelation(MeanMetric):
-    """:func:`opening_correlation` at lag 0, averaged over clips; clips in which a mouth never moves are left out.
-
-    Example:
-        >>> target = torch.zeros(2, 20, 68, 2)
-        >>> target[:, :, 65:68, 1] = torch.sin(torch.arange(20.0))[:, None] + 2
-        >>> pred = target.clone()
-        >>> pred[1, :, 65:68, 1] = 4 - target[1, :, 65:68, 1]
-        >>> metric = OpeningCorrelation()
-        >>> metric.update(pred, target)
-        >>> abs(metric.compute().item()) < 1e-4  # 1 and -1
-        True
-    """
-
-    higher_is_better = True
-
-    def values(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return every clip's correlation; the arguments are (B, T, 68, 2) or (T, 68, 2) px."""
-        pairs = zip(pred.reshape(-1, *pred.shape[-3:]), target.reshape(-1, *target.shape[-3:]), strict=True)
-        return torch.tensor([opening_correlation(p, q, max_lag=0).value for p, q in pairs])
-
-
-class OpeningVarianceRatio(Metric):
-    """:func:`opening_variance_ratio` of many clips: the sum of the predicted variances over that of the true ones.
-
-    So a clip counts as much as its true mouth moves, and one that rests costs nothing.
-
-    Example:
-        >>> target = torch.zeros(2, 20, 68, 2)
-        >>> target[:, :, 65:68, 1] = torch.sin(torch.arange(20.0))[:, None] + 2
-        >>> metric = OpeningVarianceRatio()
-        >>> metric.update(target * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1), target)
-        >>> round(metric.compute().item(), 4)  # the mean of a quarter and one
-        0.625
-    """
-
-    full_state_update = False
-    is_differentiable = False
-    variances: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("variances", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, pred: Tensor, target: Tensor) -> None:
-        """Add clips of (..., T, 68, 2) px; frames without a face are left out."""
-        pair = torch.stack([_course(pred), _course(target)]).double()
-        seen = pair.isfinite().all(0)
-        known = pair.where(seen, 0.0)
-        count = seen.sum(-1).clamp_min(1)
-        mean = known.sum(-1, keepdim=True) / count.unsqueeze(-1)
-        variance = ((known - mean) * seen).square().sum(-1) / count
-        self.variances = self.variances + variance.reshape(2, -1).sum(-1)
-
-    def compute(self) -> Tensor:
-        """Return the ratio so far; NaN where no true mouth has moved."""
-        predicted, true = self.variances.unbind()
-        return torch.where(true > 1e-10, predicted / true, torch.nan)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from talkhead.metrics.average import MeanMetric, reduced
+from talkhead.metrics.reduced import reduced
 
 Features = Callable[[Tensor], Tensor | Sequence[Tensor]]
 """(N, 3, H, W) float32 RGB in [0, 1] to one or several layers of (N, C, h, w)."""
@@ -68,25 +68,6 @@ def perceptual_distance(
     with torch.no_grad():
         values = [feature_distance(p.float() / 255, q.float() / 255, features) for p, q in pairs]
     return reduced(torch.cat(values).reshape(pred.shape[:-3]), reduce)
-
-
-class PerceptualDistance(MeanMetric):
-    """`perceptual_distance` over all frames of all batches.
-
-    Args:
-        features: the network; a module moves with the metric.
-        **kwargs: torchmetrics' own.
-    """
-
-    higher_is_better = False
-
-    def __init__(self, features: Features, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.features = features.eval().requires_grad_(False) if isinstance(features, nn.Module) else features
-
-    def values(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Return the distance of each frame."""
-        return perceptual_distance(pred, target, self.features, reduce="none")
 
 
 def _layers(answer: Tensor | Sequence[Tensor]) -> list[Tensor]:

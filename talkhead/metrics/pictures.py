@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from talkhead.face.points import MOUTH
-from talkhead.metrics.average import MeanMetric, reduced
+from talkhead.metrics.reduced import reduced
 from talkhead.ops.precision import full_precision
 
 Box = tuple[int, int, int, int]
@@ -226,47 +225,3 @@ def sharpness(frames: Tensor, reduce: Literal["mean", "none"] = "mean") -> Tenso
     luma = (frames.float() * weights).sum(-3)
     across = luma[..., 1:-1, :-2] + luma[..., 1:-1, 2:] + luma[..., :-2, 1:-1] + luma[..., 2:, 1:-1]
     return reduced((across - 4 * luma[..., 1:-1, 1:-1]).var((-2, -1), correction=0), reduce)
-
-
-class FramePSNR(MeanMetric):
-    """:func:`psnr` averaged over frames and batches.
-
-    Args:
-        most: dB that a frame counts at most: one that is exact, infinite by definition, hides all others in the mean.
-        **kwargs: as in ``torchmetrics.Metric``.
-
-    Example:
-        >>> metric = FramePSNR()
-        >>> target = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
-        >>> metric.update(target + 1, target)
-        >>> round(metric.compute().item(), 2)
-        48.13
-    """
-
-    higher_is_better = True
-
-    def __init__(self, most: float = math.inf, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.most = most
-
-    def values(self, pred: Tensor, target: Tensor, box: Box | None = None) -> Tensor:
-        """Return every frame's value; the arguments are those of :func:`psnr`."""
-        return psnr(pred, target, box, reduce="none").clamp_max(self.most)
-
-
-class FrameSSIM(MeanMetric):
-    """:func:`ssim` averaged over frames and batches.
-
-    Example:
-        >>> metric = FrameSSIM()
-        >>> target = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
-        >>> metric.update(target, target)
-        >>> round(metric.compute().item(), 6)
-        1.0
-    """
-
-    higher_is_better = True
-
-    def values(self, pred: Tensor, target: Tensor, box: Box | None = None) -> Tensor:
-        """Return every frame's value; the arguments are those of :func:`ssim`."""
-        return ssim(pred, target, box, reduce="none")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from talkhead.media.files import write_whole
@@ -80,18 +79,6 @@ def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
 def spoiled_weights(weights: dict[str, Tensor]) -> list[str]:
     """Return the names of the weights that hold NaN or infinity."""
     return [name for name, w in weights.items() if w.is_floating_point() and not w.isfinite().all()]
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's way to checkpoints through ``read_checkpoint`` and ``write_checkpoint``."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint; there are no ``storage_options``."""
-        write_checkpoint(path, checkpoint)
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint; it is always read as weights alone."""
-        return read_checkpoint(path, map_location or "cpu")
 
 
 def checkpoints_in(folder: str | Path, pattern: str = "*.ckpt") -> list[Path]:

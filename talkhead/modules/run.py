@@ -25,7 +25,8 @@ from torch import Tensor
 
 from talkhead.logs.pictures import default_loggers
 from talkhead.media.files import sweep, write_whole
-from talkhead.modules.checkpoint import WholeCheckpoints, checkpoints_in, read_checkpoint, spoiled_weights
+from talkhead.modules.checkpoint import checkpoints_in, read_checkpoint, spoiled_weights
+from talkhead.modules.whole_checkpoints import WholeCheckpoints
 
 FOLDER = "checkpoints"
 """Where a run's checkpoints lie below its ``default_root_dir``."""
