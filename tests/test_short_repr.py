@@ -1,4 +1,4 @@
-"""Records of tensors show shapes, in a notebook and in an error, and not their numbers."""
+"""Records of tensors show shapes, in a notebook and in an error, and not their numbers; each equals itself alone."""
 
 from dataclasses import MISSING, fields
 from fractions import Fraction
@@ -31,12 +31,25 @@ def test_a_sequence_shows_its_shape_rate_and_size() -> None:
     assert f"{[sequence]}" == f"[{sequence!r}]"
 
 
-@pytest.mark.parametrize("record", RECORDS)
-def test_a_record_shows_shapes(record: type) -> None:
-    made: Any = object.__new__(record)
+def filled(record: type) -> Any:
+    made = object.__new__(record)
     for field in fields(record):
         long = "Tensor" in str(field.type) or field.default is MISSING
         object.__setattr__(made, field.name, torch.zeros(4, 1000) if long else field.default)
+    return made
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_is_looked_up_as_itself(record: type) -> None:
+    """Compared number by number it would raise torch's error about a truth value."""
+    one, other = filled(record), filled(record)
+    assert one != other and one == one
+    assert [other, one].index(one) == 1 and {other: 0, one: 1}[one] == 1
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_shows_shapes(record: type) -> None:
+    made = filled(record)
     assert "=(4, 1000) float32" in repr(made) and len(repr(made)) < 500
     assert repr(made).startswith(f"{record.__name__}(") and "tensor" not in repr(made)
 

@@ -19,7 +19,7 @@ SAMPLE_RATE = 16_000
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """A stretch of one person's video with its speech.
 

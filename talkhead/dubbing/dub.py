@@ -51,7 +51,7 @@ BANK = 12
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dubbing:
     """All that is known before the first frame is painted.
 

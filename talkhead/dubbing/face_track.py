@@ -22,7 +22,7 @@ LONGEST_GAP = 5
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FaceTrack:
     """A face's landmarks in a video.
 

@@ -62,7 +62,7 @@ LANDMARK_COLUMNS = {
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Truth:
     """A clip as the tables judge by it: a reference frame, and the frames after it.
 
@@ -200,7 +200,7 @@ def score_landmarks(pred: Tensor, truth: Truth) -> dict[str, float]:
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Painting:
     """Frames and what they cost.
 

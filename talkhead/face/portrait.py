@@ -13,7 +13,7 @@ from talkhead.short_repr import short_repr
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Portrait:
     """A face as the renderer sees it, and the picture it is cut from.
 

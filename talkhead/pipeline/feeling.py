@@ -42,7 +42,7 @@ _KINDS = "emotion must be a name, 8 probabilities, a mapping, or a track of pair
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmotionKeys:
     """An emotion over time.
 
@@ -88,7 +88,7 @@ class EmotionKeys:
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmotionTrack:
     """The emotion of every frame of a video, or of a piece of one.
 

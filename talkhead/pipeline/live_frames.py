@@ -11,7 +11,7 @@ from talkhead.short_repr import short_repr
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LiveFrames:
     """The frames that leave at one time.
 
@@ -29,7 +29,7 @@ class LiveFrames:
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LiveMotion:
     """Frames that can be painted.
 

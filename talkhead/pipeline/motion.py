@@ -26,7 +26,7 @@ _LARGEST = 2**31  # bytes: 68 points in float64 of a day at 25 frames/s
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LandmarkSequence:
     """A face's motion: what the landmark generator makes, what the renderer paints.
 

@@ -38,7 +38,7 @@ _GIVE_BACK = 1500
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """A talking-head video, or (from `TalkingHeadPipeline.stream`) a piece of one.
 

@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detection:
     """One face.
 

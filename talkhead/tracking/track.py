@@ -111,7 +111,7 @@ def load_detector(name: str = "auto", device: str | torch.device = "auto") -> La
 
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrackedShot:
     """A shot of a video, with one face's landmarks.
 
