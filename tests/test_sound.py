@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from talkhead.media import read as media
+from talkhead.media import sound
 from talkhead.media.read import MediaWarning
 
 RATE = 16000
@@ -121,6 +122,22 @@ def test_floats_beyond_full_scale(tmp_path, scale, match):
     with pytest.warns(MediaWarning, match=match):
         audio = media.read_audio(write_floats(tmp_path / "a.wav", VOICE * scale))
     assert audio.abs().max() == 1
+
+
+def test_a_second_of_sound_is_one_block_and_the_same_sound(tmp_path, monkeypatch):
+    path = tmp_path / "long.mkv"  # its clock counts milliseconds, its packets 1024 samples
+    media.write_audio(tmp_path / "long.wav", 0.3 * torch.randn(20 * RATE, generator=torch.manual_seed(0)))
+    with av.open(str(tmp_path / "long.wav")) as given, av.open(str(path), "w") as made:
+        stream = made.add_stream("aac", rate=44_100)
+        resampler = av.AudioResampler("fltp", "mono", 44_100, frame_size=1024)
+        for frame in [piece for whole in given.decode(audio=0) for piece in resampler.resample(whole)]:
+            made.mux([packet for packet in stream.encode(frame) if not 3.0 < frame.time < 3.5])  # and has a hole
+        made.mux(stream.encode(None))
+    joined = list(sound.sound_blocks(path))
+    monkeypatch.setattr(sound, "_goes_on", lambda *_: False)
+    single = list(sound.sound_blocks(path))
+    assert torch.equal(torch.cat(joined), torch.cat(single))
+    assert len(joined) < 50 and len(single) > 500
 
 
 def test_the_default_track(tmp_path):

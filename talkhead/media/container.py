@@ -173,7 +173,8 @@ def decoded(container: Any, stream: Any, path: str, check: bool = True) -> Itera
     if stream.type == "video":
         packets = _revived(packets)
         stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # for frames that grow on the way
-    damaged, end, length = 0, 0.0, 0.0
+    damaged, end = 0, (0, Fraction(0), 0.0)  # of the last frame: where it lies, and its length
+    video = float(1 / (stream.guessed_rate or stream.average_rate or 25)) if stream.type == "video" else 0.0
     # The None at the end makes the decoder hand out the frames it still holds.
     for packet in itertools.chain(packets, [None]):
         damaged += packet is not None and packet.is_corrupt
@@ -187,14 +188,11 @@ def decoded(container: Any, stream: Any, path: str, check: bool = True) -> Itera
             # Frames that the decoder hands out at the very end come without their unit of time.
             frame.time_base = frame.time_base or stream.time_base
             if frame.pts is not None:
-                if stream.type == "audio":
-                    length = frame.samples / frame.sample_rate if frame.sample_rate else 0.0
-                else:
-                    length = float(1 / (stream.guessed_rate or stream.average_rate or 25))
-                end = float(frame.pts * frame.time_base) + length
+                heard = 0 if video or not frame.sample_rate else frame.samples / frame.sample_rate
+                end = frame.pts, frame.time_base, video or heard
             yield frame
     if check:
-        _warn_if_short(container, stream, end, damaged, path)
+        _warn_if_short(container, stream, float(end[0] * end[1]) + end[2], damaged, path)
 
 
 def _packets(container: Any, stream: Any, path: str | None) -> Iterator[Any]:

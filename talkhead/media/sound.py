@@ -30,6 +30,8 @@ MAX_HOLE = 600
 """Seconds of silence that a gap in the timestamps, or a late start of the sound, may stand for."""
 MAX_SILENCE = 20
 """Seconds of such silence for each second of sound, beyond ``MAX_HOLE``: more, and the timestamps are damaged."""
+_ROUNDING = 0.02
+"""Seconds by which a block may lie apart from the end of those before it and still be joined to them."""
 
 _FRONT, _BACK = 0.5, 0.5 * math.sqrt(0.5)
 # The sum of ITU-R BS.775's stereo down-mix: the centre at -3 dB in both channels, the surrounds at -3 dB in one.
@@ -38,13 +40,19 @@ _WEIGHTS = {"FL": _FRONT, "FR": _FRONT, "DL": _FRONT, "DR": _FRONT, "FLC": _FRON
 
 
 class Block(NamedTuple):
-    """A stretch of decoded sound: when it starts (s; None where the file does not say), and (S, C) samples."""
+    """A stretch of decoded sound: when it starts (None where the file does not say), and (S, C) samples."""
 
-    time: Fraction | None
+    moment: tuple[int, Fraction] | None  # a number, and the seconds that it counts
     rate: int
     layout: str
     channels: tuple[str, ...]
     samples: np.ndarray
+    seconds: Fraction = Fraction(0)  # that it lasts by the file's clock, once it is joined
+
+    @property
+    def time(self) -> Fraction | None:
+        """When it starts, in s."""
+        return None if self.moment is None else self.moment[0] * self.moment[1]
 
 
 @dataclass
@@ -126,7 +134,7 @@ def sound_blocks(path: str | Path, strict: bool = False) -> Iterator[Tensor]:
     any_left = False
     with opened(path, "audio") as container:
         stream = need(audio_stream(container), path, "audio", "sound")
-        blocks = _blocks(container, stream, str(path), check=True)
+        blocks = _joined(_blocks(container, stream, str(path), check=True))
         first = next(blocks, None)
         if first is None:
             raise ValueError(f"audio: {named(path)} has no sound; give a file with at least one sample")
@@ -159,16 +167,15 @@ def _surveyed(path: str | Path, strict: bool) -> dict[str, _Mix]:
     with opened(path, "audio") as container:
         stream = need(audio_stream(container), path, "audio", "sound")
         zero, passed = clock_zero(container), 0.0
-        for block in _blocks(container, stream, str(path), check=False):
+        for block in _joined(_blocks(container, stream, str(path), check=False)):
             finite = np.isfinite(block.samples)
             if not finite.all():
                 time = float(block.time - zero) if block.time is not None else passed
                 at = at if broken else time + int((~finite).any(1).argmax()) / block.rate
                 broken += int((~finite).sum())
             passed += len(block.samples) / block.rate
-            surveys.setdefault(block.layout, _Survey(block.channels)).add(
-                block._replace(samples=np.where(finite, block.samples, 0))
-            )
+            known = block._replace(samples=np.where(finite, block.samples, 0))
+            surveys.setdefault(block.layout, _Survey(block.channels)).add(known)
     if broken and strict:
         what = f"{broken} samples that are not finite (NaN or infinity), the first at {at:.3f} s"
         raise ValueError(f"audio: {named(path)} holds {what}; export the recording anew")
@@ -198,29 +205,50 @@ def _warn(path: str | Path, what: str) -> None:
 
 def _mono(block: Block, mixes: dict[str, _Mix]) -> np.ndarray:
     mix = mixes[block.layout]
-    samples = np.nan_to_num(block.samples, nan=0.0, posinf=0.0, neginf=0.0)
-    return (samples - mix.offset) @ mix.weights
+    return (np.nan_to_num(block.samples, nan=0.0, posinf=0.0, neginf=0.0) - mix.offset) @ mix.weights
+
+
+def _joined(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Join blocks that follow each other into some of a second: a block has its price, however short it is."""
+    held: list[Block] = []
+    for block in itertools.chain(blocks, [None]):
+        count = sum(len(piece.samples) for piece in held)
+        if held and (block is None or count >= block.rate or not _goes_on(held[0], count, block)):
+            first, last = held[0], held[-1]
+            counted = Fraction(count - len(last.samples), first.rate)
+            apart = counted if last.time is None or first.time is None else last.time - first.time
+            samples = np.concatenate([piece.samples for piece in held])
+            yield first._replace(samples=samples, seconds=apart + Fraction(len(last.samples), first.rate))
+            held = []
+        held += [] if block is None else [block]
+
+
+def _goes_on(first: Block, count: int, block: Block) -> bool:
+    """Tell whether a block starts, to within its clock's rounding, ``count`` samples after the first one did."""
+    alike = (first.rate, first.layout) == (block.rate, block.layout)
+    if first.moment is None or block.moment is None:
+        return alike and first.moment is block.moment
+    apart = float(block.moment[1]) * block.moment[0] - float(first.moment[1]) * first.moment[0]
+    return alike and abs(apart - count / first.rate) < _ROUNDING
 
 
 def _blocks(container: Any, stream: Any, path: str, check: bool) -> Iterator[Block]:
     """Decode the sound as interleaved floats: PyAV's arrays of more than eight planes read beyond their end."""
     import av
 
-    converter, key = None, None
+    converter, key, layout, names = None, None, "", ()
     for frame in decoded(container, stream, path, check):
         if not frame.samples or not frame.sample_rate:
             continue
         now = (frame.format.name, frame.layout.name, frame.sample_rate)
         if converter is None or now != key:
-            converter, key = av.AudioResampler(format="flt"), now
-        time = frame.pts * frame.time_base if frame.pts is not None else None
+            converter, key, layout = av.AudioResampler(format="flt"), now, frame.layout.name
+            names = tuple(channel.name for channel in frame.layout.channels)
+        moment = (frame.pts, frame.time_base) if frame.pts is not None else None
         frame.pts = None
-        count = frame.layout.nb_channels
-        names = tuple(channel.name for channel in frame.layout.channels)
-        arrays = [piece.to_ndarray().reshape(-1, count) for piece in converter.resample(frame) if piece.samples]
+        arrays = [piece.to_ndarray().reshape(-1, len(names)) for piece in converter.resample(frame) if piece.samples]
         if arrays:
-            samples = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            yield Block(time, frame.sample_rate, frame.layout.name, names, samples)
+            yield Block(moment, frame.sample_rate, layout, names, np.concatenate(arrays))
 
 
 def _resampled(
@@ -247,7 +275,7 @@ def _resampled(
             samples = samples[max(round(-gap * block.rate), 0) :] if joined else samples
         resampler = resampler or _Resampler(block.rate)
         start = time if time is not None else (start or Fraction(0))
-        expected = start + Fraction(len(block.samples), block.rate)
+        expected = start + block.seconds
         yield from resampler.add(samples)
     if resampler is not None:
         yield from resampler.finish()
