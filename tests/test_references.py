@@ -1,6 +1,7 @@
 """Further pictures of a person: which are kept, how they are cut, and that they reach the frames."""
 
 import io
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,16 @@ from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline, export_pipeline
 from talkhead.schedulers import MaskNoiseBridgeScheduler
-from talkhead.speaker.references import _as_turned, bank_for, differing_mouths, in_light_of, load_bank, read_references
+from talkhead.speaker.references import (
+    MOST,
+    _as_turned,
+    _spread,
+    bank_for,
+    differing_mouths,
+    in_light_of,
+    load_bank,
+    read_references,
+)
 from talkhead.tracking.track import Detection
 from tests.conftest import speech, tiny_face
 from tests.test_mouth_bank import face
@@ -85,11 +95,19 @@ def test_pictures_are_cut_as_a_portrait_is(tmp_path: Path):
 def test_a_video_gives_the_mouths_that_differ(tmp_path: Path):
     path = tmp_path / "talk.mp4"
     with VideoWriter(path, 25, (128, 128)) as video:
-        for time in range(30):
+        for time in range(50):
             video.append(picture(255 if time < 5 else time).permute(1, 2, 0))
     pictures, _ = read_references(path, GreyTells(), "largest", 1.5, 64)
     levels = sorted(pictures.float().mean((1, 2, 3)).round().tolist())
-    assert len(levels) == 4 and levels[0] <= 6 and levels[-1] >= 28
+    assert len(levels) == MOST < 45 and levels[0] <= 6 and levels[-1] >= 48
+
+
+def test_few_frames_of_a_large_video_are_held():
+    frames = (torch.tensor(n, dtype=torch.uint8).expand(3, 2160, 3840) for n in range(200))
+    kept = [int(frame[0, 0, 0]) for frame in _spread(frames)]
+    assert 16 <= len(kept) <= 43 and len({after - before for before, after in itertools.pairwise(kept)}) == 1
+    small = [int(frame[0, 0, 0]) for frame in _spread(torch.tensor([n]).expand(3, 8, 8) for n in range(200))]
+    assert 60 <= len(small) <= 120 and small[-1] > 190
 
 
 def test_what_shows_no_face_is_refused_by_name(tmp_path: Path):

@@ -84,11 +84,14 @@ def in_light(pictures: Tensor, landmarks: Tensor, light: Tensor) -> Tensor:
         landmarks: (R, 68, 2) px of them.
         light: (R, 3, 4) from `light_between`.
     """
-    across = _across(landmarks.float(), (pictures.shape[-2], pictures.shape[-1])).clamp(-_SIDE, _SIDE)[:, None]
-    gain, slope, contrast, middle = light[..., None, None].unbind(2)
-    change = (gain + slope * across).clamp(-_MOST, _MOST)
-    change = change + contrast * (pictures.float().clamp_min(1).log() + change - middle)
-    return (pictures.float() * change.exp()).round_().clamp_(0, 255).to(torch.uint8)
+    changed = torch.empty_like(pictures)
+    for picture, points, one, out in zip(pictures, landmarks.float(), light, changed, strict=True):  # large, as floats
+        across = _across(points[None], (pictures.shape[-2], pictures.shape[-1])).clamp(-_SIDE, _SIDE)
+        gain, slope, contrast, middle = one[..., None, None].unbind(1)
+        change = (gain + slope * across).clamp(-_MOST, _MOST)
+        change = change + contrast * (picture.float().clamp_min(1).log() + change - middle)
+        out.copy_((picture * change.exp()).round_().clamp_(0, 255))
+    return changed
 
 
 def _spread(values: Tensor) -> Tensor:

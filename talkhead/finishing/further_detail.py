@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -45,8 +46,9 @@ class FurtherDetail:
     """
 
     def __init__(self, pictures: Tensor, landmarks: Tensor, size: int) -> None:
-        self._large = pictures.float()
-        self._small = F.interpolate(self._large, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        self._large = pictures  # a speaker's 32, of a large face, take four times as much as floats
+        small = [F.interpolate(one[None].float(), (size, size), mode="bilinear", antialias=True) for one in pictures]
+        self._small = torch.cat(small)
         self._landmarks = (landmarks.float() + 0.5) * (size / pictures.shape[-1]) - 0.5
 
     def mixtures(self, landmarks: Tensor, own: Tensor, share: Tensor) -> list[Mixture]:
@@ -89,7 +91,7 @@ class FurtherDetail:
         share = F.grid_sample(share[:, None], grid, padding_mode="border", align_corners=False)
         shift = mixture.shift.permute(0, 3, 1, 2)
         shift = F.grid_sample(shift, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
-        source = self._large[mixture.which]
+        source = self._large[mixture.which].float()
         bent = F.grid_sample(source, grid + shift * (2 / size), "bicubic", "border", align_corners=False)
         change = F.grid_sample(mixture.change, grid, "bicubic", "border", align_corners=False)
         part = frame[:, :, rows, columns]

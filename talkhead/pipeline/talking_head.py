@@ -302,7 +302,7 @@ class TalkingHeadPipeline:
             start_timestep: how noisy the process' start is; None: the noise end.
             windows_per_call: windows painted in one network call, at most; None: 8 on a GPU, else 1 for each
                 thread. Fewer need less memory.
-            references: a further picture of the person, a video of him, or a list of them: up to four mouths that
+            references: a further picture of the person, a video of him, or a list of them: up to 32 mouths that
                 differ the most, for teeth and lips that the portrait does not show. "speaker": the pipeline's own, for
                 its own speaker. None: the portrait alone. A reference's only face is taken, whatever ``face`` says.
             teeth: how much of an opened mouth's inside is drawn where no picture of the person shows one so wide, in

@@ -30,8 +30,8 @@ from talkhead.tracking.track import LandmarkDetector
 BANK = "bank.safetensors"
 """A speaker's own further pictures, in its folder."""
 
-MOST = 4
-"""How many pictures are kept."""
+MOST = 32
+"""How many pictures are kept: each frame takes the two that are most like it, so more are better and hardly dearer."""
 
 FINEST = 1024
 """px, the largest side at which their detail is kept."""
@@ -48,8 +48,15 @@ _SAME_PICTURE = 0.02
 _NEARLY = 0.9
 """Share of a renderer's pixels that a face must have: at 240 px that of 256 px shows smiles 1.0 dB better."""
 
+_ASKED = 4
+"""Frames of a video of which it is asked whose they are."""
+
 _LOOKED_AT = 60
 """Frames of a video in which a face is looked for: one detection is a matter of tens of milliseconds."""
+
+_HELD = 2**30
+"""Bytes of a video's frames that are held at a time, and how few they are at least: one of 4K has 25 MB."""
+_FEWEST = 16
 
 
 def read_references(
@@ -73,7 +80,7 @@ def read_references(
         portrait: (3, s, s) uint8 and (68, 2) px of it; None: nothing is held against it.
 
     Returns:
-        (R, 3, size, size) uint8 and (R, 68, 2) px of them, R at most 4.
+        (R, 3, size, size) uint8 and (R, 68, 2) px of them, R at most `MOST`.
 
     Raises:
         FileNotFoundError: if a file does not exist.
@@ -197,7 +204,7 @@ def differing_mouths(landmarks: Tensor, most: int = MOST) -> list[int]:
         Their indices, at most ``most``.
 
     Example:
-        >>> differing_mouths(torch.rand(9, 68, 2).sort(0).values).__len__()
+        >>> differing_mouths(torch.rand(9, 68, 2).sort(0).values, 4).__len__()
         4
     """
     shapes = mouth_and_turn(landmarks)
@@ -327,8 +334,10 @@ def _warn_of_others(faces: list[tuple[Tensor, Tensor]], portrait: tuple[Tensor, 
     """Warn of pictures that show another person, where the extra is installed that can tell."""
     if not can_describe_faces():
         return
-    own, *others = (describe_faces(picture[None], points[None])[0] for picture, points in (portrait, *faces))
-    for name in dict.fromkeys(name for name, one in zip(names, others, strict=True) if (one - own).norm() > OTHER):
+    own = describe_faces(portrait[0][None], portrait[1][None])[0]
+    asked = [place for place, name in enumerate(names) if names[:place].count(name) < _ASKED]
+    others = {place: describe_faces(faces[place][0][None], faces[place][1][None])[0] for place in asked}
+    for name in dict.fromkeys(names[place] for place, one in others.items() if (one - own).norm() > OTHER):
         warnings.warn(
             f"references: {name} seems to show another person than the portrait; leave it out if it does", stacklevel=5
         )
@@ -351,6 +360,6 @@ def _spread(frames: Iterable[Tensor]) -> list[Tensor]:
     for number, frame in enumerate(frames):
         if number % step == 0:
             kept.append(frame)
-        if len(kept) > 2 * _LOOKED_AT:
+        if len(kept) > max(min(2 * _LOOKED_AT, _HELD // frame.nbytes), _FEWEST):
             kept, step = kept[::2], 2 * step
     return kept[:: max(1, len(kept) // _LOOKED_AT)]
