@@ -210,17 +210,17 @@ def _mono(block: Block, mixes: dict[str, _Mix]) -> np.ndarray:
 
 def _joined(blocks: Iterator[Block]) -> Iterator[Block]:
     """Join blocks that follow each other into some of a second: a block has its price, however short it is."""
-    held: list[Block] = []
+    held, count = list[Block](), 0
     for block in itertools.chain(blocks, [None]):
-        count = sum(len(piece.samples) for piece in held)
         if held and (block is None or count >= block.rate or not _goes_on(held[0], count, block)):
             first, last = held[0], held[-1]
-            counted = Fraction(count - len(last.samples), first.rate)
-            apart = counted if last.time is None or first.time is None else last.time - first.time
-            samples = np.concatenate([piece.samples for piece in held])
-            yield first._replace(samples=samples, seconds=apart + Fraction(len(last.samples), first.rate))
-            held = []
-        held += [] if block is None else [block]
+            seconds = Fraction(count if last.time is None else len(last.samples), first.rate)
+            seconds += (last.time or 0) - (first.time or 0)
+            yield first._replace(samples=np.concatenate([piece.samples for piece in held]), seconds=seconds)
+            held, count = [], 0
+        if block is not None:
+            held.append(block)
+            count += len(block.samples)
 
 
 def _goes_on(first: Block, count: int, block: Block) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from talkhead.metrics.blinks import find_blinks
+from talkhead.metrics.blinks import Blinks, find_blinks
 from talkhead.metrics.identity import drift_per_minute, identity_similarity
 from talkhead.metrics.landmarks import Center, Region, Unit, landmark_distance, landmark_velocity
 from talkhead.metrics.liveliness import brow_dynamics, head_diversity, head_motion, lip_dynamics, silences, silent_lips
@@ -49,6 +49,16 @@ class MeanMetric(Metric):
     def compute(self) -> Tensor:
         """Return the mean so far; NaN before the first value."""
         return self.total / self.count
+
+
+class _AtRate(MeanMetric):
+    """A mean of what depends on the frame rate."""
+
+    higher_is_better = None
+
+    def __init__(self, fps: float = 25.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fps = fps
 
 
 class FramePSNR(MeanMetric):
@@ -259,19 +269,13 @@ class HeadMotion(MeanMetric):
         return head_motion(landmarks)[self.part]
 
 
-class SilentLips(MeanMetric):
+class SilentLips(_AtRate):
     """:func:`silent_lips` averaged over clips that have a silence.
 
     Args:
         fps: frames per second.
         **kwargs: as in ``torchmetrics.Metric``.
     """
-
-    higher_is_better = None
-
-    def __init__(self, fps: float = 25.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fps = fps
 
     def values(self, landmarks: Tensor, audio: Tensor) -> Tensor:
         """Return each clip's value; landmarks are (B, T, 68, 2) px and audio (B, S) of the same time."""
@@ -293,7 +297,7 @@ class HeadDiversity(MeanMetric):
         return head_diversity(landmarks)
 
 
-class BlinkRate(MeanMetric):
+class BlinkRate(_AtRate):
     """:func:`find_blinks`' rate averaged over clips of equal length.
 
     Args:
@@ -301,16 +305,13 @@ class BlinkRate(MeanMetric):
         **kwargs: as in ``torchmetrics.Metric``.
     """
 
-    higher_is_better = None
-
-    def __init__(self, fps: float = 25.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fps = fps
-
     def values(self, landmarks: Tensor) -> Tensor:
         """Return each clip's blinks per minute; landmarks are (B, T, 68, 2) px, or one clip's (T, 68, 2)."""
+        return torch.tensor([blinks.per_minute for blinks in self._found(landmarks)])
+
+    def _found(self, landmarks: Tensor) -> list[Blinks]:
         clips = landmarks if landmarks.ndim == 4 else landmarks[None]
-        return torch.tensor([find_blinks(clip, self.fps).per_minute for clip in clips])
+        return [find_blinks(clip, self.fps) for clip in clips]
 
 
 class BlinkDuration(BlinkRate):
@@ -318,8 +319,7 @@ class BlinkDuration(BlinkRate):
 
     def values(self, landmarks: Tensor) -> Tensor:
         """Return each clip's mean duration, NaN without a blink; landmarks as in `BlinkRate`."""
-        clips = landmarks if landmarks.ndim == 4 else landmarks[None]
-        return torch.tensor([find_blinks(clip, self.fps).duration for clip in clips])
+        return torch.tensor([blinks.duration for blinks in self._found(landmarks)])
 
 
 class IdentitySimilarity(MeanMetric):
@@ -332,19 +332,13 @@ class IdentitySimilarity(MeanMetric):
         return identity_similarity(descriptors, portrait, "none")
 
 
-class DriftPerMinute(MeanMetric):
+class DriftPerMinute(_AtRate):
     """:func:`drift_per_minute` averaged over videos.
 
     Args:
         fps: frames (values) per second.
         **kwargs: as in ``torchmetrics.Metric``.
     """
-
-    higher_is_better = None
-
-    def __init__(self, fps: float = 25.0, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self.fps = fps
 
     def values(self, values: Tensor) -> Tensor:
         """Return each video's drift; values are (..., T)."""
