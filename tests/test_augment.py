@@ -39,6 +39,20 @@ def test_another_shape_moves_the_picture_as_the_landmarks():
     assert torch.equal(kept[0], some[0]) and torch.equal(kept[1], some[1])
 
 
+def test_a_sample_that_is_not_chosen_stays_as_it_is_and_costs_nothing_to_the_draws():
+    frames, landmarks = torch.rand(6, 2, 3, 16, 16), 15 * torch.rand(6, 2, 68, 2)
+    for change in (jitter, reshape):
+        every = change(frames, landmarks, 1.0, torch.Generator().manual_seed(1))
+        some = change(frames, landmarks, 0.5, torch.Generator().manual_seed(1))
+        kept = [torch.equal(some[0][index], frames[index]) for index in range(6)]
+        assert 0 < sum(kept) < 6
+        for index in range(6):
+            like = (frames, landmarks) if kept[index] else every
+            torch.testing.assert_close(some[0][index], like[0][index], atol=1e-6, rtol=0)
+            torch.testing.assert_close(some[1][index], like[1][index], atol=1e-5, rtol=0)
+        assert change(frames, landmarks, 0.0, torch.Generator().manual_seed(1))[0] is frames
+
+
 def test_mirror_is_its_own_inverse_and_swaps_the_corners():
     assert MIRROR[36] == 45 and MIRROR[48] == 54 and MIRROR[8] == 8 and MIRROR[0] == 16
     frames, landmarks = torch.rand(2, 3, 3, 16, 16), 15 * torch.rand(2, 3, 68, 2)

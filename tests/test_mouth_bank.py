@@ -69,6 +69,19 @@ def test_of_a_large_bank_what_no_frame_takes_changes_nothing():
     )
 
 
+def test_a_sample_without_pictures_changes_nothing_for_the_others():
+    pictures, points = torch.rand(3, 2, 3, 128, 128), torch.stack([face(0.0), face(9.0)]).repeat(3, 1, 1, 1)
+    points[1], points[2, 1] = torch.nan, torch.nan
+    frames, own = torch.stack([face(1.0), face(8.0)]).repeat(3, 1, 1, 1), face(4.0).repeat(3, 1, 1)
+    together = mouth_bank(pictures, points, pictures[:, 0], own, frames, 2)
+    for at, there in enumerate([2, 0, 1]):
+        alone = mouth_bank(pictures[[at]], points[[at]], pictures[[at], 0], own[[at]], frames[[at]], 2)
+        torch.testing.assert_close(together[at, :, 3], alone[0, :, 3])
+        torch.testing.assert_close(together[at, :there], alone[0, :there])
+        assert (together[at, :, 3].amax((1, 2, 3)) > 0).tolist() == [there > 0, there > 1]
+    assert together.isfinite().all()
+
+
 def test_likeness_is_that_of_the_most_like_picture():
     pictures = torch.stack([face(0.0), face(9.0), torch.full((68, 2), float("nan"))])[None]
     frames = torch.stack([face(10.0), face(0.0), face(40.0)])[None]

@@ -117,14 +117,22 @@ def bent_pictures(pictures: Tensor, points: Tensor, index: Tensor, landmarks: Te
         landmarks: (B, T, 68, 2) px of the frames.
 
     Returns:
-        (B, T, N, 3, H, W).
+        (B, T, N, 3, H, W); where there is no picture it means nothing.
     """
     first = torch.arange(len(pictures), device=index.device)[:, None, None] * pictures.shape[1]
     which = (first + index).flatten()
     target = landmarks.repeat_interleave(index.shape[-1], 1).flatten(0, 1)[:, None]
-    source = torch.nan_to_num(points).flatten(0, 1)[which]
-    field = thin_plate_spline_field(source, target, (pictures.shape[-2], pictures.shape[-1]))
-    return sample(pictures.flatten(0, 1), field, index=which)[:, :, 0].unflatten(0, index.shape)
+    source, there = points.flatten(0, 1)[which], torch.arange(len(which), device=index.device)
+    if index.device.type == "cpu":  # training leaves half of the samples without; a GPU would have to wait for which
+        there = there[source.isfinite().flatten(1).all(1)]
+        if not len(there):
+            return pictures.new_zeros(*index.shape, *pictures.shape[2:])
+    size = (pictures.shape[-2], pictures.shape[-1])
+    field = thin_plate_spline_field(torch.nan_to_num(source[there]), target[there], size)
+    moved = sample(pictures.flatten(0, 1), field, index=which[there])[:, :, 0]
+    if len(there) < len(which):
+        moved = moved.new_zeros(len(which), *moved.shape[1:]).index_copy(0, there, moved)
+    return moved.unflatten(0, index.shape)
 
 
 def mouth_bank(

@@ -91,7 +91,7 @@ def sample(
         # grid_sample's coordinates, the outermost pixels at -1 and 1; by numbers: a tensor would wait for the device.
         sides = (width, height)
         unit = torch.stack([torch.full((), 2 / (side - 1), device=pictures.device) for side in sides]).view(2, 1, 1, 1)
-        pixels = rearrange(_pixel_grid(height, width, 1, 0, pictures.device), "h w d -> d 1 h w")
+        pixels = rearrange(pixel_grid(height, width, pictures.device), "h w d -> d 1 h w")
         grid = torch.addcmul(pixels * unit - 1, rearrange(field.float(), "b t h w d -> b d t h w"), unit)
         # All x lie before all y: what it reads fastest, without a copy where the field lies so, too.
         grid = rearrange(rearrange(grid, "b d t h w -> b d (t h) w"), "b d h w -> b h w d")
@@ -163,7 +163,7 @@ def _spline_displacement(source: Tensor, target: Tensor, size: tuple[int, int], 
     centres = torch.cat([target, anchors], 1) / unit
     values = torch.cat([(source - target) / unit, torch.zeros_like(anchors)], 1)
     weights = _solve(centres, values, stiffness)
-    points = _pixel_grid(height, width, _GRID_STRIDE, _GRID_STRIDE, target.device) / unit
+    points = pixel_grid(height, width, target.device, _GRID_STRIDE, _GRID_STRIDE) / unit
     # On a lattice the squared distances (N, h, w, K) are sums of those along either axis.
     across, down = points[0, :, :1] - centres[:, None, :, 0], points[:, 0, 1:] - centres[:, None, :, 1]
     radial = _radial(down.square()[:, :, None] + across.square()[:, None])
@@ -199,8 +199,8 @@ def _radial(squared: Tensor) -> Tensor:
     return squared * torch.log(squared.clamp_min(1e-12))
 
 
-def _pixel_grid(height: int, width: int, stride: int, margin: int, device: torch.device) -> Tensor:
-    """(rows, columns, 2) px coordinates of the centres of stride x stride blocks, a margin on every side."""
+def pixel_grid(height: int, width: int, device: torch.device, stride: int = 1, margin: int = 0) -> Tensor:
+    """Return the (rows, columns, 2) px coordinates of the centres of stride x stride blocks, a margin on every side."""
     shift = (stride - 1) / 2
     ys = torch.arange(-margin, height + margin, stride, device=device) + shift
     xs = torch.arange(-margin, width + margin, stride, device=device) + shift

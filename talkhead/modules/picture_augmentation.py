@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 from talkhead.face.frame import turn
 from talkhead.face.mixed_face import mixed_face
 from talkhead.face.points import MIRROR
-from talkhead.face.warp import sample
+from talkhead.face.warp import pixel_grid, sample
 from talkhead.ops.precision import full_precision
 
 
@@ -52,13 +53,10 @@ def mirror(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
         share: probability that a sample is flipped.
         generator: source of the draws.
     """
-    chosen = (torch.rand(len(frames), generator=generator) < share).to(frames.device, non_blocking=True)
+    chosen = (torch.rand(len(frames), 1, 1, 1, generator=generator) < share).to(frames.device, non_blocking=True)
     flipped = landmarks[..., MIRROR, :].clone()
     flipped[..., 0] = frames.shape[-1] - 1 - flipped[..., 0]
-    return (
-        torch.where(chosen[:, None, None, None, None], frames.flip(-1), frames),
-        torch.where(chosen[:, None, None, None], flipped, landmarks),
-    )
+    return torch.where(chosen[..., None], frames.flip(-1), frames), torch.where(chosen, flipped, landmarks)
 
 
 def jitter(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -70,17 +68,21 @@ def jitter(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
         share: probability that a sample is moved.
         generator: source of the draws.
     """
+    draws = 2 * torch.rand(len(frames), 4, generator=generator) - 1
+    chosen = (torch.rand(len(frames), generator=generator) < share).nonzero()[:, 0]
+    return _changed(frames, landmarks, chosen, _jittered, draws)
+
+
+def _jittered(frames: Tensor, landmarks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Move all samples by their (B, 4) draws in [-1, 1]: turn, scale, shift along x and y."""
     batch, count, _, height, width = frames.shape
-    draws = (2 * torch.rand(batch, 4, generator=generator) - 1).to(frames, non_blocking=True)
-    draws = draws * (torch.rand(batch, 1, generator=generator) < share).to(frames, non_blocking=True)
     angle, scale = draws[:, 0] * math.radians(15), torch.exp(draws[:, 1] * math.log(1.25))
     rotation = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], -1).view(batch, 1, 2, 2)
     centre = frames.new_tensor([(width - 1) / 2, (height - 1) / 2])
     shift = draws[:, 2:] * 0.08 * frames.new_tensor([width, height])
     scale = scale[:, None, None, None]
     moved = turn(landmarks - centre, scale * rotation) + (centre + shift)[:, None, None]
-    ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([xs, ys], -1).to(frames, non_blocking=True) - centre - shift[:, None, None]
+    pixels = pixel_grid(height, width, frames.device) - centre - shift[:, None, None]
     grid = turn(pixels, rotation.mT / scale) + centre
     grid = (grid + 0.5) / frames.new_tensor([width, height]) * 2 - 1
     sampled = F.grid_sample(frames.flatten(1, 2), grid, "bicubic", padding_mode="reflection", align_corners=False)
@@ -106,10 +108,16 @@ def reshape(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Ge
         share: probability that a sample is bent.
         generator: source of the draws.
     """
-    batch, count, _, height, width = frames.shape
-    chosen = (torch.rand(batch, 1, 1, generator=generator) < share) * _BEND * width
-    heights = (chosen * (2 * torch.rand(batch, len(_WAVES), 2, generator=generator) - 1)).to(frames, non_blocking=True)
-    phases = (2 * math.pi * torch.rand(batch, len(_WAVES), 1, generator=generator)).to(frames, non_blocking=True)
+    batch, waves = len(frames), len(_WAVES)
+    chosen = (torch.rand(batch, generator=generator) < share).nonzero()[:, 0]
+    heights = _BEND * frames.shape[-1] * (2 * torch.rand(batch, waves, 2, generator=generator) - 1)
+    phases = 2 * math.pi * torch.rand(batch, waves, 1, generator=generator)
+    return _changed(frames, landmarks, chosen, _reshaped, heights, phases)
+
+
+def _reshaped(frames: Tensor, landmarks: Tensor, heights: Tensor, phases: Tensor) -> tuple[Tensor, Tensor]:
+    """Bend all samples by waves of (B, 5, 2) heights in px and (B, 5, 1) phases."""
+    batch, _, _, height, width = frames.shape
     waves = torch.tensor(_WAVES).to(frames, non_blocking=True) * (2 * math.pi / width)
 
     def displacement(places: Tensor) -> Tensor:
@@ -117,16 +125,25 @@ def reshape(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Ge
         return ((places[:, :, None, :] * waves).sum(-1)[..., None] + phases[:, None]).sin().mul(heights[:, None]).sum(2)
 
     with full_precision(frames):
-        ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        pixels = torch.stack([xs, ys], -1).to(frames, non_blocking=True).view(1, -1, 2)
-        field = displacement(pixels.expand(batch, -1, -1)).view(batch, 1, height, width, 2)
+        pixels = pixel_grid(height, width, frames.device).view(1, -1, 2).expand(batch, -1, -1)
+        field = displacement(pixels).view(batch, 1, height, width, 2)
         bent = sample(frames.flatten(1, 2), field)[:, :, 0].clamp(0, 1).view(frames.shape)
-        points = landmarks.flatten(1, 2)
-        moved = points
+        points = moved = landmarks.flatten(1, 2)
         for _ in range(_INVERSIONS):  # the place whose content comes from the point; a contraction
             moved = points - displacement(moved)
-    bent = torch.where(chosen.to(frames.device, non_blocking=True)[..., None, None] > 0, bent, frames)
     return bent, moved.view(landmarks.shape)
+
+
+def _changed(
+    frames: Tensor, landmarks: Tensor, chosen: Tensor, change: Callable[..., tuple[Tensor, Tensor]], *draws: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Change the chosen samples by their draws; the others cost nothing and stay as they are, to the bit."""
+    if not len(chosen):
+        return frames, landmarks
+    frames, landmarks = frames.clone(), landmarks.clone()
+    own = [draw[chosen].to(frames, non_blocking=True) for draw in draws]
+    frames[chosen], landmarks[chosen] = change(frames[chosen], landmarks[chosen], *own)
+    return frames, landmarks
 
 
 _MOST = 0.7  # of another person in a mixed face
