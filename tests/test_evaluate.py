@@ -132,13 +132,32 @@ def test_a_broken_run_goes_on_and_other_settings_start_anew(tiny_cache: Path, tm
     both = evaluate(model(), tiny_cache, tmp_path, limit=2, detector=(second := MouthDetector()), **options)
     assert second.calls == first.calls > 0  # the first clip came from the log
     log = tmp_path / "clips.jsonl"
-    assert len(log.read_text().splitlines()) == 2
+    assert len(log.read_text().splitlines()) == 3  # and whose the strip is
     log.write_text(log.read_text() + '{"settings": "torn')
     again = evaluate(model(), tiny_cache, tmp_path, limit=2, detector=(third := MouthDetector()), **options)
     assert third.calls == 0 and again.markdown() == both.markdown()
     evaluate(model(), tiny_cache, tmp_path, limit=1, detector=(fourth := MouthDetector()), seed=1, **options)
     assert fourth.calls == first.calls
     assert all(json.loads(line) for line in log.read_text().splitlines() if "torn" not in line)
+
+
+def test_another_part_in_the_same_folder_is_as_in_a_folder_of_its_own(tiny_cache: Path, tmp_path: Path) -> None:
+    """Only of held-out clips the training clips' mean motion is a row; and the strip is of the clips in hand."""
+    data = MEADDataModule(str(tiny_cache), test_fraction=0.2)
+    options: dict[str, Any] = {"detector": None, "num_inference_steps": 1, "verbose": False}
+    alone = {part: evaluate(model(), data, tmp_path / part, part=part, **options) for part in ("test", "all")}
+    assert next(iter(alone["test"].clips)) != next(iter(alone["all"].clips))
+    for part in ("test", "all", "test"):
+        found = evaluate(model(), data, tmp_path / "both", part=part, **options)
+        assert found.tables["landmarks"].rows.keys() == alone[part].tables["landmarks"].rows.keys()
+        assert found.clips.keys() == alone[part].clips.keys() and found.protocol["strip.png"].startswith(
+            next(iter(found.clips))
+        )
+        assert (tmp_path / "both" / "strip.png").read_bytes() == (tmp_path / part / "strip.png").read_bytes()
+    (tmp_path / "test" / "strip.png").unlink()
+    again = evaluate(model(), data, tmp_path / "test", part="test", **options)
+    assert again.tables["landmarks"].rows == alone["test"].tables["landmarks"].rows
+    assert (tmp_path / "test" / "strip.png").is_file()
 
 
 def test_evaluate_is_repeatable(tiny_cache: Path, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ class Bench:
             "scheduler": dict(model.scheduler.config),
             "manifest": hashlib.sha256(manifest).hexdigest(),
             "train": self.data.names("train"),
+            "mean motion": bool(self.train_names()),
             "num_frames": self.num_frames,
             "detector": getattr(self.detector, "name", None),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from talkhead.tracking.track import LandmarkDetector
 
 LOST = "left out of the mean motion"
 """A line of the protocol, and in the log, where no clip has a name with spaces, of the training clips and why."""
+SHOWN = "shown in strip.png"
+"""A line of the log, see ``strip_of``."""
 STRIP = ("truth", TRUE_LANDMARKS, WARPED, REPEATED)
 
 
@@ -96,14 +99,18 @@ def make_report(bench: Bench, options: dict[str, Any], verbose: bool) -> Report:
             write_strip(strip, [rows[row] for row in STRIP])
 
     def measure(name: str) -> dict[str, Scores]:
-        if not measured and not strip.is_file():
+        if not measured and log.done.get(SHOWN) != strip_of(name, strip):
             log.done.pop(name, None)
+            log.done.pop(SHOWN, None)
         scores: dict[str, Scores] = log.get(name, lambda: scorer(bench.truth(name)))
+        if not measured:
+            log.get(SHOWN, lambda: strip_of(name, strip))
         measured.append(name)
         return scores
 
     mean = lost = None
-    if set(bench.names) - log.done.keys() or log.done.get(LOST):
+    stale = log.done.get(SHOWN) != strip_of(bench.names[0], strip)
+    if set(bench.names) - log.done.keys() or log.done.get(LOST) or stale:
         mean, lost = mean_of_training(bench, log)
     scorer = ClipScorer(bench.pipeline, bench.detector, options, mean, show)
     clips, failed = measure_each(bench.names, "evaluating", verbose, measure)
@@ -111,6 +118,11 @@ def make_report(bench: Bench, options: dict[str, Any], verbose: bool) -> Report:
     if lost:
         shown[LOST] = f"{len(lost)} of {len(bench.train_names())} training clips: {named(lost, log.path.name)}"
     return Report(make_tables(bench, clips), bench.protocol(options) | shown, clips, failed)
+
+
+def strip_of(name: str, strip: Path) -> list[str]:
+    """Return whose strip it is, and its bytes' digest: a run with other settings may have written it anew."""
+    return [name, hashlib.sha256(strip.read_bytes()).hexdigest()[:16] if strip.is_file() else ""]
 
 
 def mean_of_training(bench: Bench, log: ClipLog) -> tuple[tuple[Tensor, Tensor] | None, dict[str, str]]:
