@@ -6,7 +6,7 @@
 
 Whole clips, the first frame is the reference, `size=` of the cache where the portrait is shown. Distances in px256;
 `opening`: mean over clips of the correlation of the mouth's opening with the true one; `lag`: that of all clips pooled,
-in frames; `variance`: of the opening over the true one, means over clips; `head`: the same of the nose's place.
+in frames; `variance`: of the opening over the true one, each the mean over clips; `head`: the same of the nose's place.
 
 `--silence` puts two seconds of it into the middle of the first eight clips; `--length` times one and ten minutes.
 """

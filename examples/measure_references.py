@@ -42,7 +42,12 @@ def main() -> None:
     data = MEADDataModule(options.cache)
     parts = ["train", "val", "test"] if options.part == "all" else ["test"]
     names = sorted(name for part in parts for name in data.names(part))[: options.limit]
-    clips = ClipDataset(options.cache, names, reference="first")
+    long = [name for name in names if data.entries[name]["frames"] >= options.frames + FURTHER]
+    if len(long) < len(names):
+        print(f"{len(names) - len(long)} clips have no {FURTHER} frames beyond {options.frames}: left out")
+    names, clips = long, ClipDataset(options.cache, long, reference="first")
+    if not names:
+        parser.error(f"no clip has {FURTHER} frames beyond --frames {options.frames}; give fewer")
     rows: dict[str, list[dict[str, float]]] = {}
     people = [data.entries[name]["identity"] for name in names]
     for place, person in enumerate(people):

@@ -90,8 +90,15 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def protocol(work: Path) -> dict[str, str]:
-    """Return what Table 1 was measured by."""
-    return json.loads((work / "table1/evaluation.json").read_text())["protocol"]
+    """Return what Table 1 was measured by, and what clips could not be measured for either table."""
+    made = {"Table 1": work / "table1/evaluation.json", "Table 2": work / "table2/ablation.json"}
+    reports = {table: json.loads(path.read_text()) for table, path in made.items()}
+    failed = {
+        f"{table}: not measured": "; ".join(f"{name}: {why}" for name, why in report["failed"].items())
+        for table, report in reports.items()
+        if report.get("failed")
+    }
+    return reports["Table 1"]["protocol"] | failed
 
 
 def pictures(work: Path) -> dict[str, Any]:

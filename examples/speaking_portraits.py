@@ -3,7 +3,8 @@
     python examples/speaking_portraits.py LONDON/*_neutral.jpg --speech SPEECH.mp3 --output OUT
 
 Each row shows the portrait, the frame with the widest mouth, the one most nearly shut, and the next widest a second or
-more from there. OUT/NAME.mp4 are the videos, OUT/sheet.jpg is the sheet; what is there already is not made again.
+more from there. OUT/NAME.mp4 are the videos, OUT/NAME.row.png the rows, OUT/sheet.jpg is the sheet; what is there
+already is not made again.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ def main() -> None:
     parser.add_argument("--cell", type=int, default=176, help="side of a frame on the sheet, px (%(default)s)")
     parser.add_argument("--columns", type=int, default=2, help="people side by side on the sheet (%(default)s)")
     args = parser.parse_args()
+    names = [portrait.stem for portrait in args.portraits]
+    if twice := [name for name in names if names.count(name) > 1]:
+        parser.error(f"portraits: {twice.count(twice[0])} are called {twice[0]!r}; name them differently")
     args.output.mkdir(parents=True, exist_ok=True)
     speech = read_audio(args.speech)[: round(args.seconds * SAMPLE_RATE)]
     pipe, rows = None, []
     for portrait in args.portraits:
-        row = args.output / f"{portrait.stem}.png"
+        row = args.output / f"{portrait.stem}.row.png"
         if not row.is_file():
             pipe = pipe or TalkingHeadPipeline.from_pretrained(args.speaker)
             result = pipe(portrait, speech, size=args.size, teeth=args.teeth)

@@ -27,13 +27,18 @@ def add_evaluate(verbs: Any) -> None:
     verb.add_argument("--limit", type=int, help="take only the first clips")
     verb.add_argument("--num-frames", type=int, help="take only each clip's first frames")
     given = verb.add_argument_group(
-        "any method's videos, in place of --model and --root; files are matched by their place in the folder"
+        "any method's videos, in place of --root; files are matched by their place in the folder, and of the options "
+        "above --output, --detector, --device, --limit and --num-frames belong to them, too"
     )
     given.add_argument("--videos", nargs="+", metavar="FOLDER", help="one folder of videos for each method")
     given.add_argument("--name", nargs="+", help="the methods' names, in the order of --videos (their folders')")
     given.add_argument("--truth", metavar="FOLDER", help="the true videos; left out: the measures that need none")
     given.add_argument("--audio", metavar="FOLDER", help="the speech to judge by (the truth's, else the video's own)")
     given.add_argument("--sync", metavar="FILE", help="checkpoint of `talkhead fit --config sync`, to judge synchrony")
+
+
+_SPEAKERS_OWN = ("model", "part", "split", "identities", "unseen", "num_inference_steps", "seed")
+"""What says nothing about videos that are there already."""
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -56,8 +61,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     if args.detector == "none":
         raise ValueError("--detector: videos are judged by their landmarks; choose another than none")
+    strange = [name for name in _SPEAKERS_OWN if getattr(args, name) != args.parser.get_default(name)]
+    if strange:
+        flag = "--" + {"num_inference_steps": "steps"}.get(strange[0], strange[0])
+        raise ValueError(f"{flag} belongs to --root, a speaker that is measured on a cache; leave it out with --videos")
     pairs = list(zip(names, videos, strict=True)) if names else videos
-    judge(pairs, args.output, truth=truth, audio=audio, detector=args.detector, sync=sync, limit=args.limit)
+    common = {name: options[name] for name in ("output", "detector", "device", "limit", "num_frames")}
+    judge(pairs, truth=truth, audio=audio, sync=sync, **common)
     return 0
 
 

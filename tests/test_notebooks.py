@@ -9,10 +9,14 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "examples" / "notebook
 # What each leaves behind; 01 and 02 run with a tiny speaker in test_bundle.py.
 MADE = {
     "03_emotion.ipynb": ["heard.png"],
-    "04_train_a_speaker.ipynb": ["cache/manifest.jsonl", "me/pipeline.json", "me.mp4", "results/evaluation.md"],
+    "04_train_a_speaker.ipynb": [
+        f"trial/{made}" for made in ("cache/manifest.jsonl", "me/pipeline.json", "me.mp4", "results/evaluation.md")
+    ],
     "05_evaluate_a_method.ipynb": ["results/videos.html", "results/videos.md"],
     "06_table_2.ipynb": ["sweep/ablation.md", "sweep/ablation.png"],
 }
+AGAIN = {"04_train_a_speaker.ipynb"}
+"""Which are run twice: what is there already must not stand in the way."""
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -31,8 +35,9 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TALKHEAD_SMALL", "1")
     names = {"__name__": "__main__"}
-    for cell in json.loads(path.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), name, "exec"), names)
+    for _ in range(2 if name in AGAIN else 1):
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), name, "exec"), names)
     plt.close("all")
     assert not [file for file in MADE[name] if not (tmp_path / file).stat().st_size]

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from talkhead import cli, metrics
+from talkhead.evaluate.named_media import find_media, list_media, name_methods
 from talkhead.evaluate.page import _closeness
 from talkhead.evaluate.report import Report, Table
 from talkhead.evaluate.video_scores import ALIVE, OUR_COLUMNS, STILL, TRUTH, alone
-from talkhead.evaluate.videos import Take, find_media, judge, list_media, name_methods, place_in
+from talkhead.evaluate.videos import Take, judge, place_in
 from talkhead.face.crop import Crop
 from talkhead.nets.sync import SyncNet
 from talkhead.tracking.detectors import Detection
@@ -230,6 +231,46 @@ def test_nested_folders_are_matched_by_the_place_in_them(tmp_path: Path) -> None
     assert files["other"].keys() == sounds.keys() == {"happy/level_1/001", "sad/level_1/001"}
 
 
+def test_names_are_those_that_people_see(tmp_path: Path, monkeypatch) -> None:
+    """One letter in two spellings, a recording's sound beside it, a folder called by where one stands."""
+    truth, mine = touched(tmp_path / "truth", "\u00e9.mp4", "\u00e9.wav"), touched(tmp_path / "m", "e\u0301.mp4")
+    files, truths, sounds = find_media({"m": mine}, truth, truth)
+    assert files["m"].keys() == truths.keys() == sounds.keys() == {"\u00e9"}
+    assert sounds["\u00e9"].suffix == ".wav" and truths["\u00e9"].suffix == ".mp4"
+    monkeypatch.chdir(mine)
+    assert list(name_methods(["."])) == ["m"]
+
+
+def test_without_a_truth_all_are_judged_at_the_first_ones_rate(tmp_path: Path) -> None:
+    for name, fps in (("f25", 25), ("f50", 50)):
+        write(tmp_path / name / "a.mp4", scene(fps, fps=fps), rate=Fraction(fps))
+    options = {"detector": Beacon(), "size": 48, "verbose": False}
+    found = judge([tmp_path / "f25", tmp_path / "f50"], tmp_path / "out", **options)
+    rows = found.tables["ours"].rows
+    assert rows["f50"]["brows"] == pytest.approx(rows["f25"]["brows"], rel=0.05)
+    assert "f50: 50.000 frames per second brought to 25.000, the first's" in found.protocol["reconciled"]
+
+
+def test_the_first_clips_are_those_that_a_method_has_and_their_first_frames_can_be_enough(folders, tmp_path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "b.mp4").write_bytes((folders / "late" / "b.mp4").read_bytes())
+    options = {"detector": Beacon(), "size": 48, "verbose": False, "truth": folders / "truth"}
+    found = judge([tmp_path / "mine"], tmp_path / "out", limit=1, num_frames=4, **options)
+    assert list(found.clips) == ["b"] and found.protocol["reconciled"] == "nothing"
+    assert found.tables["paper"].rows["mine"]["lag"] != 4  # no four frames tell of it
+
+
+def test_what_is_shown_of_a_video_does_not_keep_all_of_it(folders, tmp_path, monkeypatch) -> None:
+    kept: dict[str, dict[str, Tensor]] = {}
+    monkeypatch.setattr("talkhead.evaluate.videos.write_page", lambda path, report, methods, shown: kept.update(shown))
+    monkeypatch.setattr("talkhead.evaluate.videos.MOST", 1)
+    options = {"detector": Beacon(), "size": 48, "verbose": False, "truth": folders / "truth"}
+    judge([folders / "same"], tmp_path, **options)
+    assert list(kept) == ["a"]
+    for picture in kept["a"].values():
+        assert picture.untyped_storage().nbytes() == picture.numel() == 3 * 48 * 48
+
+
 def test_files_of_one_name_and_methods_named_otherwise_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds '1\.avi' and '1\.mp4', which would be one clip 'a/1'; keep one"):
         list_media("videos", touched(tmp_path / "twice", "a/1.mp4", "a/1.avi", "b/1.mp4"), {".mp4", ".avi"})
@@ -270,6 +311,11 @@ def test_folders_and_names_are_checked(folders, tmp_path, capsys) -> None:
     )
     assert cli.main(["evaluate", "--root", "x", "--truth", "y", *output]) == 2
     assert "belong to --videos" in capsys.readouterr().err
+    for words in (["--identities", "M030"], ["--steps", "4"], ["--seed", "1"], ["--part", "val"]):
+        assert cli.main(["evaluate", "--videos", "x", *words, *output]) == 2
+        assert f"{words[0]} belongs to --root" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="num_frames must be at least 2"):
+        judge([folders / "same"], tmp_path, num_frames=1)
     assert cli.main(["evaluate", "--videos", "a", "b", "--name", "A", *output]) == 2
     assert "one name for each of 2" in capsys.readouterr().err
     with pytest.raises(ValueError, match="none could be judged"):

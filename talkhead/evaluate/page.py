@@ -17,21 +17,20 @@ from talkhead.evaluate.report import Report, Table
 from talkhead.evaluate.video_scores import ALIVE, STILL, TRUTH
 
 SCATTER = {"m_ld": "M-LD, px256", "psnr": "PSNR, dB", "sync_match": "sync match", "lips": "lip dynamics, px256"}
+MOST = 6
+"""Clips whose pictures a page shows."""
 WIDEST = 14
 """Columns that a page has room for."""
 
 
-def write_page(
-    path: Path, report: Report, methods: Sequence[str], shown: Mapping[str, Mapping[str, Tensor]], most: int = 6
-) -> None:
+def write_page(path: Path, report: Report, methods: Sequence[str], shown: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Write the page, whole or not at all; it needs no other file and no network.
 
     Args:
         path: an .html file.
         report: of ``judge``.
         methods: the rows that are judged, beside the truth and the still picture.
-        shown: clip -> row -> (3, s, s) uint8, a frame to show.
-        most: how many clips' pictures are shown.
+        shown: clip -> row -> (3, s, s) uint8, a frame to show; of the first ``MOST`` clips.
 
     Raises:
         OSError: if it cannot be written.
@@ -39,7 +38,7 @@ def write_page(
     parts = [section(table.title, _table(table)) for table in report.tables.values()]
     parts.append(section("How close to life", html_figure(_closeness(report, methods))))
     parts.append(section("Each clip", html_figure(_scatter(report, methods))))
-    pictures = [_pictures(name, rows, methods) for name, rows in list(shown.items())[:most] if rows]
+    pictures = [_pictures(name, rows, methods) for name, rows in list(shown.items())[:MOST] if rows]
     parts.append(section("Side by side", "<p>The middle frame of each clip.</p>", *pictures))
     parts.append(section("Protocol", html_facts(report.protocol)))
     write_html(path, "Videos judged", ", ".join(methods), parts)

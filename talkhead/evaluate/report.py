@@ -231,7 +231,8 @@ def _version(package: str) -> str:
 
 
 def _cell(value: float | None, decimals: int) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+    """Return a number as it is printed, without a sign where nothing but zeros is left of it."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:z.{decimals}f}"
 
 
 def plain(value: Any) -> Any:

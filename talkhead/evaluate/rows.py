@@ -55,7 +55,7 @@ LANDMARK_COLUMNS = {
     "f_ld_centred": ("F-LD centred", 2),
     "velocity": ("velocity", 2),
     "opening": ("opening correlation", 3),
-    "lag": ("best lag", 0),
+    "lag": ("best lag", 1),
     "variance": ("variance ratio", 2),
     "sync": ("audio correlation", 3),
 }

@@ -6,7 +6,9 @@ place of the face) is said for every clip, and what failed is counted beside eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +18,8 @@ import torch
 from torch import Tensor
 
 from talkhead.evaluate.bench import tracked
-from talkhead.evaluate.page import write_page
+from talkhead.evaluate.named_media import find_media, name_methods
+from talkhead.evaluate.page import MOST, write_page
 from talkhead.evaluate.report import Report, Scores, Table, environment
 from talkhead.evaluate.video_scores import (
     OUR_COLUMNS,
@@ -27,8 +30,7 @@ from talkhead.evaluate.video_scores import (
     judge_clip,
 )
 from talkhead.face.crop import Crop, crop_frames, face_crop
-from talkhead.media.folders import SOUND, VIDEO, media_files
-from talkhead.media.read import probe, read_audio, read_video
+from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.nets.sync import SyncNet
 from talkhead.speaker import trained
 from talkhead.tracking.track import LandmarkDetector, load_detector, track_landmarks
@@ -65,6 +67,8 @@ def judge(
     sync: SyncNet | str | Path | None = None,
     size: int = 256,
     limit: int | None = None,
+    num_frames: int | None = None,
+    device: str = "auto",
     verbose: bool = True,
 ) -> Report:
     """Judge the videos of one or more methods.
@@ -82,7 +86,9 @@ def judge(
         sync: judge of synchrony: a net, or a checkpoint of ``talkhead fit --config sync``, or a folder that
             ``SyncNet.save_pretrained`` wrote; None leaves its columns empty.
         size: px, side of the face's square at which videos are compared.
-        limit: take only the first clips, in order of name.
+        limit: take only the first clips that a method has, in order of name.
+        num_frames: take only each video's first frames.
+        device: where faces are looked for, if ``detector`` has to be loaded; "auto": the GPU where there is one.
         verbose: show a progress bar and the tables.
 
     Returns:
@@ -90,24 +96,33 @@ def judge(
 
     Raises:
         FileNotFoundError: if a folder does not exist.
-        ValueError: if a folder holds no video, or none named like a true one, none could be judged, or ``limit`` is
-            below 1.
+        ValueError: if a folder holds no video, or none named like a true one, none could be judged, ``limit`` is
+            below 1 or ``num_frames`` below 2.
         OSError: if the output cannot be written.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 clip, or None for all; got {limit}")
+    if num_frames is not None and num_frames < 2:
+        raise ValueError(f"num_frames must be at least 2, or None for all; got {num_frames}")
     methods = name_methods(videos)
     files, truths, sounds = find_media(methods, truth, audio)
-    names = sorted(truths or {name for found in files.values() for name in found})[:limit]
-    finder = load_detector(detector) if isinstance(detector, str) else detector
+    theirs = {name for found in files.values() for name in found}
+    names = sorted(truths or theirs)
+    if limit is not None:
+        names = [name for name in names if name in theirs][:limit]
+    finder = load_detector(detector, device) if isinstance(detector, str) else detector
     expert = load_sync(sync)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     clips: dict[str, Any] = {}
     shown: dict[str, dict[str, Tensor]] = {}
     for name in tracked(names, "judging", verbose):
-        clips[name], shown[name] = _judge_name(name, files, truths, sounds, finder, expert, size)
+        clips[name], pictures = _judge_name(name, files, truths, sounds, finder, expert, size, num_frames)
+        if pictures and len(shown) < MOST:
+            shown[name] = pictures
     report = make_report(clips, list(methods), truth is not None, finder.name, size, expert is not None)
+    if num_frames is not None:
+        report.protocol["clips"] += f"; the first {num_frames} frames of each"
     lone = {name: len(found.keys() - truths.keys()) for name, found in files.items()} if truths else {}
     if any(lone.values()):
         said = ", ".join(f"{count} of {name}" for name, count in lone.items() if count)
@@ -127,6 +142,7 @@ def _judge_name(
     detector: LandmarkDetector,
     expert: SyncNet | None,
     size: int,
+    num_frames: int | None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Judge all methods' videos of one name: their scores, notes and failures, and a few of their frames."""
     scores: Scores = {}
@@ -142,7 +158,7 @@ def _judge_name(
         failed = {method: f"the speech: {' '.join(str(error).split())}" for method in files}
     if name in truths and not failed:
         try:
-            true, crop, whole = read_take(truths[name], detector, size, sound=sound)
+            true, crop, whole = read_take(truths[name], detector, size, sound=sound, num_frames=num_frames)
             place = (crop, whole)
             takes[TRUTH] = true
         except (ValueError, OSError) as error:
@@ -155,7 +171,11 @@ def _judge_name(
             continue
         try:
             heard = sound if sound is not None or true is None else true.audio
-            takes[method], *_ = read_take(found[name], detector, size, like=true, place=place, sound=heard)
+            first = true or next(iter(takes.values()), None)
+            takes[method], *_ = read_take(
+                found[name], detector, size, true=true, fps=None if first is None else first.fps, place=place,
+                sound=heard, num_frames=num_frames,
+            )  # fmt: skip
             notes[method] = takes[method].notes
             if sounds and sound is None:
                 notes[method].append(
@@ -163,13 +183,11 @@ def _judge_name(
                 )
         except (ValueError, OSError) as error:
             failed[method] = " ".join(str(error).split())
-    if true is None and takes:
-        first = next(iter(takes.values()))
-        takes[STILL] = still(first)
-    elif true is not None:
-        takes[STILL] = still(true)
+    if takes:
+        takes[STILL] = still(true or next(iter(takes.values())))
     scores = {row: judge_clip(take, true if row != TRUTH else None, expert) for row, take in takes.items()}
-    frames = {row: take.frames[len(take.frames) // 2] for row, take in takes.items()}
+    # Copies: a view would keep the whole video.
+    frames = {row: take.frames[len(take.frames) // 2].clone() for row, take in takes.items()}
     return {"scores": scores, "notes": notes, "failed": failed}, frames
 
 
@@ -178,22 +196,27 @@ def read_take(
     detector: LandmarkDetector,
     size: int,
     *,
-    like: Take | None = None,
+    true: Take | None = None,
+    fps: float | None = None,
     place: tuple[Crop, tuple[int, int]] | None = None,
     sound: Tensor | None = None,
+    num_frames: int | None = None,
 ) -> tuple[Take, Crop, tuple[int, int]]:
     """Read a video, bring it to another's rate and length, and cut its face out as the other's was.
 
     A video of the truth's frame size is cut at the truth's place. One of another size but the same shape is cut at the
     truth's place, scaled. Any other, such as a square around the face, is cut around its own face by the same rule.
+    Only the squares are held.
 
     Args:
         path: the video.
         detector: finds the face.
         size: px, side of the square.
-        like: the truth; None: the video is taken as it is.
+        true: the truth; None: the video's own length.
+        fps: frames per second to bring it to, the truth's or, without one, the first method's; None: its own.
         place: the truth's crop, and the (height, width) in px of the pictures that it lies in.
         sound: (S,) the speech to judge by; None: the file's own.
+        num_frames: take only the first frames.
 
     Returns:
         The video, the crop, and the (height, width) of its pictures.
@@ -201,31 +224,34 @@ def read_take(
     Raises:
         ValueError: if it cannot be read, or holds no face in most of its frames.
     """
-    frames, rate = read_video(path, None if like is None else like.fps)
     notes = []
-    if like is not None:
-        own = float(probe(path).fps or Fraction(0))
-        if abs(own - like.fps) > 0.01:
-            notes.append(f"{own:.3f} frames per second brought to {like.fps:.3f}")
-        if len(frames) != len(like.frames):
-            notes.append(
-                f"{len(frames)} frames beside the truth's {len(like.frames)}: the first ones of both are compared"
-            )
-    whole = (frames.shape[-2], frames.shape[-1])
+    own = float(probe(path).fps or Fraction(0))
+    if fps is not None and abs(own - fps) > 0.01:
+        notes.append(f"{own:.3f} frames per second brought to {fps:.3f}" + (", the first's" if true is None else ""))
+
+    def pictures() -> Iterator[Tensor]:
+        return itertools.islice(iter_frames(path, fps), num_frames)
+
+    first = next(pictures())
+    whole = (first.shape[-2], first.shape[-1])
     crop = None
     if place is not None:
         crop = place_in(place, whole, notes)
     if crop is None:
-        track, _ = track_landmarks(frames, detector, missing="interpolate", max_gap=len(frames) // 2)
+        # How long the face may be missing is asked of the squares.
+        track, _ = track_landmarks(pictures(), detector, missing="interpolate", max_gap=sys.maxsize)
         crop = face_crop(track)
-    square = crop_frames(frames, crop, size)
-    landmarks, confidence = track_landmarks(square, detector, missing="interpolate", max_gap=len(frames) // 2)
+    square = torch.cat([crop_frames(frame[None], crop, size) for frame in pictures()])
+    if true is not None and len(square) != len(true.frames):
+        length = f"{len(square)} frames beside the truth's {len(true.frames)}"
+        notes.append(f"{length}: the first ones of both are compared")
+    landmarks, confidence = track_landmarks(square, detector, missing="interpolate", max_gap=len(square) // 2)
     audio = own_sound(path) if sound is None else sound
-    if like is not None:
-        count = min(len(square), len(like.frames))
+    if true is not None:
+        count = min(len(square), len(true.frames))
         square, landmarks = square[:count], landmarks[:count]
     found = (confidence > 0).float().mean().item()
-    return Take(square, landmarks, found, audio, float(rate), notes), crop, whole
+    return Take(square, landmarks, found, audio, own if fps is None else fps, notes), crop, whole
 
 
 def place_in(place: tuple[Crop, tuple[int, int]], whole: tuple[int, int], notes: list[str]) -> Crop | None:
@@ -259,83 +285,6 @@ def own_sound(path: Path) -> Tensor | None:
     except ValueError:
         return None
     return sound if len(sound) and sound.abs().max() > 0 else None
-
-
-def name_methods(
-    videos: Mapping[str, str | Path] | Sequence[str | Path | tuple[str, str | Path]],
-) -> dict[str, Path]:
-    """Return name -> folder.
-
-    Raises:
-        ValueError: if a name is given twice or is one of the tables' own.
-    """
-    given = list(videos.items()) if isinstance(videos, Mapping) else videos
-    pairs = [pair if isinstance(pair, tuple) else (Path(pair).name, pair) for pair in given]
-    names = [str(name) for name, _ in pairs]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"videos: the name {sorted(twice)[0]!r} is given twice; name each method with --name")
-    if own := set(names) & {TRUTH, STILL}:
-        raise ValueError(f"videos: {sorted(own)[0]!r} is a row of the tables already; choose another name with --name")
-    if not pairs:
-        raise ValueError("videos: give at least one folder")
-    return {str(name): Path(folder) for name, folder in pairs}
-
-
-def find_media(
-    methods: Mapping[str, Path], truth: str | Path | None, audio: str | Path | None
-) -> tuple[dict[str, dict[str, Path]], dict[str, Path], dict[str, Path]]:
-    """Return each method's videos, the true ones and the speech, each by the names that `list_media` gives.
-
-    Raises:
-        FileNotFoundError: if a folder does not exist.
-        ValueError: if one holds nothing, or a method nothing that is named like a true video.
-    """
-    given = [*methods.values(), *(Path(folder) for folder in (truth, audio) if folder is not None)]
-    files = {name: list_media("videos", folder, VIDEO, given) for name, folder in methods.items()}
-    truths = {} if truth is None else list_media("truth", truth, VIDEO, given)
-    sounds = {} if audio is None else list_media("audio", audio, SOUND | VIDEO, given)
-    for name, found in files.items() if truths else ():
-        if not found.keys() & truths.keys():
-            raise ValueError(
-                f"videos: none of {name!r} is named like a true one, such as {min(found)!r} beside {min(truths)!r}; "
-                "give files the same place below both folders"
-            )
-    return files, truths, sounds
-
-
-def list_media(argument: str, folder: str | Path, endings: Set[str], given: Sequence[Path] = ()) -> dict[str, Path]:
-    """Return the files at and below a folder by their paths in it without the ending, such as ``happy/level_1/001``.
-
-    Args:
-        argument: what the folder was given as, for errors.
-        folder: hidden files and folders in it are passed over.
-        endings: of the files, in small letters, with the dot.
-        given: the folders of all arguments; what lies in one of them below ``folder`` is that one's.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if it holds none, or two of one name.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{argument}: no folder '{folder}'")
-    whole = root.resolve()
-    inner = [other for other in (folder.resolve() for folder in given) if whole in other.parents]
-    found: dict[str, Path] = {}
-    for path in media_files(root, endings):
-        place = path.relative_to(root)
-        if any(other in (whole / place).parents for other in inner):
-            continue
-        name = place.with_suffix("").as_posix()
-        if name in found:
-            raise ValueError(
-                f"{argument}: '{folder}' holds {found[name].name!r} and {path.name!r}, which would be one clip "
-                f"{name!r}; keep one of them"
-            )
-        found[name] = path
-    if not found:
-        raise ValueError(f"{argument}: '{folder}' holds no file ending in {' '.join(sorted(endings))}")
-    return found
 
 
 def load_sync(sync: SyncNet | str | Path | None) -> SyncNet | None:
