@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
 import talkhead
+from talkhead.augmentation.spectrum import FrameAugmentation
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE, Clip
 from talkhead.data.dataset import ClipDataset, collate, read_manifest
 from talkhead.media.read import read_audio
 from talkhead.modules.calibration import fit_temperature
 from talkhead.modules.emotion import EmotionClassifier, average_recall, save_confusion
-from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.nets.conformer import ConformerClassifier
 
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from talkhead.augmentation.speech import augment_speech
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import ClipDataset
@@ -30,7 +31,6 @@ from talkhead.face.frame import face_frame, to_face
 from talkhead.face.mouth_gate import close_mouth
 from talkhead.face.points import LOWER_JAW, MOUTH
 from talkhead.modules.landmark import landmark_loss
-from talkhead.modules.speech_augmentation import augment_speech
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.stages import ANYONE
 from talkhead.speaker.folder import BUNDLED, save_part

@@ -113,7 +113,7 @@ def add_merge(verbs: Any) -> None:
 
 def run_merge(args: argparse.Namespace) -> int:
     """Merge, and say how many clips there are."""
-    from talkhead.data.merge import merge_caches
+    from talkhead.inventory.merge import merge_caches
 
     print(f"{args.output}: {merge_caches(args.caches, args.output)} clips")
     return 0

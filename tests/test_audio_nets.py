@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from talkhead.modules.speech_augmentation import (
+from talkhead.augmentation.speech import (
     add_noise,
     add_reverberation,
     augment_speech,

@@ -2,8 +2,8 @@
 
 import torch
 
+from talkhead.augmentation.pictures import jitter, mirror, recolour, reshape
 from talkhead.face.points import MIRROR
-from talkhead.modules.picture_augmentation import jitter, mirror, recolour, reshape
 
 
 def dots(landmarks: torch.Tensor, size: int) -> torch.Tensor:

@@ -17,8 +17,8 @@ from talkhead.cli import main
 from talkhead.data.dataset import ClipDataset
 from talkhead.data.index import list_sources
 from talkhead.data.manifest import damaged_clips, read_manifest
-from talkhead.data.merge import merge_caches
 from talkhead.data.preprocess import preprocess
+from talkhead.inventory.merge import merge_caches
 from talkhead.media.read import VideoWriter, write_audio
 
 

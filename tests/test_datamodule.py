@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from talkhead.data.clip import Clip
 from talkhead.data.datamodule import EpochSampler, MEADDataModule, balanced_weights, split_names
 from talkhead.data.dataset import ClipDataset, collate, num_samples, read_manifest
-from talkhead.data.merge import merge_caches
+from talkhead.inventory.merge import merge_caches
 
 
 def write_cache(root: Path, clips: Sequence[dict[str, Any]]) -> Path:

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_recall
 
+from talkhead.augmentation.spectrum import FrameAugmentation
 from talkhead.data.clip import EMOTIONS, Clip
 from talkhead.data.datamodule import collate
 from talkhead.modules.calibration import fit_temperature
@@ -18,7 +19,6 @@ from talkhead.modules.emotion import (
     average_recall,
     save_confusion,
 )
-from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.modules.seen_emotions import count_emotions
 from talkhead.nets.conformer import ConformerClassifier
 

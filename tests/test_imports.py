@@ -18,7 +18,7 @@ SLOW = 3  # a busy machine with two cores may take this many times what an idle 
 # Data flows from left to right; a file may import what stands left of it, and its own layer.
 ORDER = [
     "data.clip", "media", "face", "ops", "finishing", "speech", "metrics", "tracking", "data", "nets", "schedulers",
-    "losses", "logs", "modules",
+    "augmentation", "losses", "logs", "modules",
     "speaker", "heads", "pipeline", "dubbing", "evaluate", "adapting", "inventory", "app", "scale", "cli",
 ]  # fmt: skip
 # Rooms that know nothing of each other.

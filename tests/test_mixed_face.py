@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from talkhead.augmentation.pictures import mingle
 from talkhead.face.mixed_face import mixed_face
-from talkhead.modules.picture_augmentation import mingle
 
 
 def face(shift: float = 0.0) -> torch.Tensor:

@@ -15,14 +15,14 @@ from test_fit import fit
 from test_video import SMALL, batch_of
 
 from talkhead import training
+from talkhead.augmentation.pictures import mirror
+from talkhead.augmentation.spectrum import FrameAugmentation
 from talkhead.data.clip import EMOTIONS, Clip
 from talkhead.data.datamodule import EpochSampler, MEADDataModule
 from talkhead.data.dataset import ClipDataset
 from talkhead.metrics import ssim
 from talkhead.modules.emotion import EmotionClassifier
-from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.modules.landmark import LandmarkGenerator
-from talkhead.modules.picture_augmentation import mirror
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet

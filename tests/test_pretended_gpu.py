@@ -22,8 +22,8 @@ import torch
 GPU = "pretended"
 # Emotions are heard once a video; augmentation and statistics of training copy a few numbers or look at one.
 WAITING = {
-    *("nets/conformer.py", "nets/standardisation.py", "speech/logmel.py", "modules/frame_augmentation.py"),
-    *("modules/speech_augmentation.py", "modules/picture_augmentation.py", "modules/emotion.py"),
+    *("nets/conformer.py", "nets/standardisation.py", "speech/logmel.py", "augmentation/spectrum.py"),
+    *("augmentation/speech.py", "augmentation/pictures.py", "modules/emotion.py"),
 }
 
 

@@ -7,9 +7,9 @@ import pytest
 from test_preprocess import SkinDetector, render
 
 from talkhead.cli import main
-from talkhead.data.merge import merge_caches
 from talkhead.data.preprocess import preprocess
-from talkhead.data.shards import in_shard
+from talkhead.data.shards import check_all_shards, in_shard
+from talkhead.inventory.merge import merge_caches
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -43,7 +43,7 @@ def test_the_shards_of_a_run_make_what_one_run_makes(talks: Path, tmp_path: Path
     whole = files(tmp_path / "whole")
     assert len(json.loads(b"[" + b",".join(whole["manifest.jsonl"].splitlines()) + b"]")) == 6
     assert files(tmp_path / "merged") == whole
-    with pytest.raises(ValueError, match="the shard 2/7, 5/7 is missing"):
+    with pytest.raises(ValueError, match="the shard 2/7, 5/7 of 'talks.*' is missing"):
         merge_caches([part for i, part in enumerate(parts, 1) if i not in (2, 5)], tmp_path / "other")
     with pytest.raises(ValueError, match=r"was made with shard=\[1, 7\], not \[2, 7\]"):
         run(parts[0], (2, 7))
@@ -51,6 +51,18 @@ def test_the_shards_of_a_run_make_what_one_run_makes(talks: Path, tmp_path: Path
         run(parts[0], None)
     with pytest.raises(ValueError, match="shard must be i/n with i from 1 to n; got 0/7"):
         run(tmp_path / "zero", (0, 7))
+
+
+def test_no_run_lends_another_its_shards() -> None:
+    def part(index: int, folder: str, layout: str = "folder", count: int = 2) -> dict[str, object]:
+        return {"layout": layout, "input": f"/data/{folder}", "view": "front", "shard": [index, count]}
+
+    mead, grid = [part(1, "MEAD", "mead"), part(2, "MEAD", "mead")], [part(1, "GRID"), part(2, "GRID")]
+    check_all_shards([*mead, *grid, {"layout": "stills"}])
+    check_all_shards([part(1, "job17"), part(2, "job18")])  # one run, its folder called after each job
+    for given in ([*mead, grid[0]], [*grid, part(1, "CREMA")], [mead[0], grid[1]], [grid[0], part(1, "GRID")]):
+        with pytest.raises(ValueError, match=r"the shard [12]/2 of '(MEAD|GRID|CREMA)' is missing"):
+            check_all_shards(given)
 
 
 def test_each_recording_has_one_shard_and_keeps_it() -> None:

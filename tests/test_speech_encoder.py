@@ -11,8 +11,8 @@ import transformers
 from conftest import tiny_encoder
 from torch.nn.functional import layer_norm, pad
 
+from talkhead.augmentation.spectrum import FrameAugmentation
 from talkhead.modules.emotion import EmotionClassifier
-from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.speech_encoder import WHISPER_LEVEL, SpeechEncoder, SpeechStates

@@ -11,6 +11,7 @@ from lightning import Trainer
 from test_fit import fit
 from torch.utils.data import DataLoader, DistributedSampler
 
+from talkhead.augmentation.pictures import jitter, recolour
 from talkhead.data.clip import Clip
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import collate
@@ -18,7 +19,6 @@ from talkhead.face.frame import face_frame, to_face
 from talkhead.metrics import landmark_distance, psnr, ssim
 from talkhead.modules.emotion import EmotionClassifier
 from talkhead.modules.landmark import LandmarkGenerator
-from talkhead.modules.picture_augmentation import jitter, recolour
 from talkhead.modules.training_module import TrainingModule, without_repeats
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.conformer import ConformerClassifier

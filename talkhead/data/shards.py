@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Shard = tuple[int, int]
@@ -35,13 +36,23 @@ def in_shard(place: str, shard: Shard | None) -> bool:
 def check_all_shards(settings: Sequence[Mapping[str, Any]]) -> None:
     """Raise a ValueError where caches are parts of one run and some of its parts are missing.
 
+    Parts of as many belong to one run where they were made alike, from folders of one name; of folders named
+    differently, where together they are each part once, for another machine may call the folder otherwise.
+
     Args:
         settings: each cache's ``preprocess.json``.
     """
-    parts = [tuple(part["shard"]) for part in settings if part.get("shard")]
-    counts = {count for _, count in parts}
-    for count in counts:
-        given = {index for index, of in parts if of == count}
-        if missing := sorted(set(range(1, count + 1)) - given):
-            named = ", ".join(f"{index}/{count}" for index in missing)
-            raise ValueError(f"caches: the shard {named} is missing; make it, or give it, too")
+    runs: dict[Any, dict[str, list[int]]] = {}
+    for part in settings:
+        if part.get("shard"):
+            index, count = part["shard"]
+            made = count, *(str(part.get(key)) for key in ("layout", "identity", "emotion", "view"))
+            runs.setdefault(made, {}).setdefault(Path(str(part.get("input"))).name, []).append(index)
+    for (count, *_), folders in runs.items():
+        every = set(range(1, count + 1))
+        if sorted(index for given in folders.values() for index in given) == sorted(every):
+            continue
+        for folder, given in folders.items():
+            if missing := sorted(every - set(given)):
+                named = ", ".join(f"{index}/{count}" for index in missing)
+                raise ValueError(f"caches: the shard {named} of {folder!r} is missing; make it, or give it, too")

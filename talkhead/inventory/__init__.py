@@ -1,1 +1,1 @@
-"""What a cache holds: counted, pictured, as a page."""
+"""What a cache holds: counted, pictured, as a page; and several caches as one."""

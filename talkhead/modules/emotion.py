@@ -13,11 +13,11 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 from torchmetrics.utilities import dim_zero_cat
 
+from talkhead.augmentation.spectrum import FrameAugmentation
 from talkhead.data.clip import Clip
 from talkhead.logs.pictures import picture_of
 from talkhead.media.files import write_whole
 from talkhead.modules.calibration import fit_temperature
-from talkhead.modules.frame_augmentation import FrameAugmentation
 from talkhead.modules.seen_emotions import count_everywhere
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.conformer import ConformerClassifier

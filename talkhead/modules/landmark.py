@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
+from talkhead.augmentation.speech import augment_speech, change_speed
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.frame import face_frame, to_face
 from talkhead.face.points import LOWER_INNER_LIP, MOUTH, UPPER_INNER_LIP
 from talkhead.logs.pictures import landmark_plot
 from talkhead.metrics import LandmarkDistance, OpeningCorrelation, OpeningVarianceRatio
-from talkhead.modules.speech_augmentation import augment_speech, change_speed
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.landmark import LandmarkNet
 

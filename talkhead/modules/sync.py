@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from talkhead.augmentation.speech import augment_speech
 from talkhead.data.clip import Clip
 from talkhead.face.points import MIRROR
-from talkhead.modules.speech_augmentation import augment_speech
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.sync import RATE, SyncNet, lag_curve
 

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from talkhead.augmentation.pictures import jitter, mingle, mirror, recolour, reshape
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.data.draws import draw_seed
 from talkhead.face.mouth_bank import lip_map
@@ -16,7 +17,6 @@ from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.losses.adversarial import Critics
 from talkhead.losses.picture import change_loss, detail_loss
 from talkhead.metrics import FramePSNR, FrameSSIM, feature_distance
-from talkhead.modules.picture_augmentation import jitter, mingle, mirror, recolour, reshape
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.condition import Condition
 from talkhead.nets.renderer import Renderer, to_unit
