@@ -175,6 +175,38 @@ def test_folds_test_every_speaker_once() -> None:
         assert tested == Counter(e["name"] for e in entries)
 
 
+def test_what_several_cameras_saw_at_once_goes_to_one_part() -> None:
+    views = ("front", "down", "left_30", "right_60")
+    entries = [
+        {"name": f"M030-{view}-{mood}-level_1-{n:03d}", "identity": "M030", "sentence": f"{n:03d}", "view": view}
+        for view in views
+        for mood in ("happy", "sad")
+        for n in range(1, 31)
+    ]
+    parts = split_names(entries, "clip", 0.1, 0.1)
+    takes = {part: {tuple(name.rsplit("-", 3)[1:]) for name in names} for part, names in parts.items()}
+    assert not takes["train"] & takes["test"] and not takes["train"] & takes["val"]
+    assert len(parts["test"]) == len(views) * len(takes["test"]) == 24
+    alone = split_names([entry for entry in entries if entry["view"] == "down"], "clip", 0.1, 0.1)
+    assert {name.replace("-down-", "-front-") for name in alone["test"]} <= set(parts["test"]), "cameras move no take"
+
+
+def test_pieces_of_a_recording_have_its_sentence_where_others_say_it_too() -> None:
+    def entry(source: str, sentence: str, piece: int | None = None) -> dict[str, Any]:
+        mark, segment = ("", None) if piece is None else (f"@{piece:03d}", {"index": piece})
+        return {
+            "name": source + mark, "source": source, "identity": "a", "sentence": sentence + mark, "segment": segment
+        }  # fmt: skip
+
+    takes = [entry(f"{level}-{n:03d}", f"{n:03d}") for n in range(30) for level in (1, 2)]
+    cut = [entry(f"3-{n:03d}", f"{n:03d}", piece) for n in range(30) for piece in (0, 1)]
+    parts = split_names(takes + cut, "sentence", 0.1, 0.1)
+    said = {part: {name.split("-")[1][:3] for name in names} for part, names in parts.items()}
+    assert not said["train"] & said["test"] and len(parts["test"]) == 4 * 3
+    long = split_names([entry("talk", "talk", piece) for piece in range(60)], "sentence", 0.1, 0.1)
+    assert [len(long[part]) for part in ("train", "val", "test")] == [48, 6, 6]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -11,8 +11,10 @@ import torch
 import yaml
 from conftest import tiny_entry
 
+from talkhead.data.clip import EMOTIONS
 from talkhead.data.datamodule import MEADDataModule, balanced_weights
 from talkhead.evaluate.evaluation import by_acquaintance
+from talkhead.modules.seen_emotions import count_emotions
 from talkhead.training import CONFIGS
 
 PEOPLE = ["anna"] * 8 + ["ben"] * 2 + ["cleo"] * 2
@@ -70,6 +72,34 @@ def test_balanced_groups_are_drawn_equally_often_by_hand(cache: Path) -> None:
     assert (rooted[:8].sum() / rooted[8:10].sum()).item() == pytest.approx(math.sqrt(4))
     with pytest.raises(ValueError, match="data.balance must be of identity, emotion, view; got 'age'"):
         MEADDataModule(str(cache), balance=["identity", "age"])  # type: ignore[list-item]
+
+
+def test_sound_is_balanced_by_its_own_length(tiny_cache: Path, tmp_path: Path) -> None:
+    """A recording without a picture has no frames, and is heard as often as one with."""
+    (tmp_path / "clips").symlink_to(tiny_cache / "clips")
+    entries = [tiny_entry(i) | {"identity": person} for i, person in enumerate(PEOPLE)]
+    for entry in entries[:8]:
+        entry["frames"] = 0
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    data = MEADDataModule(
+        str(tmp_path), 4, None, modality="audio", test_fraction=0, val_fraction=0, balance="emotion", balance_power=1.0
+    )
+    weights = data.train_dataloader().sampler.weights
+    assert len(weights) == len(entries) and weights.unique().numel() == 1
+
+
+def test_an_emotion_counts_as_often_as_it_is_drawn(tiny_cache: Path, tmp_path: Path) -> None:
+    """Two of twelve are sad: without balance 10 to 2, balanced 6 to 6, so that no class is corrected twice."""
+    (tmp_path / "clips").symlink_to(tiny_cache / "clips")
+    entries = [tiny_entry(i) | {"emotion": "sad" if i < 2 else "happy"} for i in range(12)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    for balance, (happy, sad) in ((None, (10, 2)), ("emotion", (6, 6))):
+        data = MEADDataModule(
+            str(tmp_path), 4, None, modality="audio", test_fraction=0, val_fraction=0, balance=balance
+        )
+        counts = count_emotions(data.train_dataloader(), EMOTIONS)
+        assert [counts[EMOTIONS.index(name)].item() for name in ("happy", "sad")] == pytest.approx([happy, sad])
+        assert counts.sum().item() == pytest.approx(12)
 
 
 def test_a_training_draws_people_and_cameras_evenly(cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -74,24 +75,27 @@ class TrainingLoader(DataLoader[Clip]):
         """Take nothing."""
 
 
-def balanced_weights(entries: list[dict[str, Any]], fields: str | Sequence[str], power: float) -> Tensor:
-    """Return how often each clip is to be drawn, so that a group's share goes with a power of its frames.
+def balanced_weights(
+    entries: list[dict[str, Any]], fields: str | Sequence[str], power: float, length: str = "frames"
+) -> Tensor:
+    """Return how often each clip is to be drawn, so that a group's share goes with a power of its length.
 
     Args:
         entries: of the manifest.
         fields: what makes a group, such as ``identity``; of several every combination that occurs is one.
-        power: 1: a group is seen as often as its frames say; 0: all groups equally often; 0.5: between, by the root.
+        power: 1: a group is seen as often as its length says; 0: all groups equally often; 0.5: between, by the root.
+        length: the field that says how long a clip is; of those with sound alone ``samples``.
 
     Returns:
         (N,) float64 weights.
     """
     names = [fields] if isinstance(fields, str) else list(fields)
     group = [tuple(entry.get(name, "") for name in names) for entry in entries]
-    frames = [max(entry["frames"], 1) for entry in entries]
+    lengths = [max(entry[length], 1) for entry in entries]
     size: dict[Any, float] = {}
-    for key, count in zip(group, frames, strict=True):
+    for key, count in zip(group, lengths, strict=True):
         size[key] = size.get(key, 0.0) + count
-    share = [size[key] ** power * count / size[key] for key, count in zip(group, frames, strict=True)]
+    share = [size[key] ** power * count / size[key] for key, count in zip(group, lengths, strict=True)]
     return torch.tensor(share, dtype=torch.float64)
 
 
@@ -127,7 +131,7 @@ class MEADDataModule(LightningDataModule):
         bank: further pictures of the same person in each training sample; see ``ClipDataset``.
         balance: ``identity``, ``emotion``, ``view``, or a list of them: draw training clips so that these, or their
             combinations, are seen more evenly; None: each clip once an epoch.
-        balance_power: 0: all groups equally often; 0.5: in proportion to the root of their frames; see
+        balance_power: 0: all groups equally often; 0.5: in proportion to the root of their length; see
             ``balanced_weights``.
         identities: take these people's clips alone; None: everybody's.
         unseen: people all of whose clips are test: nobody learns from them, and ``evaluate`` tells them apart.
@@ -309,7 +313,8 @@ class MEADDataModule(LightningDataModule):
             )
         weights = None
         if self.balance:
-            weights = balanced_weights(dataset.entries, self.balance, self.balance_power)
+            length = "samples" if self.modality == "audio" else "frames"
+            weights = balanced_weights(dataset.entries, self.balance, self.balance_power, length)
         sampler = EpochSampler(dataset, run_seed(), weights, self._batches_learnt() * self.batch_size)
         if self.trainer is not None:  # processes begin to read before Lightning says which epoch it is
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
@@ -352,4 +357,10 @@ class MEADDataModule(LightningDataModule):
             "prefetch_factor": self.prefetch if self.num_workers else None,
             "collate_fn": collate,
             "pin_memory": self.pin_memory,
+            "worker_init_fn": _leave_ctrl_c,
         }
+
+
+def _leave_ctrl_c(_: int) -> None:
+    """Leave Ctrl-C to the process that trains: it still asks for a batch before it hears of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -40,12 +40,15 @@ def split_names(
 ) -> dict[str, list[str]]:
     """Divide a cache's clips into train, val and test.
 
-    Each key (a clip's name, its sentence, or its speaker) is put in the order of a hash of (seed, key); the first
+    Each key (a clip's take, its sentence, or its speaker) is put in the order of a hash of (seed, key); the first
     ``test_fraction`` of the keys are test, the next ``val_fraction`` val, the rest train. So the split does not depend
     on the order of files, and a clip added later moves few others. Clips are divided person by person: everybody with
     enough of them is in every part, whoever has the most in any case, and who is added with fewer moves nobody else's.
     ``fold`` k takes the k-th ``test_fraction`` of the keys for test instead: with 0.25, the folds 0, 1, 2, 3 test every
     key once.
+
+    A take is a clip's name without its camera: what several cameras saw at once goes to one part. Pieces of a recording
+    have the sentence of the whole where others say it, too; where nobody does, each is a sentence of its own.
 
     Args:
         entries: the manifest's entries with status ok.
@@ -76,11 +79,11 @@ def split_names(
         raise ValueError(
             f"data.fold must satisfy 0 <= (fold + 1) * test_fraction <= 1; got fold={fold} of {test_fraction}"
         )
-    field = "name" if split == "clip" else split
+    key = _keys(entries, split)
     part: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
     for entry in (e for e in entries if e["identity"] not in unseen):
-        groups.setdefault(entry["identity"] if split == "clip" else "", set()).add(entry[field])
+        groups.setdefault(entry["identity"] if split == "clip" else "", set()).add(key[entry["name"]])
     for keys in sorted(groups.values(), key=len, reverse=True):
         order = sorted(keys, key=lambda k: (hashlib.sha256(f"{seed}/{k}".encode()).digest(), k))
         part |= _divide(order, test_fraction, val_fraction, fold, alone=not part)
@@ -92,8 +95,23 @@ def split_names(
         )
     names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for entry in sorted(entries, key=lambda e: e["name"]):
-        names["test" if entry["identity"] in unseen else part[entry[field]]].append(entry["name"])
+        names["test" if entry["identity"] in unseen else part[key[entry["name"]]]].append(entry["name"])
     return names
+
+
+def _keys(entries: list[dict[str, Any]], split: Split) -> dict[str, str]:
+    """Return what each clip, by its name, must not be divided from."""
+    if split == "identity":
+        return {entry["name"]: entry["identity"] for entry in entries}
+    if split == "clip":
+        return {e["name"]: e["name"].replace(f"-{e['view']}-", "-", 1) if e.get("view") else e["name"] for e in entries}
+    whole = {
+        e["name"]: e["sentence"] if e.get("segment") is None else e["sentence"].rpartition("@")[0] for e in entries
+    }
+    sources: dict[str, set[Any]] = {}
+    for entry in entries:
+        sources.setdefault(whole[entry["name"]], set()).add(entry.get("source"))
+    return {e["name"]: whole[e["name"]] if len(sources[whole[e["name"]]]) > 1 else e["sentence"] for e in entries}
 
 
 def _divide(keys: list[str], test_fraction: float, val_fraction: float, fold: int, alone: bool) -> dict[str, str]:

@@ -91,7 +91,7 @@ class EmotionClassifier(TrainingModule):
                 changes log-mel frames: with a pretrained encoder there is none.
             mixup: alpha of the Beta distribution that pairs of recordings are mixed by (Zhang et al. 2018); 0: never.
             label_smoothing: share of the target spread evenly over the emotions of the training data, in [0, 1).
-            class_weighting: weigh each recording with the inverse frequency of its emotion.
+            class_weighting: weigh each recording with the inverse of how often its emotion is seen.
 
         Raises:
             ValueError: if ``mixup`` is negative or ``label_smoothing`` is not in [0, 1), or if there is an augmentation
@@ -117,7 +117,7 @@ class EmotionClassifier(TrainingModule):
         return self.net.probabilities(audio, samples)
 
     def on_train_start(self) -> None:
-        """Read from the training data which emotions occur and how often."""
+        """Read from the training data which emotions are seen, and how often."""
         counts = count_everywhere(self.trainer, self.emotions)
         present = [name for name, count in zip(self.emotions, counts.tolist(), strict=True) if count]
         if self.net.config["trained_on"] is None:
@@ -128,7 +128,7 @@ class EmotionClassifier(TrainingModule):
                 "add them, or leave trained_on out to have it read from the data"
             )
         if self.hparams["class_weighting"]:
-            weights = counts.sum() / (counts.clamp(min=1) * len(present))
+            weights = counts.sum() / (torch.where(counts > 0, counts, 1) * len(present))
             self.class_weights.copy_(weights * (counts > 0))
 
     def training_step(self, batch: Clip, batch_idx: int) -> Tensor:

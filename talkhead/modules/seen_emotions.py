@@ -13,14 +13,16 @@ from talkhead.data.clip import EMOTIONS, Clip
 
 
 def count_emotions(loader: Iterable[Clip], emotions: Sequence[str]) -> Tensor:
-    """Count how often each emotion occurs in training data, from the cache's manifest where there is one.
+    """Count how often each emotion is seen in training, from the cache's manifest where there is one.
+
+    Where recordings are drawn with weights (``data.balance``) it is how often they are drawn in an epoch, on average.
 
     Args:
         loader: batches of ``Clip``.
         emotions: the classes' names.
 
     Returns:
-        (E,) int64 counts.
+        (E,) counts.
 
     Raises:
         ValueError: if a recording's emotion is not among the classes, or not at its place in ``EMOTIONS``.
@@ -34,7 +36,10 @@ def count_emotions(loader: Iterable[Clip], emotions: Sequence[str]) -> Tensor:
             f"net.emotions must begin with {', '.join(EMOTIONS)}, whose places are clips' labels; {', '.join(wrong)}"
             " not at its place: leave net.emotions out, what the data lack gets probability 0"
         )
-    return torch.tensor([names.count(name) for name in emotions])
+    weights = getattr(getattr(loader, "sampler", None), "weights", None)
+    drawn = torch.ones(len(names)) if weights is None else weights * (len(names) / weights.sum())
+    places = torch.tensor([list(emotions).index(name) for name in names], dtype=torch.long)
+    return torch.zeros(len(emotions), dtype=drawn.dtype).index_add_(0, places, drawn)
 
 
 def count_everywhere(trainer: Trainer, emotions: Sequence[str]) -> Tensor:
