@@ -60,7 +60,7 @@ def train(arguments: list[str]) -> int:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     except ValueError as error:  # jsonargparse wraps what a class that it makes refuses
-        raise ValueError(short_refusal(str(error))) from error
+        raise ValueError(short_refusal(of_worker(str(error)))) from error
     except argparse.ArgumentError as error:
         raise ValueError(
             f"{taught(str(error), arguments[0], parsers)}; see `talkhead {arguments[0]} --help`"
@@ -75,8 +75,16 @@ def train(arguments: list[str]) -> int:
             print(EXAMPLES)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except OSError as error:
+        if (said := of_worker(str(error))) != str(error):
+            raise OSError(said) from error
         raise explained(error) from error
     return 0
+
+
+def of_worker(message: str) -> str:
+    """Return what an error in a process that reads says, without the trace that torch puts before it."""
+    kind = re.match(r"Caught (\w+) in DataLoader worker process", message)
+    return message if kind is None else message.rpartition(f"\n{kind[1]}: ")[2].strip()
 
 
 def explained(error: OSError) -> OSError:
@@ -143,7 +151,8 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
     from talkhead.data.datamodule import MEADDataModule
     from talkhead.logs.predictions import KeepPredictions
     from talkhead.modules import emotion, landmark, video  # noqa: F401  (so that `--model VideoDiffusion` is known)
-    from talkhead.modules.run import RunCheckpoint, RunGuard, SaveConfig, check_size, outputs_of, settle_checkpoint
+    from talkhead.modules.run import RunGuard, SaveConfig, check_size, outputs_of, settle_checkpoint
+    from talkhead.modules.run_checkpoint import RunCheckpoint
     from talkhead.speaker.folder import find_folder
     from talkhead.speaker.start import start_from
 

@@ -124,3 +124,14 @@ def test_speed_changes_length_and_pitch() -> None:
     assert faster.shape == (1, 12800)
     peak = torch.fft.rfft(faster[0]).abs().argmax().item() * 16000 / 12800
     assert peak == pytest.approx(250.0, abs=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_loud_speech_has_the_same_spectrum_under_autocast(dtype: torch.dtype) -> None:
+    """Its power is beyond 65504, float16's largest number."""
+    encoder = LogMelEncoder(16)
+    audio = 8 * torch.sin(2 * torch.pi * 440 / 16000 * torch.arange(16000.0))[None]  # of the speech level: its peaks
+    expected = encoder.log_mel(audio)
+    assert (10 ** (2 * expected)).max() > 65504
+    with torch.autocast("cpu", dtype):
+        torch.testing.assert_close(encoder.log_mel(audio), expected)

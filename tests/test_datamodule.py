@@ -1,7 +1,9 @@
 """Windows, splits and batches, against a cache whose every value says where it belongs."""
 
 import json
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
@@ -173,6 +175,15 @@ def test_folds_test_every_speaker_once() -> None:
             name for fold in range(folds) for name in split_names(entries, "identity", fraction, 0.1, fold=fold)["test"]
         )
         assert tested == Counter(e["name"] for e in entries)
+
+
+def test_processes_that_read_leave_ctrl_c_to_the_one_that_trains(tiny_cache: Path) -> None:
+    """It goes to all of them at once, and the next batch is asked for before the step in hand has been counted."""
+    batches = iter(MEADDataModule(str(tiny_cache), 2, 4, num_workers=1).train_dataloader())
+    next(batches)
+    for worker in batches._workers:  # type: ignore[attr-defined]
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(batches)) > 0 and all(worker.is_alive() for worker in batches._workers)  # type: ignore[attr-defined]
 
 
 def test_what_several_cameras_saw_at_once_goes_to_one_part() -> None:

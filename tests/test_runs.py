@@ -1,6 +1,7 @@
 """What a training run leaves behind: always the newest state, whole, and never another run's."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,12 +13,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning import Trainer
 from safetensors.torch import load_file, save_file
 from test_fit import fit, fit_words, interrupt, keep_ctrl_c, losses  # noqa: F401
 
 from talkhead.cli import main
 from talkhead.modules.checkpoint import newest_whole, read_checkpoint, write_checkpoint
+from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.modules.run import RunGuard
+from talkhead.modules.run_checkpoint import RunCheckpoint
 
 
 @pytest.fixture
@@ -55,6 +59,51 @@ def test_where_there_is_no_last_checkpoint_the_newest_is_taken(
     assert fit("landmark", tiny_cache, run, "--trainer.max_epochs=2", "--ckpt_path=last") == 0
     assert f"taking '{left.name}'" in capsys.readouterr().err
     assert last(run)["epoch"] == 1
+
+
+def test_a_clip_that_cannot_be_read_costs_no_step_and_is_named_without_a_trace(
+    tiny_cache: Path, tmp_path: Path, refused: Callable[[int], str]
+) -> None:
+    """Met by a process that reads, in the second epoch: neither its trace nor torch's words are the user's business."""
+    cache = shutil.copytree(tiny_cache, tmp_path / "cache")
+    options = ("--trainer.max_epochs=1", "--data.num_workers=1", "--data.batch_size=4")
+    assert fit("emotion", cache, tmp_path / "run", *options) == 0
+    steps = last(tmp_path / "run")["global_step"]
+    for file in (cache / "clips").iterdir():
+        file.write_bytes(file.read_bytes()[:-100])
+    said = refused(fit("emotion", cache, tmp_path / "run", *options, "--trainer.max_epochs=2", "--ckpt_path=last"))
+    assert re.fullmatch(r"talkhead: error: data\.root: the clip '[\w-]+' .*", said) and "Traceback" not in said
+    assert last(tmp_path / "run")["global_step"] == steps
+
+
+@pytest.mark.parametrize("fault", [OSError("the disk is away"), RuntimeError("the other process is gone")])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_fault_keeps_what_was_learnt_and_asks_no_other_process(
+    world: int, fault: Exception, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait in another collective, or are gone: whoever asks them waits for ever."""
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("another process was asked")
+
+    def step(self: LandmarkGenerator, batch: Any, index: int) -> Any:
+        if self.global_step == 3:
+            raise fault
+        return learn(self, batch, index)
+
+    def among(self: RunCheckpoint, trainer: Trainer, *rest: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "world_size", world)
+            patch.setattr("talkhead.modules.run_checkpoint.DDPStrategy", type(trainer.strategy))
+            for name in ("barrier", "broadcast", "reduce", "all_gather") if world > 1 else ():
+                patch.setattr(trainer.strategy, name, asked)
+            keep(self, trainer, *rest)
+
+    learn, keep = LandmarkGenerator.training_step, RunCheckpoint.on_exception
+    monkeypatch.setattr(LandmarkGenerator, "training_step", step)
+    monkeypatch.setattr(RunCheckpoint, "on_exception", among)
+    assert fit("landmark", tiny_cache, tmp_path, "--trainer.max_epochs=5") == 2
+    assert last(tmp_path)["global_step"] == 3
 
 
 def with_nan(cache: Path, output: Path, clip: str) -> Path:

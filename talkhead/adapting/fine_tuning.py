@@ -20,7 +20,8 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from talkhead.logs.silence import only_errors
 from talkhead.media.files import write_whole
 from talkhead.modules.checkpoint import checkpoints_in
-from talkhead.modules.run import FOLDER, RunGuard, outputs_of, settle_checkpoint
+from talkhead.modules.run import RunGuard, outputs_of, settle_checkpoint
+from talkhead.modules.run_checkpoint import FOLDER
 from talkhead.progress import work_bar
 
 _WARM, _TIMED = 3, 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -16,7 +15,6 @@ from lightning.pytorch.callbacks import (
     Callback,
     Checkpoint,
     LearningRateMonitor,
-    ModelCheckpoint,
     ProgressBar,
     WeightAveraging,
 )
@@ -24,66 +22,10 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor
 
 from talkhead.logs.pictures import default_loggers
-from talkhead.media.files import sweep, write_whole
-from talkhead.modules.checkpoint import checkpoints_in, read_checkpoint, spoiled_weights
+from talkhead.media.files import write_whole
+from talkhead.modules.checkpoint import checkpoints_in, read_checkpoint
+from talkhead.modules.run_checkpoint import FOLDER, RunCheckpoint
 from talkhead.modules.whole_checkpoints import WholeCheckpoints
-
-FOLDER = "checkpoints"
-"""Where a run's checkpoints lie below its ``default_root_dir``."""
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """Lightning's ``ModelCheckpoint`` for a folder that belongs to one run, wherever it now lies.
-
-    Without ``dirpath`` the folder is ``checkpoints`` below ``trainer.default_root_dir``. A run that has not made a
-    step, or whose weights are not finite, leaves the folder as it is.
-    """
-
-    dirpath: Any
-    _begun: int | None = None
-
-    @property
-    def state_key(self) -> str:
-        """The key of Lightning's own class, so that either can go on from the other's checkpoints."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder, and delete what killed processes left half-written in it."""
-        if self.dirpath is None:
-            self.dirpath = os.path.realpath(os.path.join(trainer.default_root_dir, FOLDER))
-        if trainer.is_global_zero and stage == "fit" and Path(self.dirpath).is_dir():
-            sweep(self.dirpath)
-        super().setup(trainer, pl_module, stage)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what is known of the files, by the names that they have in this folder."""
-
-        def here(path: str) -> str:
-            moved = Path(str(self.dirpath)) / Path(path).name
-            return str(moved) if path and moved.is_file() else ""
-
-        known = {name: here(state_dict.get(name, "")) for name in ("best_model_path", "kth_best_model_path")}
-        best = {here(path): score for path, score in state_dict.get("best_k_models", {}).items() if here(path)}
-        last = here(state_dict.get("last_model_path", ""))
-        moved = {"dirpath": self.dirpath, "best_k_models": best, "last_model_path": last}
-        super().load_state_dict({**state_dict, **known, **moved})
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember where this run begins."""
-        super().on_train_start(trainer, pl_module)
-        self._begun = self._last_global_step_saved = trainer.global_step
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end of a run that has made a step."""
-        if trainer.global_step != self._begun:
-            super().on_train_end(trainer, pl_module)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what was learnt, if there is something, and where it is sound and the disk takes it."""
-        if self._begun is None or trainer.global_step == self._begun or isinstance(exception, OSError):
-            return
-        if not spoiled_weights(pl_module.state_dict()):
-            super().on_exception(trainer, pl_module, exception)
 
 
 class RunGuard(Callback):

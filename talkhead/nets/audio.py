@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.ops.precision import full_precision
 from talkhead.speech.level import BLOCK, block_rms, frame_centres, sample_at
 
 FFT = 512
@@ -129,7 +130,8 @@ class LogMelEncoder(nn.Module):
         """Return the (B, mels, S // 160 + 1) log10 spectrum of level-normalised audio, floored 60 dB below speech."""
         # A stretch shorter than half a transform cannot be reflected at its ends.
         audio = F.pad(audio, (0, max(0, FFT - audio.shape[-1])))
-        return 0.5 * torch.log10(self.spectrogram(audio) + 1e-3)
+        with full_precision(audio):  # the power of ordinary speech is beyond what float16 holds
+            return 0.5 * torch.log10(self.spectrogram(audio.float()) + 1e-3)
 
     def forward(self, audio: Tensor, num_frames: int) -> Tensor:
         """Encode.
