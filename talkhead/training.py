@@ -198,6 +198,12 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
             arguments.ckpt_path = settle_checkpoint(self.subcommand, arguments.ckpt_path, self.trainer, self.model)
             if self.datamodule.modality != "audio":
                 check_size(self.model, self.datamodule.facts)
+            part = {"validate": "val", "test": "test", "predict": "test"}.get(self.subcommand)
+            if part and not self.datamodule.names(part):
+                raise ValueError(
+                    f"data.{part}_fraction: {self.subcommand} has no clip to look at, the {part} part is empty; give "
+                    f"--data.{part}_fraction as in training, above 0" + ", or --data.unseen" * (part == "test")
+                )
 
         def before_fit(self) -> None:
             self.settle()

@@ -293,6 +293,14 @@ def test_ctrl_c_keeps_what_was_learnt(
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
+def test_what_has_no_clip_to_look_at_is_refused(tiny_cache: Path, tmp_path: Path, sentence: Callable[..., str]) -> None:
+    words = fit_words("emotion", tiny_cache, tmp_path, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+    assert main(words) == 0
+    for verb, part in (("test", "test"), ("predict", "test"), ("validate", "val")):
+        said = sentence(verb, *words[1:], "--ckpt_path=last", f"--data.{part}_fraction=0")
+        assert f"data.{part}_fraction: {verb} has no clip to look at" in said
+
+
 def test_outputs_go_where_the_configuration_says(tiny_cache: Path, tmp_path: Path) -> None:
     mine = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(tmp_path / "mine"), "save_last": True}}
     callbacks = f"--trainer.callbacks=[{json.dumps(mine)}]"

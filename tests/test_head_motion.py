@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -304,6 +304,35 @@ def test_a_run_is_calibrated_at_its_end_whatever_limits_it(limit: dict[str, Any]
     assert module.times == 1
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert state["net.blink_rate"] == pytest.approx(0.02)
+
+
+def test_a_run_that_is_stopped_early_is_calibrated(tmp_path: Path) -> None:
+    """That an epoch was the last is said after the module has been asked about it."""
+
+    class Tiny(HeadMotionGenerator):
+        def on_fit_start(self) -> None:
+            self.net.spread.fill_(1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.log("same", 1.0, on_epoch=True, on_step=False, batch_size=1)
+            return self.net.hazard.weight.sum()
+
+        def _calibrate(self, *_: Any) -> None:
+            self.net.blink_rate.fill_(0.01 * (1 + self.current_epoch))
+
+    callbacks = [
+        EarlyStopping("same", patience=1, check_on_train_epoch_end=True),
+        ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True),
+    ]
+    trainer = Trainer(
+        max_epochs=9, callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(Tiny(HeadMotionNet(width=8)), DataLoader([torch.zeros(1)] * 2))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert trainer.current_epoch == 2 and state["net.blink_rate"] == pytest.approx(0.02)
 
 
 def test_of_a_run_that_has_not_ended_no_head_is_taken(tmp_path: Path) -> None:

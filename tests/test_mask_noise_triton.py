@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -170,6 +171,20 @@ else:
     )
     def test_tiles_are_small_where_large_ones_are_too_few(frames: int, height: int, width: int, tile: tuple) -> None:
         assert fitting_tile(frames, height, width) == tile
+
+    def test_as_many_frames_as_anybody_has_fit_into_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+        """A grid's first axis may have 2^31 - 1 blocks, the others 65535: 44 minutes of frames."""
+        grids = []
+
+        class Launched:
+            def __getitem__(self, grid: tuple[int, ...]) -> Any:
+                grids.append(grid)
+                return lambda *_, **__: None
+
+        monkeypatch.setattr("talkhead.ops.mask_noise_triton.mask_noise_kernel", Launched())
+        args = arguments((1, 70_000, 3, 1, 1), 1, torch.uint8, torch.float32, "max")
+        mask_noise_fused(*args)
+        assert grids == [(70_000,)]
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ class HeadMotionGenerator(TrainingModule):
         """At the end of the run, whatever limits it, let the net move as much as the training clips."""
         trainer = self.trainer
         steps = 0 <= trainer.max_steps <= trainer.global_step
-        if steps or trainer.should_stop or self.current_epoch + 1 == trainer.max_epochs:
+        early = trainer.early_stopping_callback is not None  # it says that this was the last one after this
+        if early or steps or trainer.should_stop or self.current_epoch + 1 == trainer.max_epochs:
             self._calibrate()
 
     def training_step(self, clip: Clip, batch_idx: int) -> Tensor:

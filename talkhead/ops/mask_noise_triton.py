@@ -198,10 +198,11 @@ def mask_noise_kernel(
     CHANNELS: tl.constexpr, SUM: tl.constexpr, BLEND: tl.constexpr, MASK: tl.constexpr,
     INTERPRETED: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
 ):  # fmt: skip
-    """Paint one tile of one frame; the grid is (tiles of a frame, B * T)."""
+    """Paint one tile of one frame; the grid has one axis, for the others end at 65535: tiles of B * T frames."""
     tiles = tl.cdiv(width, BLOCK_X)
-    tile = tl.program_id(0)
-    plane = tl.program_id(1).to(tl.int64)
+    all_tiles = tiles * tl.cdiv(height, BLOCK_Y)
+    tile = tl.program_id(0) % all_tiles
+    plane = (tl.program_id(0) // all_tiles).to(tl.int64)
     sample = plane // frames
     frame = plane % frames
     y0 = tile // tiles * BLOCK_Y
@@ -301,7 +302,7 @@ def mask_noise_fused(
     blended = video if clean is None else clean
     points = landmarks.detach().to(torch.float32).contiguous()
     rows, columns, warps = tile or fitting_tile(batch * num_frames, height, width)
-    grid = (triton.cdiv(height, rows) * triton.cdiv(width, columns), batch * num_frames)
+    grid = (triton.cdiv(height, rows) * triton.cdiv(width, columns) * batch * num_frames,)
     with torch.cuda.device_of(video):
         mask_noise_kernel[grid](
             video, *video.stride(),
