@@ -128,8 +128,7 @@ class LogMelEncoder(nn.Module):
 
     def log_mel(self, audio: Tensor) -> Tensor:
         """Return the (B, mels, S // 160 + 1) log10 spectrum of level-normalised audio, floored 60 dB below speech."""
-        # A stretch shorter than half a transform cannot be reflected at its ends.
-        audio = F.pad(audio, (0, max(0, FFT - audio.shape[-1])))
+        audio = F.pad(audio, (0, max(0, FFT - audio.shape[-1])))  # half a transform is reflected at its ends
         with full_precision(audio):  # the power of ordinary speech is beyond what float16 holds
             return 0.5 * torch.log10(self.spectrogram(audio.float()) + 1e-3)
 
