@@ -12,6 +12,8 @@ from talkhead.media.colours import HLG, PQ, standard_range
 from talkhead.media.read import MediaWarning
 
 HEIGHT, WIDTH, RATE = 48, 64, 16000
+# How much red, green and blue count in a picture's luma.
+BT601, BT709 = np.array([0.299, 0.587, 0.114]), np.array([0.2126, 0.7152, 0.0722])
 
 
 def write_frames(path, times, fps=25, codec="mpeg4", sound=None, tick=Fraction(1, 1000), **options):
@@ -204,6 +206,37 @@ def test_high_dynamic_range_by_the_standards():
     # 18 % grey is 0.265 * 0.18 of HLG's light, whose square root of 3 times it is the signal; in BT.709 it is 0.409.
     grey = np.full((1, 1, 3), round((3 * 0.18 * 0.265) ** 0.5 * 65535), np.uint16)
     assert abs(int(standard_range(grey, HLG)[0, 0, 0]) / 255 - (1.099 * 0.18**0.45 - 0.099)) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("size", "codec", "told", "luma"),
+    [
+        ((1280, 64), "ffv1", 2, BT709),
+        ((64, 578), "ffv1", 2, BT709),
+        ((1278, 576), "ffv1", 2, BT601),
+        ((1280, 720), "ffv1", 6, BT601),
+        ((64, 48), "libx264", 1, BT709),
+        ((1280, 720), "mjpeg", 2, BT601),
+    ],
+)
+def test_untold_colours_are_told_by_the_size_as_players_do(tmp_path, size, codec, told, luma):
+    """The stored numbers are made by the standards' own formulas, ITU-R BT.601 and BT.709."""
+    red, green, blue = colour = np.array([200, 40, 60])
+    bright = luma @ colour
+    stored = np.array([bright, (blue - bright) / (2 - 2 * luma[2]), (red - bright) / (2 - 2 * luma[0])])
+    scale, black = (1, 0) if codec == "mjpeg" else (np.array([219, 224, 224]) / 255, 16)
+    stored = np.round(stored * scale + [black, 128, 128]).astype(np.uint8)
+    kind = "yuvj444p" if codec == "mjpeg" else "yuv444p"
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"qp": "0"} if codec == "libx264" else {})
+        (stream.width, stream.height), stream.pix_fmt = size, kind
+        stream.codec_context.colorspace = told
+        picture = np.broadcast_to(stored[:, None, None], (3, size[1], size[0]))
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=kind)))
+        container.mux(stream.encode(None))
+    read = media.read_video(path)[0][0].flatten(1).T.numpy().astype(int)
+    assert np.abs(read - colour).max() <= 3  # the other matrix is 14 to 20 away
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(HLG, "HLG"), (PQ, "PQ")])

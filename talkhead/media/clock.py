@@ -49,9 +49,7 @@ def frame_rate(container: Any, stream: Any, path: str | Path, argument: str = "v
         seen = usual if abs(usual / common - 1) < 0.02 else Fraction(common).limit_denominator(1001)
         # Times in whole milliseconds make a rate of 29.97 look like 30.3.
         slower = abs(header / common - 1) > 0.02 and seen < header and _regular(steps)
-        if not header or (slower and _fits(times, seen)):
-            rate = seen
-        elif not _fits(times, header) and _fits(times, seen):
+        if not header or ((slower or not _fits(times, header)) and _fits(times, seen)):
             rate = seen
     if not Fraction(1, 10) < rate < 1000:
         got = f"a frame rate of {float(rate):g} per second" if rate else "no frame rate"

@@ -15,6 +15,8 @@ from talkhead.media.write import MediaWarning
 
 PQ, HLG = 16, 18
 """The transfer functions of HDR video, by their numbers in ITU-T H.273."""
+_UNTOLD = 2
+"""The matrix of a video that does not say which it has, by the same table."""
 
 # Linear light of BT.2020's primaries in those of BT.709 (ITU-R BT.2087, the inverse of its matrix M2).
 _BT709_OF_BT2020 = np.array(
@@ -60,11 +62,15 @@ def square_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, 
 
 
 def _array(frame: Any, kind: str, width: int, height: int) -> np.ndarray:
+    from av.video.reformatter import Colorspace
     from av.video.reformatter import Interpolation as Flags
 
     # FFmpeg's fast default darkens every picture by one grey level and halves the chroma resolution.
     exact = Flags.BICUBIC | Flags.ACCURATE_RND | Flags.FULL_CHR_H_INT
-    return frame.to_ndarray(format=kind, width=width, height=height, interpolation=exact)
+    # FFmpeg takes untold colours for BT.601 in every size; mpv and libplacebo, and so other players, guess thus.
+    guessed = frame.colorspace == _UNTOLD and (frame.width >= 1280 or frame.height > 576)
+    matrix = Colorspace.ITU709 if guessed else None
+    return frame.to_ndarray(format=kind, width=width, height=height, src_colorspace=matrix, interpolation=exact)
 
 
 def say_hdr(name: str, transfer: int | None) -> None:

@@ -98,6 +98,7 @@ def checked_path(path: str | Path, argument: str) -> Path:
 
 def _check_bounds(container: Any, argument: str, name: str) -> None:
     """Hold what the header announces to the bounds; they cost nothing to check and much to find out."""
+    least, most = SAMPLE_RATES
     for stream in (video_stream(container), audio_stream(container)):
         context = None if stream is None else stream.codec_context
         if context is None:
@@ -105,8 +106,8 @@ def _check_bounds(container: Any, argument: str, name: str) -> None:
         if stream.type == "video" and context.width * context.height > MAX_FRAME_PIXELS:
             got = f"frames of {context.width}x{context.height} px; at most {MAX_FRAME_PIXELS} px are read"
             raise ValueError(f"{argument}: {name} announces {got}, make it smaller first")
-        if stream.type == "audio" and context.sample_rate and not _within(context.sample_rate, SAMPLE_RATES):
-            got = f"{context.sample_rate} samples per second; {SAMPLE_RATES[0]} to {SAMPLE_RATES[1]} are read"
+        if stream.type == "audio" and context.sample_rate and not least <= context.sample_rate <= most:
+            got = f"{context.sample_rate} samples per second; {least} to {most} are read"
             raise ValueError(f"{argument}: {name} announces {got}, give a recording of speech")
         if stream.type == "audio" and context.layout.nb_channels > MAX_CHANNELS:
             got = f"{context.layout.nb_channels} channels; at most {MAX_CHANNELS} are read"
@@ -114,10 +115,6 @@ def _check_bounds(container: Any, argument: str, name: str) -> None:
         if (seconds := (stream.duration or 0) * (stream.time_base or 0)) > MAX_SECONDS:
             got = f"{float(seconds):.0f} s; at most {MAX_SECONDS} s are read"
             raise ValueError(f"{argument}: {name} announces {got}, its header is damaged or it must be cut first")
-
-
-def _within(value: float, bounds: tuple[float, float]) -> bool:
-    return bounds[0] <= value <= bounds[1]
 
 
 def video_stream(container: Any) -> Any:

@@ -206,14 +206,11 @@ def _eight_bits(picture: Any, name: str, tags: Mapping[int, Any]) -> Any:
 
 def _in_srgb(picture: Any, name: str) -> tuple[Any, Any]:
     """Return the colours in sRGB, and the transparency where there is any."""
-    alpha = None
+    alpha, profile, gamma = None, picture.info.get("icc_profile"), picture.info.get("gamma")
     if picture.has_transparency_data:
-        profile, gamma = picture.info.get("icc_profile"), picture.info.get("gamma")
         picture = picture.convert("RGBA" if picture.mode not in ("La", "LA") else "LA")
         alpha = picture.getchannel("A")
         picture = picture.convert("RGB" if picture.mode == "RGBA" else "L")
-    else:
-        profile, gamma = picture.info.get("icc_profile"), picture.info.get("gamma")
     if profile:
         return _profiled(picture, profile, name), alpha
     colours = picture.convert("RGB")
