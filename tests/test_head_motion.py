@@ -17,7 +17,7 @@ from talkhead import metrics
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.frame import face_frame
 from talkhead.face.head_state import STATE, close_lids, move_head, read_head, still_head
-from talkhead.heads.drawn_head import DrawnHead, draw_head
+from talkhead.heads.drawn_head import DrawnHead, draw_head, hear_prosody
 from talkhead.modules.head_motion import HeadMotionGenerator, _moved, _nonnegative, hear
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.ops.blink_clock import BlinkClock
@@ -188,6 +188,15 @@ def test_the_drawn_head_does_not_depend_on_the_pieces(lively: HeadMotionNet, fac
         )
     )
     assert read_head(still, face).abs().max() < 1e-4
+
+
+def test_whole_frames_of_speech_are_heard_as_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("talkhead.heads.drawn_head.prosody", lambda speech, level, count, gram: count)
+    level = torch.tensor(0.1)
+    for count in range(1, 601):
+        assert hear_prosody(torch.zeros(640 * count), level) == count
+        assert hear_prosody(torch.zeros(640 * count - 1), level) == count
+        assert hear_prosody(torch.zeros(640 * count + 1), level) == count + 1
 
 
 def test_prosody_is_the_same_for_loud_and_soft_and_knows_the_melody() -> None:

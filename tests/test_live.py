@@ -125,6 +125,11 @@ def test_the_drawn_head_is_that_of_the_emotion(lively):
     assert (angry - whole).norm() < 0.5 * (calm - whole).norm()
 
 
+def test_whole_frames_of_look_ahead_are_so_many(pipe):
+    for count in range(1, 50):
+        assert begin(pipe, look_ahead=count / 25, hop=3).delay == pytest.approx((count + 3) / 25)
+
+
 @pytest.mark.parametrize(("ahead", "hop"), [(0.0, 1), (0.16, 3), (0.5, 2)])
 def test_a_frame_leaves_in_time(pipe, ahead, hop):
     live = begin(pipe, look_ahead=ahead, hop=hop)

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from talkhead.data.clip import SAMPLE_RATE
 from talkhead.face.head_state import RestingHead, close_lids
 from talkhead.face.points import EYES
 from talkhead.media.recording import Recording
 from talkhead.nets.head_motion import RATE, HeadMotionNet
 from talkhead.ops.blink_clock import BlinkClock
-from talkhead.speech.level import sample_at, speech_level
+from talkhead.speech.level import num_frames_of, sample_at, speech_level
 from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import prosody
 
@@ -94,4 +93,4 @@ def draw_head(lay: DrawnHead, moved: Iterator[Tensor], speech: Tensor | Recordin
 
 def hear_prosody(speech: Tensor | Recording, level: Tensor, gram: GrowingPitchgram | None = None) -> Tensor:
     """Return the (P, N) prosody of (S,) speech at the net's ``RATE``, the last frame begun included."""
-    return prosody(speech.cpu(), level, max(1, math.ceil(len(speech) / SAMPLE_RATE * RATE)), gram)
+    return prosody(speech.cpu(), level, num_frames_of(len(speech), RATE), gram)

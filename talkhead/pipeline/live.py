@@ -133,7 +133,8 @@ class Live:
         self.hop, self._seed, self._steps, self.fps = hop, seed, num_inference_steps, fps
         self._idle, self._gains = gains.pop("idle"), gains
         self._head, self._gram = self._drawn_head(pipeline.head_net), GrowingPitchgram(PITCH_HOP)
-        self._ahead, self._history = math.ceil(look_ahead * fps), math.ceil(history * fps)
+        # 0.28 s of 25 frames per second are 7, and in floating point a little more.
+        self._ahead, self._history = math.ceil(look_ahead * fps - 1e-6), math.ceil(history * fps)
         self.delay = float((self._ahead + hop) / fps)
         speaker = pipeline.folder, pipeline.info.get("reference_landmarks")
         bank = None if further is None else shrunk(further, self._renderer.config.size)
