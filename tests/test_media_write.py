@@ -12,6 +12,7 @@ import torch
 from media_files import numbered_frame, tone, write_clip
 
 from talkhead.media import read as media
+from talkhead.media.formats import GIFWriter, WebMWriter, open_writer
 from talkhead.media.read import MediaWarning, VideoWriter
 from talkhead.media.write import WAITING_FRAMES, write_audio
 
@@ -170,6 +171,30 @@ def test_unwritable_outputs_are_refused_before_work(tmp_path, monkeypatch):
     # The superuser may write everywhere but into the kernel's own file systems.
     with pytest.raises(OSError, match="cannot be written"):
         VideoWriter("/proc/a.mp4", 25, (48, 64))
+
+
+@pytest.mark.parametrize(("ending", "longest"), [(".mp4", 16384), (".webm", 65536), (".gif", 65534)])
+def test_sides_that_no_encoder_takes_are_refused_before_work(tmp_path, ending, longest, monkeypatch):
+    """What is allowed is written and read again; what is refused, FFmpeg itself would refuse, and is told of, too."""
+    path = tmp_path / f"a{ending}"
+    for size in [(2, longest), (longest, 2)]:
+        with open_writer(path, 25, size) as video:
+            video.append(torch.full((*size, 3), 128, dtype=torch.uint8))
+        assert media.read_video(path)[0].shape == (1, 3, *size)
+        path.unlink()
+    size = (2, longest + 1)
+    with pytest.raises(
+        ValueError, match=rf"^output: '.*a{ending}' takes at most {longest} px a side; got {size[1]}x2 px"
+    ):
+        open_writer(path, 25, size)
+    for writer in VideoWriter, WebMWriter, GIFWriter:
+        monkeypatch.setattr(writer, "longest", 10**6)
+    with (
+        pytest.raises(ValueError, match=rf"^output: '.*a{ending}' cannot be encoded \("),
+        open_writer(path, 25, size) as video,
+    ):
+        video.append(torch.full((*size, 3), 128, dtype=torch.uint8))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_slower_preset_makes_a_smaller_file(tmp_path):

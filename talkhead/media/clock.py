@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from talkhead.media.container import MAX_SECONDS, audio_stream, opened, video_stream
+from talkhead.media.container import MAX_SECONDS, audio_stream, opened, packets, video_stream
 from talkhead.media.write import MediaWarning, exact_fps
 
 BACK, AHEAD = Fraction(1, 2), 10
@@ -59,21 +59,14 @@ def frame_rate(container: Any, stream: Any, path: str | Path, argument: str = "v
 
 def _frame_times(path: str | Path, argument: str, most: int = 3000) -> list[Fraction]:
     """Return the times of a video's first frames, in order; empty where the file does not give them all."""
-    import av
-
     times: list[Fraction] = []
     with opened(path, argument) as container:
-        stream = video_stream(container)
-        try:
-            for packet in container.demux(stream):
-                if packet.size and packet.pts is None:
-                    return []
-                if packet.size:
-                    times.append(packet.pts * packet.time_base)
-                if len(times) == most:
-                    break
-        except av.FFmpegError:
-            pass  # the damage is told where the frames are decoded
+        for packet in packets(container, video_stream(container)):
+            if packet.pts is None:
+                return []
+            times.append(packet.pts * packet.time_base)
+            if len(times) == most:
+                break
     return sorted(times)
 
 
@@ -304,8 +297,6 @@ def clock_jumps(path: str | Path, choose: Callable[[Any], Any]) -> tuple[list[Fr
     Returns:
         By how many seconds it jumps where it starts again, in order, and its last moment; None where there is none.
     """
-    import av
-
     jumps: list[Fraction] = []
     last = None
     with opened(path, "video") as container:
@@ -314,15 +305,12 @@ def clock_jumps(path: str | Path, choose: Callable[[Any], Any]) -> tuple[list[Fr
             return [], None
         step = 1 / Fraction(stream.guessed_rate or stream.average_rate or 25) if stream.type == "video" else None
         expected = None
-        try:
-            for packet in container.demux(stream):
-                if not packet.size or packet.dts is None:
-                    continue
-                time = packet.dts * packet.time_base
-                if expected is not None and _starts_again(time - expected):
-                    jumps.append(time - expected)
-                expected = time + (step or (packet.duration or 0) * packet.time_base)
-                last = max(last or expected, expected)
-        except av.FFmpegError:
-            pass  # the damage is told where the frames are decoded
+        for packet in packets(container, stream):
+            if packet.dts is None:
+                continue
+            time = packet.dts * packet.time_base
+            if expected is not None and _starts_again(time - expected):
+                jumps.append(time - expected)
+            expected = time + (step or (packet.duration or 0) * packet.time_base)
+            last = max(last or expected, expected)
     return jumps, last

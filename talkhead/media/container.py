@@ -166,14 +166,14 @@ def decoded(container: Any, stream: Any, path: str, check: bool = True) -> Itera
     """Decode a stream frame by frame, past damaged packets, and warn at the end about what is missing."""
     import av
 
-    packets = _packets(container, stream, path if check else None)
+    whole = packets(container, stream, path if check else None)
     if stream.type == "video":
-        packets = _revived(packets)
+        whole = _revived(whole)
         stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # for frames that grow on the way
     damaged, end = 0, (0, Fraction(0), 0.0)  # of the last frame: where it lies, and its length
     video = float(1 / (stream.guessed_rate or stream.average_rate or 25)) if stream.type == "video" else 0.0
     # The None at the end makes the decoder hand out the frames it still holds.
-    for packet in itertools.chain(packets, [None]):
+    for packet in itertools.chain(whole, [None]):
         damaged += packet is not None and packet.is_corrupt
         try:
             frames = stream.decode(packet)
@@ -192,8 +192,8 @@ def decoded(container: Any, stream: Any, path: str, check: bool = True) -> Itera
         _warn_if_short(container, stream, float(end[0] * end[1]) + end[2], damaged, path)
 
 
-def _packets(container: Any, stream: Any, path: str | None) -> Iterator[Any]:
-    """Yield packets; a damaged end ends the file (and is said where a path is given)."""
+def packets(container: Any, stream: Any, path: str | None = None) -> Iterator[Any]:
+    """Yield a stream's packets; a damaged end ends the file (and is said where a path is given)."""
     import av
 
     try:
@@ -203,16 +203,16 @@ def _packets(container: Any, stream: Any, path: str | None) -> Iterator[Any]:
             warnings.warn(f"{path}: reading stopped: {error.strerror}", MediaWarning, stacklevel=2)
 
 
-def _revived(packets: Iterator[Any]) -> Iterator[Any]:
+def _revived(whole: Iterator[Any]) -> Iterator[Any]:
     """Keep a video's very last packet from being discarded.
 
     MP4 edit lists are in milliseconds; rounded down they end before the last frame, and FFmpeg discards it.
     """
     import av
 
-    held = next(packets, None)
+    held = next(whole, None)
     while held is not None:
-        following = next(packets, None)
+        following = next(whole, None)
         if following is None and held.is_discard:
             copy = av.Packet(bytes(held))
             copy.pts, copy.dts, copy.time_base, copy.duration = held.pts, held.dts, held.time_base, held.duration

@@ -87,6 +87,7 @@ class WebMWriter(VideoWriter):
     suffixes = (".webm",)
     container = "webm"
     sound = ("libopus", 48000)
+    longest = 2**16
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class GIFWriter(VideoWriter):
     suffixes = (".gif",)
     container = codec = "gif"
     pix_fmt = "pal8"
+    longest = 2**16 - 2  # of the even ones
 
     def __init__(self, path: str | Path, fps: Fraction | float, size: tuple[int, int]) -> None:
         super().__init__(path, fps, size)
@@ -162,7 +164,9 @@ class PNGWriter:
         """Add one (H, W, 3 or 4) uint8 frame."""
         from PIL import Image
 
-        _check_frame(frame, self.size, frame.shape[-1])
+        if frame.dtype != torch.uint8 or tuple(frame.shape) not in [(*self.size, 3), (*self.size, 4)]:
+            wanted, got = f"({self.size[0]}, {self.size[1]}, 3 or 4) uint8", f"{tuple(frame.shape)}, {frame.dtype}"
+            raise ValueError(f"frame must be {wanted}; got {got}")
         self.frames_written += 1
         name = self._folder / (self.path.name % self.frames_written)
         with telling_of_full(self.path, self._folder):
@@ -204,8 +208,3 @@ def _palette_graph(size: tuple[int, int], fps: Fraction) -> Any:
     use.link_to(sink)
     graph.configure()
     return graph
-
-
-def _check_frame(frame: Tensor, size: tuple[int, int], channels: int) -> None:
-    if frame.dtype != torch.uint8 or tuple(frame.shape) != (*size, channels) or channels not in (3, 4):
-        raise ValueError(f"frame must be ({size[0]}, {size[1]}, 3 or 4) uint8; got {tuple(frame.shape)}, {frame.dtype}")

@@ -264,7 +264,7 @@ def _resampled(
         time, joined = restarts.follow(block.time, expected)
         gap = None if time is None or expected is None else time - expected
         if resampler is not None and (resampler.rate != block.rate or joined or (gap and 0.1 < gap < MAX_HOLE)):
-            yield from resampler.finish()
+            yield from resampler.out()
             resampler = None
         if gap is not None and (joined or gap > 0.1) and gap < MAX_HOLE:
             silence -= max(gap, Fraction(0))
@@ -278,7 +278,7 @@ def _resampled(
         expected = start + block.seconds
         yield from resampler.add(samples)
     if resampler is not None:
-        yield from resampler.finish()
+        yield from resampler.out()
 
 
 class _Resampler:
@@ -296,11 +296,9 @@ class _Resampler:
         if len(samples):
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
             frame.sample_rate = self.rate
-            yield from self._out(frame)
+            yield from self.out(frame)
 
-    def finish(self) -> Iterator[Tensor]:
-        yield from self._out(None)
-
-    def _out(self, frame: Any) -> Iterator[Tensor]:
+    def out(self, frame: Any = None) -> Iterator[Tensor]:
+        """Take a frame, or none at the end, and yield what is then complete."""
         pieces = self._resampler.resample(frame)
         yield from (torch.from_numpy(piece.to_ndarray()[0].copy()) for piece in pieces if piece.samples)

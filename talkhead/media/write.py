@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.media.files import check_writable, replacing, write_whole
+from talkhead.media.files import check_writable, replacing
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 """x264's speeds."""
@@ -61,7 +61,8 @@ def write_image(path: str | Path, image: Tensor) -> None:
     encoder.time_base = Fraction(1, 25)
     if name == "mjpeg":
         encoder.qmin = encoder.qmax = 2
-    write_whole(path, b"".join(bytes(p) for p in [*encoder.encode(frame), *encoder.encode(None)]))
+    with replacing(path) as temporary, _telling_of_refusals(path):
+        temporary.write_bytes(b"".join(bytes(p) for p in [*encoder.encode(frame), *encoder.encode(None)]))
 
 
 def write_audio(path: str | Path, audio: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
@@ -86,7 +87,7 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int = SAMPLE_RATE)
     if not len(audio):
         raise ValueError("audio must have at least one sample; got none: give a sound that lasts")
     check_writable(path)
-    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+    with replacing(path) as temporary, _telling_of_refusals(path), av.open(str(temporary), "w") as container:
         stream: Any = container.add_stream(codecs[path.suffix.lower()], rate=sample_rate, layout="mono", format="s16")
         for frame in [_sound_frame(audio, 0, sample_rate), None]:
             container.mux(stream.encode(frame))
@@ -108,6 +109,7 @@ class VideoWriter:
         container: FFmpeg's name of the format.
         codec, pix_fmt, source: of the picture: the encoder, what it is given, and the layout of the frames appended.
         sound: the sound's encoder, and the rate it insists on (None: any that AAC carries).
+        longest: px of a picture's longer side at most, as the encoder takes it.
 
     Example:
         >>> import tempfile, torch
@@ -124,6 +126,7 @@ class VideoWriter:
     container = "mp4"
     codec, pix_fmt, source = "libx264", "yuv420p", "rgb24"
     sound: tuple[str, int | None] = ("aac", None)
+    longest = 2**14
 
     def __init__(
         self,
@@ -156,6 +159,9 @@ class VideoWriter:
         self.fps, self.size = exact_fps(fps), (int(size[0]), int(size[1]))
         if min(self.size) < 1:
             raise ValueError(f"size must be (height, width) in px, both at least 1; got {tuple(size)}")
+        if max(self.size) > self.longest:
+            taken = f"takes at most {self.longest} px a side; got {self.size[1]}x{self.size[0]} px"
+            raise ValueError(f"output: {str(path)!r} {taken}: make the picture smaller, or choose another format")
         if audio is not None and sample_rate not in AAC_RATES:
             raise ValueError(f"sample_rate must be one that AAC carries, {AAC_RATES}; got {sample_rate}")
         if isinstance(audio, Tensor):
@@ -182,6 +188,7 @@ class VideoWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
             self._container = av.open(str(temporary), "w", format=self.container, options=options)
+            stack.callback(self._close_quietly)
             self._whole = stack.pop_all()
         stream = self._container.add_stream(self.codec, rate=self.fps, options=self._options)
         assert isinstance(stream, av.VideoStream)
@@ -226,9 +233,10 @@ class VideoWriter:
 
     def _encode(self, picture: np.ndarray, number: int) -> None:
         """Encode frame ``number`` and the sound up to its end."""
-        shown = self._for_encoder(picture, number)
-        shown.pts, shown.time_base = number, 1 / self.fps
-        self._container.mux(self._video.encode(shown))
+        with _telling_of_refusals(self.path):
+            shown = self._for_encoder(picture, number)
+            shown.pts, shown.time_base = number, 1 / self.fps
+            self._container.mux(self._video.encode(shown))
         self._encode_sound(until=round((number + 1) / self.fps * self._sample_rate))
 
     def _for_encoder(self, picture: np.ndarray, number: int) -> Any:
@@ -253,18 +261,13 @@ class VideoWriter:
         """Finish the file and give it its name, or delete it after an error."""
         self._thread.shutdown(cancel_futures=error is not None)
         if error is not None:
-            self._abandon()
             self._whole.__exit__(kind, error, trace)
             return
-        with self._whole:
-            try:
-                self._finish()
-            except BaseException:
-                self._abandon()
-                raise
+        with self._whole, _telling_of_refusals(self.path):
+            self._finish()
             self._container.close()
 
-    def _abandon(self) -> None:
+    def _close_quietly(self) -> None:
         """Close after an error: the container may be unable to write its end, and the error is the one to show."""
         with suppress(Exception):
             self._container.close()
@@ -295,6 +298,20 @@ class VideoWriter:
             for part in piece.split(self._sample_rate) if len(piece) else ():  # FFmpeg knows no empty frame
                 self._container.mux(self._audio.encode(_sound_frame(part, self._samples, self._sample_rate)))
                 self._samples += len(part)
+
+
+@contextmanager
+def _telling_of_refusals(path: Path) -> Iterator[None]:
+    """Raise what an encoder refuses as a ValueError that names ``path``; what the system refuses stays an OSError."""
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        reason = f"{error.strerror}; give pictures of another size or choose another format"
+        raise ValueError(f"output: {str(path)!r} cannot be encoded ({reason})") from error
 
 
 def exact_fps(fps: Fraction | float) -> Fraction:
