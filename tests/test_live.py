@@ -195,6 +195,9 @@ def test_any_frame_rate(pipe):
     [
         ("look_ahead", -1, r"^look_ahead must lie in 0\.\.\d+ s; got -1$"),
         ("history", 0.0, r"^history must be above 0, and at most \d+ s; got 0\.0$"),
+        ("look_ahead", "1", "^look_ahead must lie in .* got '1'$"),
+        ("history", None, "^history must be above 0, .* got None$"),
+        ("size", "x", "^size must be a whole number .* got 'x'$"),
         ("hop", 0, "hop must be a whole number of frames, at least 1; got 0"),
         ("hop", 2.5, "hop must be a whole number"),
         ("mouth", -1, "mouth"),

@@ -6,6 +6,8 @@ A 2-D point (x, y) is written as the complex number x + iy, so that a similarity
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,8 @@ from talkhead.face.similarity import fit_similarity
 
 def check_gain(name: str, gain: float) -> None:
     """Raise a ValueError where a gain is not from 0 to 10: beyond that points leave the face, and sums overflow."""
-    if not 0 <= gain <= 10:
-        raise ValueError(f"{name} must be a gain from 0 to 10 (1 changes nothing); got {gain}")
+    if not isinstance(gain, Real) or not 0 <= gain <= 10:
+        raise ValueError(f"{name} must be a gain from 0 to 10 (1 changes nothing); got {gain!r}")
 
 
 def retarget(landmarks: Tensor, reference_landmarks: Tensor, face: Tensor) -> Tensor:

@@ -213,11 +213,9 @@ def iter_audio(path: str | Path, chunk_seconds: float = 10.0) -> Iterator[Tensor
         held.append(block)
         count += len(block)
         if count >= size:
-            *full, rest = torch.cat(held).split(size)
-            if len(rest) == size:
-                full, rest = [*full, rest], rest[:0]
-            yield from full
-            held, count = [rest], len(rest)
+            joined, whole = torch.cat(held), count // size * size
+            yield from joined[:whole].split(size)
+            held, count = [joined[whole:]], count - whole
     if count:
         yield torch.cat(held)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -324,8 +325,8 @@ def exact_fps(fps: Fraction | float) -> Fraction:
         >>> exact_fps(29.97), exact_fps(25.0), exact_fps(12.5)
         (Fraction(30000, 1001), Fraction(25, 1), Fraction(25, 2))
     """
-    if not 0 < fps < 1000:
-        raise ValueError(f"fps must lie in (0, 1000) frames per second; got {fps}")
+    if not isinstance(fps, Real) or not 0 < fps < 1000:
+        raise ValueError(f"fps must lie in (0, 1000) frames per second; got {fps!r}")
     rate = Fraction(fps) if isinstance(fps, Fraction | int) else _rounded(float(fps))
     if max(rate.numerator, rate.denominator) >= 2**31:  # FFmpeg's fractions end there
         raise ValueError(f"fps must be a fraction of whole numbers below 2**31; got {fps}: give a rounder rate")

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +184,8 @@ def emotion_keys(emotion: Any) -> EmotionKeys:
         emotion = [_key(part) for part in emotion.split(",")]
     if not isinstance(emotion, Sequence) or isinstance(emotion, str) or not _are_pairs(emotion):
         emotion = [(0.0, emotion)]
+    if wrong := [time for time, _ in emotion if not isinstance(time, Real | Tensor)]:
+        raise ValueError(f"emotion: the times of a track must be seconds, as numbers; got {wrong[0]!r}")
     times = torch.tensor([float(time) for time, _ in emotion], dtype=torch.float64)
     if not times.isfinite().all() or times[0] < 0 or (times.diff() <= 0).any():
         raise ValueError(f"emotion: the times of a track must rise, from 0 s on; got {times.tolist()}")
@@ -216,6 +219,10 @@ def named_emotion(emotion: str | Mapping[str, float] | Tensor | list[float]) -> 
         ValueError: if a name is unknown or the values are no probabilities.
     """
     if isinstance(emotion, Mapping):
+        if wrong := {n: w for n, w in emotion.items() if not isinstance(n, str) or not isinstance(w, Real | Tensor)}:
+            raise ValueError(
+                f"emotion: a mixture is of names and numbers, as {{'happy': 0.7, 'sad': 0.3}}; got {wrong}"
+            )
         parts = [weight * emotion_probabilities(name) for name, weight in emotion.items()]
         emotion = torch.stack(parts).sum(0) if parts else torch.zeros(len(EMOTIONS))
     if not isinstance(emotion, str):
@@ -232,13 +239,15 @@ def _values(emotion: Any) -> Tensor:
         value = torch.as_tensor(emotion)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{_KINDS}; got {emotion!r:.80}") from None
+    if not value.ndim and value.dtype != torch.int64:  # one number can be an index alone
+        raise ValueError(f"{_KINDS}; got {emotion!r:.80}")
     return value.float() if value.ndim else value
 
 
 def check_strength(strength: float) -> None:
     """Raise a ValueError where an expression's strength is not a number in [0, 2]."""
-    if not 0 <= strength <= 2:
-        raise ValueError(f"emotion_strength must lie in 0..2, 1 the full expression; got {strength}")
+    if not isinstance(strength, Real) or not 0 <= strength <= 2:
+        raise ValueError(f"emotion_strength must lie in 0..2, 1 the full expression; got {strength!r}")
 
 
 def learnt_classes(net: ConfigMixin) -> Tensor:

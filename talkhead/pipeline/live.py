@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -116,7 +117,6 @@ class Live:
         _check(look_ahead, hop, history)
         check_seed(seed)
         check_steps(pipeline.scheduler, num_inference_steps)
-        check_output(frame, size)
         check_strength(emotion_strength)
         gains = {"mouth": mouth, "pose": pose, "brow": brow, "blink": blink, "idle": idle}
         for name, gain in gains.items():
@@ -360,6 +360,7 @@ def begin_live(
             for samples in pieces:
                 show(live.push(samples).frames)
     """
+    check_output(options.get("frame", "crop"), options.get("size"))
     picture = read_portrait(image)
     if reference_landmarks is None:
         reference_landmarks = find_face(picture, pipeline._detector(detector), face, image)
@@ -377,9 +378,9 @@ def begin_live(
 
 def _check(look_ahead: float, hop: int, history: float) -> None:
     longest = REMEMBERED_SECONDS / 2
-    if not 0 <= look_ahead <= longest:
-        raise ValueError(f"look_ahead must lie in 0..{longest:g} s; got {look_ahead}")
-    if not 0 < history <= longest:
-        raise ValueError(f"history must be above 0, and at most {longest:g} s; got {history}")
+    if not isinstance(look_ahead, Real) or not 0 <= look_ahead <= longest:
+        raise ValueError(f"look_ahead must lie in 0..{longest:g} s; got {look_ahead!r}")
+    if not isinstance(history, Real) or not 0 < history <= longest:
+        raise ValueError(f"history must be above 0, and at most {longest:g} s; got {history!r}")
     if isinstance(hop, bool) or not isinstance(hop, int) or hop < 1:
         raise ValueError(f"hop must be a whole number of frames, at least 1; got {hop!r}")

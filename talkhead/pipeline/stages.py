@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,7 @@ from talkhead.face.landmarks import check_landmarks
 from talkhead.face.motion_gains import motion_gains
 from talkhead.face.portrait import Portrait
 from talkhead.finishing.placing import FramePlacer
+from talkhead.media.container import SAMPLE_RATES
 from talkhead.media.formats import open_writer
 from talkhead.media.read import exact_fps, read_audio
 from talkhead.media.recording import Recording
@@ -196,8 +198,10 @@ def read_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = Fal
         )
     if not speech.isfinite().all() or speech.abs().max() > 1.5:  # a little beyond 1 is what resampling leaves
         raise ValueError(f"audio must lie in [-1, 1]; got values up to {speech.abs().max().item():g}")
-    if not sample_rate > 0 or sample_rate != int(sample_rate):
-        raise ValueError(f"sample_rate must be a whole number of samples per second; got {sample_rate}")
+    least, most = SAMPLE_RATES
+    if not isinstance(sample_rate, Real) or not least <= sample_rate <= most or sample_rate != int(sample_rate):
+        wanted = f"a whole number of samples per second from {least} to {most}"
+        raise ValueError(f"sample_rate must be {wanted}; got {sample_rate!r}")
     speech = speech.float().cpu()
     if sample_rate != SAMPLE_RATE:
         from torchaudio.functional import resample

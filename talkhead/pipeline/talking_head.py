@@ -51,7 +51,7 @@ from talkhead.pipeline.stages import (
     read_motion,
     scale_motion,
 )
-from talkhead.pipeline.windows import check_windows, set_timesteps
+from talkhead.pipeline.windows import check_whole, check_windows, set_timesteps
 from talkhead.pipeline.worn import breathing, wear_expressions
 from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
@@ -378,6 +378,7 @@ class TalkingHeadPipeline:
         self, window: int | None, overlap: int | None, steps: int | None, start: int | None, together: int | None
     ) -> dict[str, Any]:
         """Fill in the pipeline's own numbers for those not given, and check them."""
+        check_whole(window=window, start_timestep=start)
         window = self.info["window"] if window is None else window
         overlap = min(self.info["overlap"], window // 2) if overlap is None else overlap
         steps = self.info["num_inference_steps"] if steps is None else steps

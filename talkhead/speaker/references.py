@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -239,9 +240,9 @@ def mouth_to_draw(
     Raises:
         ValueError: if ``strength`` is out of range, or the speaker's pictures are damaged.
     """
-    if not 0 <= strength <= 1:
+    if not isinstance(strength, Real) or not 0 <= strength <= 1:
         raise ValueError(
-            f"teeth must be in [0, 1], the share of an opened mouth's inside that is drawn; got {strength}"
+            f"teeth must be in [0, 1], the share of an opened mouth's inside that is drawn; got {strength!r}"
         )
     if not strength:
         return None
