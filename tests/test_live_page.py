@@ -65,6 +65,26 @@ def test_a_microphones_face_moves_and_stops_by_keyboard_alone(address, spoken):
         assert page.locator("#start").is_enabled() and said == []
 
 
+JOINS_ITS_OWN_RATE_ALONE = """
+const joined = AudioContext.prototype.createMediaStreamSource, own = new AudioContext().sampleRate;
+AudioContext.prototype.createMediaStreamSource = function (stream) {
+  if (this.sampleRate !== own) throw new DOMException("AudioContexts with different sample-rate", "NotSupportedError");
+  return joined.call(this, stream);
+};
+"""
+
+
+def test_a_browser_that_joins_no_microphone_to_another_rate_hears(address, spoken):
+    """Firefox is one; here Chromium is made as strict."""
+    with chromium(spoken) as browser:
+        page = browser.new_page()
+        page.add_init_script(JOINS_ITS_OWN_RATE_ALONE)
+        page.goto(address)
+        page.locator("#start").click()
+        page.wait_for_function("() => Number(document.getElementById('shown').textContent) > 0", timeout=30_000)
+        assert "bad" not in page.locator("#status").get_attribute("class").split()
+
+
 def test_a_file_is_shown_to_its_end(address, spoken):
     with chromium() as browser:
         page = browser.new_page()
