@@ -75,7 +75,7 @@ AudioContext.prototype.createMediaStreamSource = function (stream) {
 
 
 def test_a_browser_that_joins_no_microphone_to_another_rate_hears(address, spoken):
-    """Firefox is one; here Chromium is made as strict."""
+    """Firefox was one for years; here Chromium is made as strict."""
     with chromium(spoken) as browser:
         page = browser.new_page()
         page.add_init_script(JOINS_ITS_OWN_RATE_ALONE)

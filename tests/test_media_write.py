@@ -177,11 +177,10 @@ def test_unwritable_outputs_are_refused_before_work(tmp_path, monkeypatch):
 def test_sides_that_no_encoder_takes_are_refused_before_work(tmp_path, ending, longest, monkeypatch):
     """What is allowed is written and read again; what is refused, FFmpeg itself would refuse, and is told of, too."""
     path = tmp_path / f"a{ending}"
-    for size in [(2, longest), (longest, 2)]:
-        with open_writer(path, 25, size) as video:
-            video.append(torch.full((*size, 3), 128, dtype=torch.uint8))
-        assert media.read_video(path)[0].shape == (1, 3, *size)
-        path.unlink()
+    with open_writer(path, 25, (longest, 2)) as video:
+        video.append(torch.full((longest, 2, 3), 128, dtype=torch.uint8))
+    assert media.read_video(path)[0].shape == (1, 3, longest, 2)
+    path.unlink()
     size = (2, longest + 1)
     with pytest.raises(
         ValueError, match=rf"^output: '.*a{ending}' takes at most {longest} px a side; got {size[1]}x2 px"
