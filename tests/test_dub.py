@@ -11,6 +11,7 @@ from talkhead.dubbing.face_track import FaceTrack, track_face
 from talkhead.dubbing.new_lips import new_lips, resting_face
 from talkhead.dubbing.repaint import repaint
 from talkhead.face.crop import Crop
+from talkhead.face.frame import face_size
 from talkhead.face.mouth_region import mouth_region
 from talkhead.media.read import read_audio, read_video
 from talkhead.media.write import VideoWriter, write_audio
@@ -171,6 +172,31 @@ def test_a_face_that_jumps_is_another_one():
     track = track_face([torch.zeros(3, 36, 64, dtype=torch.uint8)] * 8, Knows(points))
     assert list(track.runs()) == [slice(0, 4), slice(4, 8)]
     assert torch.equal(track.landmarks[3], points[3])  # not smoothed over the jump
+
+
+@pytest.mark.parametrize("gap", [1, 3, 5])
+@pytest.mark.parametrize("change", ["elsewhere", "larger"])
+def test_another_face_after_a_gap_ends_the_run(pipe, tmp_path, gap, change):
+    """Lost on one person and found on another: what lies between is neither's and stays the video's own."""
+    points = [tiny_face(SIZE)] * 7 + [None] * gap
+    points += [tiny_face(SIZE) + 60 if change == "elsewhere" else 1.4 * tiny_face(SIZE)] * 7
+    track = track_face([torch.zeros(3, 36, 64, dtype=torch.uint8)] * len(points), Knows(points))
+    assert list(track.runs()) == [slice(0, 7), slice(7 + gap, 14 + gap)]
+    assert all(torch.allclose(track.landmarks[index], points[index], atol=1e-3) for index in (6, 7 + gap))
+    video = write(tmp_path / "clip.mp4", points, speech(len(points) / 25))
+    plan = plan_dubbing(pipe, video, speech(len(points) / 25), detector=Knows(points))
+    frames = torch.stack(list(dubbed_frames(pipe, plan, num_inference_steps=1)))
+    assert torch.equal(frames[7 : 7 + gap], read_video(video)[0].permute(0, 2, 3, 1)[7 : 7 + gap])
+
+
+def test_a_head_that_moves_on_unseen_is_the_same():
+    """0.4 face sizes a frame, to the right: four frames' way is further than a head goes in one."""
+    way = 0.4 * face_size(tiny_face(SIZE)) * torch.tensor([1.0, 0.0])
+    true = [tiny_face(SIZE) + index * way for index in range(12)]
+    points = [None if index in (4, 5, 6) else p for index, p in enumerate(true)]
+    track = track_face([torch.zeros(3, 36, 64, dtype=torch.uint8)] * 12, Knows(points))
+    assert list(track.runs()) == [slice(0, 12)]
+    assert torch.allclose(track.landmarks, torch.stack(true), atol=1e-3)
 
 
 def test_resting_face_is_the_most_closed():

@@ -17,6 +17,8 @@ CUT = 20.0
 """Grey levels by which a 32 x 18 px thumbnail changes at a cut, on average; a talking person changes it by 1 to 3."""
 JUMP = 0.5
 """Face sizes that a face cannot move from one frame to the next."""
+FURTHEST = 2.0
+"""Face sizes that it cannot move while it is not seen, however long: two people's faces are further apart."""
 LONGEST_GAP = 5
 """Frames without the face that are filled in between two with it."""
 
@@ -93,12 +95,14 @@ def track_face(
 
 
 def _jumps(landmarks: Tensor) -> list[int]:
-    """Return the frames at which the face is somewhere else than in the frame before: another person, or a cut."""
-    centre, axes = face_frame(landmarks)
+    """Return the frames at which the face is somewhere else than where it was last seen: another person, or a cut."""
+    known = torch.nonzero(landmarks.isfinite().flatten(1).all(1)).flatten()
+    centre, axes = face_frame(landmarks[known])
     size = axes.square().sum((-2, -1)).mul(0.5).sqrt()
     moved = (centre[1:] - centre[:-1]).norm(dim=-1).squeeze(-1) / size[1:]
     grown = (size[1:] / size[:-1]).log().abs()
-    return (1 + torch.nonzero((moved > JUMP) | (grown > 0.25)).flatten()).tolist()
+    allowed = (JUMP * known.diff()).clamp(max=FURTHEST)
+    return known[1:][(moved > allowed) | (grown > 0.25)].tolist()
 
 
 def _filled(landmarks: Tensor, cuts: set[int]) -> Tensor:
