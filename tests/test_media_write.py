@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+import threading
 import time
 from fractions import Fraction
 
@@ -121,6 +122,32 @@ def test_an_error_beside_the_work_reaches_who_appends(tmp_path):
             begun.append(index)
             video.append(numbered_frame(index % 20))
     assert len(begun) <= 5 + WAITING_FRAMES and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("pictures", "waiting"), [(0.5, 2), (3, 3), (1000, WAITING_FRAMES)])
+def test_what_waits_for_the_encoder_is_bounded_in_bytes(tmp_path, monkeypatch, pictures, waiting):
+    """An encoder that stands still takes one frame after the other; room for so many pictures lets so many wait."""
+    monkeypatch.setattr("talkhead.media.write.WAITING_BYTES", int(pictures * numbered_frame(0).nbytes))
+    going, appended = threading.Event(), []
+    encode = VideoWriter._encode
+    monkeypatch.setattr(VideoWriter, "_encode", lambda *work: going.wait(60) and encode(*work))
+
+    def work():
+        with VideoWriter(tmp_path / "a.mp4", 25, (48, 64)) as video:
+            for index in range(40):
+                video.append(numbered_frame(index % 20))
+                appended.append(index)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    started = time.monotonic()
+    while len(appended) < waiting and time.monotonic() < started + 30:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    held = len(appended)
+    going.set()
+    thread.join()
+    assert held == waiting and len(media.read_video(tmp_path / "a.mp4")[0]) == 40
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.2])

@@ -102,6 +102,20 @@ def test_stream_is_the_call_in_pieces(pipe, portrait):
         assert len(part.audio) / 16000 == pytest.approx(len(part.frames) / 25)
 
 
+def test_whole_pictures_come_a_few_at_a_time(pipe, portrait, monkeypatch):
+    options = {"reference_landmarks": POINTS, "emotion": "happy", "frame": "full"}
+    whole = pipe(portrait, speech(1.41), **options)
+    for bound, most in ((3.5, 3), (0.5, 1)):
+        monkeypatch.setattr("talkhead.finishing.placing.AT_ONCE", int(bound * portrait.nbytes))
+        parts = [*pipe.stream(portrait, speech(1.41), **options)]
+        assert max(len(part.frames) for part in parts) == most
+        assert [p.start for p in parts] == np.cumsum([0, *(len(p.frames) for p in parts[:-1])]).tolist()
+        for name in ("frames", "landmarks", "audio"):
+            assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
+        assert torch.equal(torch.cat([p.motion.landmarks for p in parts]), whole.motion.landmarks)
+        assert torch.equal(torch.cat([p.emotion_track.shown for p in parts]), whole.emotion_track.shown)
+
+
 def test_memory_goes_back_after_many_frames_of_one_video_or_of_many(pipe, portrait, monkeypatch):
     given_back = []
     monkeypatch.setattr(stages, "give_back_memory", lambda: given_back.append(True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Literal
 
@@ -19,6 +20,10 @@ LARGEST = 512
 """px, side of the crop where no size is asked for and the portrait has more: what browsers and phones show well."""
 BORDER = 0.15
 """Share of the square's side over which the motion fades where the square stays in its picture."""
+
+
+AT_ONCE = 2**26
+"""Bytes of whole pictures that are handed out at once, though always one picture."""
 
 
 class FramePlacer:
@@ -81,13 +86,22 @@ class FramePlacer:
         Returns:
             (t, H, W, 3 or 4) uint8 frames on the CPU.
         """
+        parts = [*self.in_parts(painted, landmarks, displacement)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def in_parts(self, painted: Tensor, landmarks: Tensor, displacement: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the same frames, whole pictures a few at a time: a window of a phone's takes half a gigabyte."""
         painted, landmarks = painted.to(self._device), landmarks.to(self._device, non_blocking=True)
         if self._restore is not None:
             painted = self._restore(painted, landmarks, displacement)
         if self._drawn is not None:
             painted = self._drawn(painted, self._on_square(landmarks))
         squares = painted.permute(0, 2, 3, 1)
-        return (self._in_picture(squares) if self._full else squares).contiguous().cpu()
+        if not self._full:
+            yield squares.contiguous().cpu()
+            return
+        for part in squares.split(max(1, AT_ONCE // self._picture.nbytes)):
+            yield self._in_picture(part).contiguous().cpu()
 
     def to_frame(self, landmarks: Tensor) -> Tensor:
         """Turn (..., 68, 2) px of the painted square into px of the frames."""

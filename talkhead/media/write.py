@@ -27,8 +27,8 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 """x264's speeds."""
 ENCODING_THREADS = 2
 """Of the encoder, on every machine: their number decides on the bytes."""
-WAITING_FRAMES = 32
-"""Frames that wait to be encoded at most; who appends another waits, too."""
+WAITING_FRAMES, WAITING_BYTES = 32, 2**28
+"""What waits to be encoded at most, though always two frames; who appends another waits, too."""
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Sample rates that AAC can carry (ISO/IEC 14496-3, table 1.18)."""
 
@@ -220,7 +220,8 @@ class VideoWriter:
         Raises:
             ValueError: if its shape or type is another.
         """
-        while self._waiting and (self._waiting[0].done() or len(self._waiting) == WAITING_FRAMES):
+        most = max(2, min(WAITING_FRAMES, WAITING_BYTES // max(frame.nbytes, 1)))
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= most):
             self._waiting.popleft().result()
         picture = _interleaved(frame) if self.source == "rgb24" else frame.cpu().numpy()
         if picture.shape[:2] != self.size:
@@ -351,8 +352,7 @@ def _interleaved(image: Tensor) -> np.ndarray:
 
 def _check_sound(audio: Tensor) -> None:
     if audio.ndim != 1 or not audio.is_floating_point():
-        shape = tuple(audio.shape)
-        raise ValueError(f"audio must be (S,) float in [-1, 1], mono; got shape {shape}, {audio.dtype}")
+        raise ValueError(f"audio must be (S,) float in [-1, 1], mono; got shape {tuple(audio.shape)}, {audio.dtype}")
 
 
 def _sound_frame(audio: Tensor, start: int, sample_rate: int) -> Any:

@@ -100,7 +100,8 @@ class Stream(Iterator[Result]):
         num_frames: int,
         placer: FramePlacer,
     ) -> None:
-        self._painted, self._portrait, self._placer = painted, portrait, placer
+        self._portrait, self._placer = portrait, placer
+        self._made = _in_parts(painted, placer)
         self.audio, self.fps, self.num_frames = audio, fps, num_frames
         self._keys, self.emotion = keys, keys.track(0, 1, fps).mean
         self.size = placer.size
@@ -110,10 +111,9 @@ class Stream(Iterator[Result]):
     def __next__(self) -> Result:
         """Return the next piece."""
         with in_whole_pieces():
-            painted, landmarks = next(self._painted)
-            frames = self._placer(painted.frames, landmarks, painted.displacement)
-        start, self._done = self._done, self._done + len(painted.frames)
-        Stream._painted_since += len(painted.frames)
+            frames, landmarks = next(self._made)
+        start, self._done = self._done, self._done + len(frames)
+        Stream._painted_since += len(frames)
         if Stream._painted_since >= _GIVE_BACK:
             Stream._painted_since = 0
             give_back_memory()
@@ -136,6 +136,15 @@ class Stream(Iterator[Result]):
             return None
         first, last = (round(frame / self.fps * SAMPLE_RATE) for frame in (start, stop))
         return self.audio[first : None if stop == self.num_frames else last]
+
+
+def _in_parts(painted: Iterator[tuple[Painted, Tensor]], placer: FramePlacer) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield frames, no more at a time than should be held, and their landmarks in px of the face."""
+    for piece, landmarks in painted:
+        done = 0
+        for frames in placer.in_parts(piece.frames, landmarks, piece.displacement):
+            yield frames, landmarks[done : done + len(frames)]
+            done += len(frames)
 
 
 def join_results(pieces: list[Result]) -> Result:
