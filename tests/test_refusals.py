@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import POINTS, OneFace, speech
+from conftest import POINTS, OneFace, speech, tiny_face
 
+from talkhead.face.portrait import crop_portrait
 from talkhead.media.read import write_audio, write_image
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
@@ -82,6 +83,17 @@ REFUSED = [
     ({"start_timestep": 1000}, ValueError, "start_timestep"),
     ({"reference_landmarks": torch.zeros(67, 2)}, ValueError, r"reference_landmarks must have shape \(68, 2\)"),
     ({"reference_landmarks": torch.full((68, 2), math.nan)}, ValueError, "reference_landmarks must be finite"),
+    ({"reference_landmarks": POINTS / 72}, ValueError, "reference_landmarks must be px of the picture, 72 x 61, not"),
+    ({"reference_landmarks": torch.zeros(68, 2), "frame": "full"}, ValueError, r"from \(0, 0\) to \(0, 0\): give px"),
+    ({"reference_landmarks": POINTS + 5000}, ValueError, "reference_landmarks must be px of the picture"),
+    ({"reference_landmarks": POINTS * 1e4}, ValueError, "reference_landmarks must be px of the picture"),
+    ({"landmarks": POINTS.expand(5, 68, 2) / 72, "emotion": None}, ValueError, "first face is 0.014 times as large"),
+    ({"landmarks": POINTS.expand(5, 68, 2) * 5, "emotion": None}, ValueError, "first face is 5 times as large"),
+    (
+        {"landmarks": LandmarkSequence(POINTS.expand(5, 68, 2) / 72, 25, (61, 72)), "emotion": None},
+        ValueError,
+        "landmarks must be px of the portrait's picture",
+    ),
     ({"landmarks": torch.zeros(5, 67, 2)}, ValueError, r"landmarks must have shape \(T, 68, 2\)"),
     ({"landmarks": POINTS.expand(50, 68, 2), "emotion": None}, ValueError, "equally long within one frame"),
     ({"landmarks": LandmarkSequence(POINTS.expand(5, 68, 2), 25, (99, 99)), "emotion": None}, ValueError, "retarget"),
@@ -93,6 +105,19 @@ REFUSED = [
     ({"landmarks": "text.png"}, ValueError, "no landmark sequence"),
     ({"landmarks": POINTS.expand(5, 68, 2), "audio": None, "emotion": None}, ValueError, "no audio to hear it in"),
 ]
+
+
+@pytest.mark.parametrize(
+    "landmarks",
+    [
+        pytest.param(tiny_face(16) + 20, id="small"),
+        pytest.param(tiny_face(64) - tiny_face(64).mean(0), id="half outside"),
+        pytest.param(tiny_face(128) - 30, id="larger than the picture"),
+    ],
+)
+def test_a_face_in_the_picture_is_taken_whatever_its_size(landmarks):
+    picture = torch.zeros(3, 64, 80, dtype=torch.uint8)
+    assert torch.equal(crop_portrait(picture, landmarks, 1.5, 32).landmarks, landmarks)
 
 
 @pytest.mark.parametrize(("change", "kind", "words"), REFUSED)

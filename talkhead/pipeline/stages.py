@@ -15,6 +15,7 @@ from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.devices import give_back_memory, in_whole_pieces, keep_memory
+from talkhead.face.frame import face_size
 from talkhead.face.landmarks import check_landmarks
 from talkhead.face.motion_gains import motion_gains
 from talkhead.face.portrait import Portrait
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from talkhead.pipeline.windows import Painted
 
 
+FAR = 4.0
+"""Times that the first face of given landmarks may be larger or smaller than the portrait's."""
 _GIVE_BACK = 1500
 """Frames, of one video or of many, after which what they left in memory is given back."""
 
@@ -265,7 +268,7 @@ def count_frames(
     """Return the video's number of frames, after checking that given landmarks fit the sound and the picture.
 
     Raises:
-        ValueError: if sound and landmarks differ by more than one frame, or a sequence belongs to another picture size.
+        ValueError: if sound and landmarks differ by more than one frame, or the landmarks belong to another picture.
     """
     seconds = None if speech is None else len(speech) / SAMPLE_RATE
     if given is None:
@@ -276,12 +279,25 @@ def count_frames(
             f"landmarks lie in a picture of {given.size} px (height, width), the portrait has {portrait.size}; "
             "move them over with LandmarkSequence.retarget"
         )
+    _check_face_size(given, portrait)
     if seconds is not None and abs(len(given) - seconds * fps) > 1:
         raise ValueError(
             f"landmarks and audio must be equally long within one frame; got {len(given)} frames at {float(fps):g} per "
             f"second ({float(len(given) / fps):.2f} s) and {seconds:.2f} s of sound: cut one, or give fps"
         )
     return len(given)
+
+
+def _check_face_size(given: Tensor | LandmarkSequence, portrait: Portrait) -> None:
+    """Raise where given landmarks do not begin with a face about as large as the portrait's."""
+    first = given.landmarks[0] if isinstance(given, LandmarkSequence) else given[0]
+    size, own = face_size(first).item(), face_size(portrait.landmarks).item()
+    if not own / FAR <= size <= own * FAR:
+        raise ValueError(
+            "landmarks must be px of the portrait's picture, not shares of it nor px of another; their first face is "
+            f"{size / own:.2g} times as large as the portrait's: give px, or move them over with "
+            "LandmarkSequence.retarget"
+        )
 
 
 def place_landmarks(given: Tensor | LandmarkSequence, portrait: Portrait, chunk: int = 64) -> Iterator[Tensor]:
