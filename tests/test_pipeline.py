@@ -149,18 +149,25 @@ def test_an_emotion_that_given_landmarks_do_not_wear_warns(pipe, portrait):
     assert not torch.equal(knows(portrait, emotion="sad", **options).frames, sad.frames)
 
 
-def test_the_emotion_is_plotted_beside_the_video(pipe, portrait, tmp_path):
+def test_the_emotion_is_plotted_beside_the_video(pipe, portrait, tmp_path, monkeypatch):
     options = {"reference_landmarks": POINTS, "emotion": "0 neutral, 0.2 happy", "progress": False}
     pipe.generate_file(portrait, speech(0.4), tmp_path / "a.mp4", plot_emotion=tmp_path / "a.svg", **options)
     assert "</svg>" in (tmp_path / "a.svg").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "a.svg"]
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr(pipe, "stream", lambda *_, **__: pytest.fail("the work has begun"))
     for name, error, message in (
         ("a.mp4", ValueError, "must be a file that ends in .png, .svg, .pdf"),
-        ("no/a.png", FileNotFoundError, "there is no folder"),
+        ("no/a.png", FileNotFoundError, "plot_emotion .* its folder does not exist"),
+        ("folder.png", IsADirectoryError, "plot_emotion .*folder.png' is a folder"),
     ):
         with pytest.raises(error, match=message):
             pipe.generate_file(portrait, speech(0.4), tmp_path / "b.mp4", plot_emotion=tmp_path / name, **options)
     assert not (tmp_path / "b.mp4").exists()
+    for row, plot in (("%05d.png", "00003.png"), ("%d.png", "3.png")):
+        with pytest.raises(ValueError, match="is the plot and would be written over; give another name"):
+            pipe.generate_file(portrait, speech(0.4), tmp_path / row, plot_emotion=tmp_path / plot, **options)
+    assert not list(tmp_path.glob("*3.png"))
     write_image(tmp_path / "me.png", portrait)
     before = (tmp_path / "me.png").read_bytes()
     with pytest.raises(ValueError, match="is the image and would be written over"):

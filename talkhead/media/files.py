@@ -110,23 +110,23 @@ def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) ->
             file.write(content)
 
 
-def check_writable(path: str | Path) -> None:
-    """Raise if a file cannot be written at ``path``; leaves nothing behind. Call it before long work.
+def check_writable(path: str | Path, name: str = "output") -> None:
+    """Raise if a file cannot be written at ``path``, the argument ``name``; leaves nothing. Call it before long work.
 
     Raises:
         OSError: if the folder is missing or refuses files, or ``path`` is a folder.
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"output {str(path)!r} is a folder; give the name of a file")
+        raise IsADirectoryError(f"{name} {str(path)!r} is a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"output {str(path)!r} cannot be written: its folder does not exist; make it first")
+        raise FileNotFoundError(f"{name} {str(path)!r} cannot be written: its folder does not exist; make it first")
     temporary = temporary_name(path)
     try:
         temporary.touch(exist_ok=False)
     except OSError as error:
         reason = error.strerror or error
-        raise type(error)(f"output {str(path)!r} cannot be written ({reason}); choose another folder") from None
+        raise type(error)(f"{name} {str(path)!r} cannot be written ({reason}); choose another folder") from None
     temporary.unlink()
 
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, emotion_probabilities
-from talkhead.media.files import replacing
+from talkhead.media.files import check_writable, replacing
 from talkhead.short_repr import short_repr
 
 if TYPE_CHECKING:
@@ -145,12 +145,11 @@ def check_plot(path: str | Path) -> None:
 
     Raises:
         ValueError: if the name has another ending than .png, .svg or .pdf.
-        FileNotFoundError: if its folder does not exist.
+        OSError: if it is a folder, or its own does not exist or refuses files.
     """
     if Path(path).suffix not in PLOTS:
         raise ValueError(f"plot_emotion must be a file that ends in {', '.join(PLOTS)}; got '{path}'")
-    if not Path(path).parent.is_dir():
-        raise FileNotFoundError(f"plot_emotion: there is no folder '{Path(path).parent}'; make it first")
+    check_writable(path, "plot_emotion")
 
 
 def warn_unmoved(keys: EmotionKeys, renderer: Any) -> None:

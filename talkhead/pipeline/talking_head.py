@@ -204,8 +204,8 @@ class TalkingHeadPipeline:
 
         Raises:
             ValueError, FileNotFoundError: as `stream`; and if ``output`` or the plot is one of the files that are
-                read, or the plot's name has another ending or no folder.
-            OSError: if ``output`` cannot be written; this is found out before the work begins.
+                read, the plot is one of those that ``output`` writes, or its name has another ending.
+            OSError: if ``output`` or the plot cannot be written; this is found out before the work begins.
         """
         read = {"image": image, "audio": audio}
         read |= {"landmarks": options.get("landmarks"), "reference": options.get("references")}
@@ -213,6 +213,7 @@ class TalkingHeadPipeline:
         if plot_emotion is not None:
             check_plot(plot_emotion)
             check_apart(plot_emotion, **read)
+            check_apart(output, plot=plot_emotion)
         alpha = bool(options.get("transparent"))
         # This opens nothing, and refuses what it could not write.
         open_writer(output, fps=25, size=(2, 2), alpha=alpha, preset=preset)
