@@ -176,9 +176,10 @@ class VideoWriter:
         if self.codec == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
             # x264 165's AVX-512 code makes another file of the same frames each time (its macroblock tree does).
             self._options["x264-params"] = "asm=avx2"
-        self._samples = 0
+        if self.codec == "libx264" and self.size[0] * self.size[1] > 4096 * 2304:  # beyond 4K: 18 MB a frame held
+            self._options["rc-lookahead"] = "10"
+        self._samples = self.frames_written = 0
         self._waiting: deque[Future[None]] = deque()
-        self.frames_written = 0
 
     def __enter__(self) -> Self:
         """Open the temporary file."""
