@@ -99,11 +99,12 @@ def make_report(bench: Bench, options: dict[str, Any], verbose: bool) -> Report:
             write_strip(strip, [rows[row] for row in STRIP])
 
     def measure(name: str) -> dict[str, Scores]:
-        if not measured and log.done.get(SHOWN) != strip_of(name, strip):
+        anew = not measured and log.done.get(SHOWN) != strip_of(name, strip)
+        if anew:
             log.done.pop(name, None)
-            log.done.pop(SHOWN, None)
         scores: dict[str, Scores] = log.get(name, lambda: scorer(bench.truth(name)))
-        if not measured:
+        if anew:
+            log.done.pop(SHOWN, None)
             log.get(SHOWN, lambda: strip_of(name, strip))
         measured.append(name)
         return scores
