@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from talkhead import training
 from talkhead.cli import main
@@ -271,6 +272,43 @@ def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, se
     start_from(speaker, module)  # from the one of its size, where the speaker has it
     for name, value in module.renderer.state_dict().items():
         assert value.dtype == torch.float32 and torch.equal(value, large.state_dict()[name].float()), name
+
+
+def test_fit_starts_from_no_strangers_damage(tmp_path: Path) -> None:
+    """What a pipeline refuses of a folder, a training refuses: the same door, the same sentence."""
+    from talkhead.modules.landmark import LandmarkGenerator
+    from talkhead.nets.landmark import LandmarkNet
+    from talkhead.speaker.start import start_from
+
+    net = LandmarkNet(width=16, heads=2, layers=1)
+    module = LandmarkGenerator(LandmarkNet(width=16, heads=2, layers=1))
+
+    def spoil_weights(folder: Path) -> None:
+        path = folder / "diffusion_pytorch_model.safetensors"
+        save_file({name: weight * torch.nan for name, weight in load_file(path).items()}, path)
+
+    def pickle_weights(folder: Path) -> None:
+        torch.save(net.state_dict(), folder / "diffusion_pytorch_model.bin")
+        (folder / "diffusion_pytorch_model.safetensors").unlink()
+
+    def lead_out(folder: Path) -> None:
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+
+    def name_an_encoder(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"encoder": "someone/somewhere"}))
+
+    def write_nonsense(folder: Path) -> None:
+        (folder / "config.json").write_text('{"_class_name": "LandmarkNet", "layers": "x"}')
+
+    for number, spoil in enumerate((spoil_weights, pickle_weights, lead_out, name_an_encoder, write_nonsense)):
+        speaker = tmp_path / str(number)
+        net.save_pretrained(speaker / "landmark")
+        start_from(speaker, module)
+        spoil(speaker / "landmark")
+        with pytest.raises(ValueError, match="is damaged or incomplete"):
+            start_from(speaker, module)
 
 
 def test_last_goes_on_where_it_stopped_and_a_checkpoint_knows_its_net(tiny_cache: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 FINE = "renderer_fine"
 """Folder of the renderer for large faces."""
 EXTRAS = ("portrait.png", "speech.flac", BANK, "README.md")
+NETWORKS = ("landmark", "emotion", "head", "renderer", FINE, "scheduler")
 
 
 def find_folder(name: str | Path) -> Path:
@@ -100,7 +101,9 @@ def _download(name: str, revision: str | None) -> Path:
 
     place = f" at '{revision}'" if revision else ""
     try:
-        return Path(snapshot_download(name, revision=revision))
+        # Whatever else lies there, however large, is none of a speaker's.
+        own = ["pipeline.json", *EXTRAS, *(f"{part}/*.{kind}" for part in NETWORKS for kind in ("json", "safetensors"))]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=own))
     except Exception as error:  # hub, network, cache: each has errors of its own, and each means the same here
         raise FileNotFoundError(
             f"pipeline: '{name}' is no folder here, and cannot be had from the Hugging Face hub "

@@ -10,8 +10,8 @@ from typing import Any
 
 from talkhead.speaker.folder import (
     EXTRAS,
-    FINE,
     HUB_ID,
+    NETWORKS,
     damaged,
     find_folder,
     load_drawn_head,
@@ -20,8 +20,6 @@ from talkhead.speaker.folder import (
     model_card,
 )
 from talkhead.speaker.schema import inside
-
-NETWORKS = ("landmark", "emotion", "head", "renderer", FINE, "scheduler")
 
 
 def speaker_files(folder: Path) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from talkhead.modules.training_module import TrainingModule
 from talkhead.nets.renderer import Renderer
-from talkhead.speaker.folder import FINE
-from talkhead.speaker.schema import read_json
+from talkhead.speaker.folder import FINE, damaged
+from talkhead.speaker.schema import inside, load_net, read_json
 
 
 def start_from(speaker: str | Path, module: TrainingModule) -> None:
@@ -22,22 +22,25 @@ def start_from(speaker: str | Path, module: TrainingModule) -> None:
 
     Raises:
         FileNotFoundError: if the speaker holds no such network.
-        ValueError: if its network is built otherwise.
+        ValueError: if its network is damaged, leads out of the folder or is built otherwise.
     """
-    attribute, folder = module.part
-    net, path = getattr(module, attribute), Path(speaker) / folder
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"init_from: '{speaker}' holds no {folder}; give a speaker's folder")
-    fine = Path(speaker) / FINE
-    if isinstance(net, Renderer) and (fine / "config.json").is_file():
-        path = fine if read_json(fine / "config.json").get("size") == net.config.size else path
-    given = type(net).from_pretrained(path)
+    attribute, name = module.part
+    net, root = getattr(module, attribute), Path(speaker)
+    if not (root / name / "config.json").is_file():
+        raise FileNotFoundError(f"init_from: '{speaker}' holds no {name}; give a speaker's folder")
+    try:  # it may be a stranger's: by the same door as a pipeline's
+        fine = root / FINE / "config.json"
+        if isinstance(net, Renderer) and fine.is_file():
+            name = FINE if read_json(inside(root, fine)).get("size") == net.config.size else name
+        given = load_net(type(net), root, name)
+    except Exception as error:  # as in load_parts
+        raise damaged(root, error) from error
     weights = given.weights_for(net) if isinstance(given, Renderer) else given.state_dict()
     own = net.state_dict()
     other = [n for n in own if n not in weights or weights[n].shape != own[n].shape] + list(weights.keys() - own)
     if other:
         raise ValueError(
-            f"init_from: the {path.name} of '{speaker}' is built otherwise than the one to train ({other[0]}); "
+            f"init_from: the {name} of '{speaker}' is built otherwise than the one to train ({other[0]}); "
             f"give model.{attribute} the arguments of its config.json"
         )
     net.load_state_dict(weights)
