@@ -15,6 +15,7 @@ from talkhead.data.manifest import Entry, read_json_lines
 from talkhead.media.files import row_number
 from talkhead.scale.jobs import FILES, RESULTS, VideoJob
 from talkhead.speaker.folder import find_folder
+from talkhead.speaker.hub import speaker_files
 
 
 def read_results(folder: Path) -> list[Entry]:
@@ -75,14 +76,14 @@ def _checksum(path: str, size: int, changed: int) -> str:
 
 
 def speaker_checksum(name: str) -> str:
-    """Return a checksum of all files of a speaker's folder.
+    """Return a checksum of the files of a speaker's folder that are the speaker's; of others that lie there, nothing.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such speaker.
+        FileNotFoundError, ValueError: if there is no such speaker, or one of its files leads out of the folder.
+        OSError: if one of them cannot be read.
     """
     folder = find_folder(name)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    parts = [f"{path.relative_to(folder).as_posix()} {file_checksum(path)}" for path in files]
+    parts = [f"{file} {file_checksum(folder / file)}" for file in speaker_files(folder)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

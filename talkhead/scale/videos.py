@@ -346,14 +346,15 @@ def _make_place(target: Path, folder: Path) -> None:
         raise ValueError("output: a link leads out of the output folder; give another name")
 
 
-_pipelines: OrderedDict[tuple[str | None, str, bool], Any] = OrderedDict()
+_pipelines: OrderedDict[tuple[str, str | None, str, bool], Any] = OrderedDict()
 
 
 def _loaded(speaker: str, run: _Run) -> Any:
     """Return this process's pipeline of a speaker, loaded once; those not used for long go."""
     from talkhead.pipeline import TalkingHeadPipeline
 
-    key = (run.speakers.get(speaker), run.device, run.compile)
+    # All speakers without a checksum have the same one, None: the name alone tells them apart.
+    key = (speaker, run.speakers.get(speaker), run.device, run.compile)
     if key not in _pipelines:
         while len(_pipelines) >= _SPEAKERS:
             _pipelines.popitem(last=False)
