@@ -24,6 +24,33 @@ def read_results(folder: Path) -> list[Entry]:
     return read_json_lines(path, {"output", "status", "key", "sha256"}) if path.is_file() else []
 
 
+def earlier_videos(folder: Path) -> dict[str, Entry]:
+    """Return the lines of the videos that earlier runs made, by output, as they were before a later run failed."""
+    found = {}
+    for entry in read_results(folder):
+        if entry["status"] != "ok" and entry["sha256"]:
+            remarks = entry.pop("remarks", "")
+            entry |= {"status": "ok", "reason": remarks}
+        if entry["status"] == "ok" and entry["output"]:
+            found[entry["output"]] = entry
+    return found
+
+
+def beside_video(failed: Entry, video: Entry) -> Entry:
+    """Return the line of a job that failed, with what is known of its earlier video, which `earlier_videos` reads."""
+    known = {name: video[name] for name in ("key", "sha256", "version") if name in video}
+    said = f"{failed['reason']}; the video of an earlier run lies there"
+    return failed | known | {"reason": said, "remarks": video.get("reason", "")}
+
+
+def is_as_written(video: Entry, folder: Path) -> bool:
+    """Tell whether the video of a line that `earlier_videos` gave lies in its folder, and is the one of then."""
+    try:
+        return bool(video["sha256"] == output_checksum(folder / video["output"]))
+    except OSError:  # what cannot be read cannot be known
+        return False
+
+
 def job_key(job: VideoJob, speakers: Mapping[str, str]) -> str | None:
     """Return a checksum of all that a job's video depends on: its files, its speaker, its options; None: not to be had.
 

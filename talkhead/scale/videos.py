@@ -23,7 +23,14 @@ from talkhead.devices import chosen_device
 from talkhead.media.files import check_writable, is_temporary, picture_number, row_number, sweep, write_whole
 from talkhead.media.read import MediaWarning, probe
 from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs, why
-from talkhead.scale.results import job_key, output_checksum, read_results, speaker_checksum
+from talkhead.scale.results import (
+    beside_video,
+    earlier_videos,
+    is_as_written,
+    job_key,
+    output_checksum,
+    speaker_checksum,
+)
 from talkhead.scale.shared_calls import SharedRenderer, caught_by_thread, take_turns
 
 _SPEAKERS = 4  # pipelines that a worker keeps in memory
@@ -84,9 +91,10 @@ def generate_jobs(
     """Make a video of each line of a file; go on where an earlier run stopped.
 
     ``results.jsonl`` in ``output`` gets a line as each job ends: its output, whether it is ok, the reason if not. A job
-    whose files, options and speaker are unchanged, and whose video is there as it was written, is passed over. When all
-    is done, the lines stand in the order of the jobs, and are, byte for byte, those of a run that was never stopped. A
-    video whose job has gone from the file stays, with its line (``line`` is null).
+    whose files, options and speaker are unchanged, and whose video is there as it was written, is passed over, also by
+    a run after one in which it failed: its line keeps what is known of the video. When all is done, the lines stand in
+    the order of the jobs, and are, byte for byte, those of a run that was never stopped. A video whose job has gone
+    from the file stays, with its line (``line`` is null).
 
     Args:
         jobs: see `read_jobs`.
@@ -135,9 +143,10 @@ def generate_jobs(
     run = _Run(folder, path.parent.absolute(), device, compile, threads, speakers)
     keys = {job.line: job_key(job, speakers) for job in asked if not job.fault}
     asked = _unread(asked, folder)
-    kept, todo = _resume(folder, asked, keys)
+    kept, todo, earlier = _resume(folder, asked, keys)
     together = at_once or (_AT_ONCE if _on_cards(engine, device) else 1)
-    made = _work(run, todo, keys, len(asked), engine, 0 if isolate and workers == 1 else workers, together, progress)
+    processes = 0 if isolate and workers == 1 else workers
+    made = _work(run, todo, keys, earlier, len(asked), engine, processes, together, progress)
     entries = sorted(kept + made, key=lambda e: (e["line"] is None, e["line"] or 0, e["output"] or ""))
     write_whole(folder / RESULTS, json_lines(entries))
     own = [entry for entry in entries if entry["line"] is not None]
@@ -208,36 +217,52 @@ def _entry(job: VideoJob, key: str | None, status: str, reason: str = "", sha256
     }  # fmt: skip
 
 
-def _resume(folder: Path, jobs: list[VideoJob], keys: dict[int, str | None]) -> tuple[list[Entry], list[VideoJob]]:
-    """Return the lines that stand, and the jobs still to do; leave clean results and no scraps."""
+def _resume(
+    folder: Path, jobs: list[VideoJob], keys: dict[int, str | None]
+) -> tuple[list[Entry], list[VideoJob], dict[int, Entry]]:
+    """Return the lines that stand, the jobs still to do, and the lines of their earlier videos that lie there.
+
+    Leaves clean results and no scraps.
+    """
     for place in {folder, *((folder / job.output).parent for job in jobs if job.output and not job.fault)}:
         sweep(place)
         for scrap in place.glob(".frames.*"):  # of rows of pictures
             if is_temporary(scrap.name):
                 shutil.rmtree(scrap, ignore_errors=True)
-    before = {entry["output"]: entry for entry in read_results(folder) if entry["status"] == "ok" and entry["output"]}
+    before = earlier_videos(folder)
     kept: list[Entry] = []
     todo: list[VideoJob] = []
+    earlier: dict[int, Entry] = {}
     for job in jobs:
         if job.fault:
             kept.append(_entry(job, None, "failed", job.fault))
             continue
-        entry = before.pop(job.output, None)
-        key = keys[job.line]
-        done = entry is not None and key is not None and entry["key"] == key
-        if entry is not None and done and entry["sha256"] == output_checksum(folder / str(job.output)):
+        entry = before.pop(str(job.output), None)
+        there = entry is not None and is_as_written(entry, folder)
+        if entry is not None and there and keys[job.line] is not None and entry["key"] == keys[job.line]:
             kept.append(entry | {"line": job.line, "job": job.said})
-        else:
-            todo.append(job)
+            continue
+        todo.append(job)
+        if entry is not None and there:
+            earlier[job.line] = entry
     kept += [entry | {"line": None} for output, entry in before.items() if output_checksum(folder / output)]
-    write_whole(folder / RESULTS, json_lines(kept))
-    return kept, todo
+    # A run that is stopped before a job's turn must not forget its video either.
+    waiting = [_failed(job, None, "not tried by a run that was stopped", earlier, folder) for job in todo]
+    write_whole(folder / RESULTS, json_lines([*kept, *(entry for entry in waiting if entry["sha256"])]))
+    return kept, todo, earlier
+
+
+def _failed(job: VideoJob, key: str | None, reason: str, earlier: dict[int, Entry], folder: Path) -> Entry:
+    """Return the line of a job that failed; where its earlier video still lies there, it stays known."""
+    entry, video = _entry(job, key, "failed", reason), earlier.get(job.line)
+    return entry if video is None or not is_as_written(video, folder) else beside_video(entry, video)
 
 
 def _work(
     run: _Run,
     todo: list[VideoJob],
     keys: dict[int, str | None],
+    earlier: dict[int, Entry],
     total: int,
     engine: Mapper,
     workers: int,
@@ -253,6 +278,8 @@ def _work(
         for job, result in results:
             status, reason, sha256 = ("failed", result, None) if isinstance(result, str) else result
             entry = _entry(job, keys[job.line], status, reason, sha256)
+            if status != "ok":
+                entry = _failed(job, keys[job.line], reason, earlier, run.folder)
             record.add([(f"{job.output} (line {job.line})", entry)], weights[job.line], note())
     return record.entries
 
