@@ -11,6 +11,7 @@ from test_preprocess import SkinDetector
 from test_shards import files, talks  # noqa: F401
 
 from talkhead.cli import main
+from talkhead.data.manifest import checksum, json_lines
 from talkhead.data.preprocess import preprocess
 from talkhead.data.workers import map_sources
 from talkhead.media.files import is_url
@@ -125,6 +126,42 @@ def test_what_came_is_not_fetched_again_and_damage_is_named(
         fetch_cache(URL, tmp_path, progress=False)
 
 
+def hand_made(folder: Path, clips: str, **settings: Any) -> Path:
+    """Make a cache whose clips, one of each letter, are so only by their checksum."""
+    (folder / "clips").mkdir(parents=True)
+    sums = {name: checksum(name.encode()) for name in clips}
+    for name in clips:
+        (folder / "clips" / f"{name}.safetensors").write_bytes(name.encode())
+    lines = [{"name": name, "status": "ok", "fps": "25", "sha256": value} for name, value in sums.items()]
+    (folder / "manifest.jsonl").write_bytes(json_lines(lines))
+    (folder / "preprocess.json").write_text(json.dumps({"input": "talks", "size": 64, "detector": "dlib"} | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("clips", "settings", "words"),
+    [
+        ("ab", {"size": 128}, "was made with size=128, and that at file://.*/there with 64; choose a new folder"),
+        ("ab", {"input": "others"}, "was made with input='others', and that at .* with 'talks'; choose"),
+        ("ab", {"shard": [1, 2]}, "was made with shard=.1, 2., and that at .* with None; choose"),
+        ("xay", {}, "has 2 clips that file://.*/there has not, such as 'x'; choose a new folder"),
+        ("a", {"detector": None}, ""),  # the same at an earlier time
+    ],
+)
+def test_another_cache_in_the_folder_is_not_replaced(
+    clips: str, settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    there = hand_made(tmp_path / "there", "abc")
+    here = hand_made(tmp_path / "here", clips, **settings)
+    before = files(here)
+    if not words:
+        assert fetch_cache(there.as_uri(), here, progress=False) == 3 and files(here) == files(there)
+        return
+    with pytest.raises(ValueError, match=words):
+        fetch_cache(there.as_uri(), here, progress=False)
+    assert files(here) == before
+
+
 def test_workers_bring_their_clips_themselves(talks: Path, tmp_path: Path) -> None:  # noqa: F811
     preprocess("folder", talks, tmp_path / "here", detector=SkinDetector(), **OPTIONS)
     url = (tmp_path / "there").as_uri()
@@ -150,6 +187,9 @@ def test_what_is_no_url_and_what_cannot_be_reached(talks: Path, tmp_path: Path) 
         ("the cache", ["cache", "info", URL]),
         ("the cache", ["merge", URL, "--output", "whole"]),
         ("output", ["merge", "--output", URL]),
+        ("output", ["cache", "fetch", "memory://lab/other", "--output", URL]),
+        ("output", ["adapt", "clips", "--output", URL]),
+        ("output", ["generate", "--jobs", "jobs.jsonl", "--output", URL]),
         ("the cache", ["evaluate", "--root", URL, "--output", "results"]),
     ],
 )
@@ -158,7 +198,7 @@ def test_what_reads_folders_refuses_a_url(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = [word.replace("lab", "me:secret@lab") for word in words]
-    words[1:1] = [str(tiny_cache)] if what == "output" else []
+    words[1:1] = [str(tiny_cache)] if words[0] == "merge" and what == "output" else []
     said = sentence(*words)
     assert f"{what} must be a folder; got the URL {URL}; `talkhead cache fetch URL" in said
     assert not list(tmp_path.iterdir())

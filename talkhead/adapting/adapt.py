@@ -29,7 +29,7 @@ from talkhead.evaluate.bench import DEFINITIONS
 from talkhead.evaluate.report import environment, fingerprint
 from talkhead.evaluate.videos import load_sync
 from talkhead.face.crop import Crop, from_crop
-from talkhead.media.files import write_whole
+from talkhead.media.files import refuse_url, write_whole
 from talkhead.media.read import write_audio, write_image
 from talkhead.nets.renderer import Renderer
 from talkhead.speaker.folder import export_pipeline, find_folder, load_fine_renderer, load_parts
@@ -97,6 +97,7 @@ def adapt(
         ValueError: if an argument is out of range, the clips show no face or are too short, or the work folder belongs
             to other clips or arguments.
     """
+    refuse_url("output", output)
     if (minutes is None) == (steps is None):
         raise ValueError("give minutes or steps, one of the two, and the other as None")
     if (minutes is not None and not 0 < minutes < math.inf) or (steps is not None and steps < 1):

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from talkhead import __version__
 from talkhead.data.manifest import Entry, read_json_lines
 from talkhead.media.files import row_number
 from talkhead.scale.jobs import FILES, RESULTS, VideoJob
@@ -24,6 +25,32 @@ def read_results(folder: Path) -> list[Entry]:
     return read_json_lines(path, {"output", "status", "key", "sha256"}) if path.is_file() else []
 
 
+def job_line(job: VideoJob, key: str | None, status: str, reason: str = "", sha256: str | None = None) -> Entry:
+    """Return a job's line: nothing in it may differ between two runs of the same job."""
+    return {
+        "output": job.output, "line": job.line, "status": status, "reason": reason, "job": job.said, "key": key,
+        "sha256": sha256, "version": __version__,
+    }  # fmt: skip
+
+
+def failed_line(job: VideoJob, key: str | None, reason: str, earlier: Mapping[int, Entry], folder: Path) -> Entry:
+    """Return the line of a job that failed; where its earlier video lies there, with what `earlier_videos` told of it.
+
+    Args:
+        job: the job.
+        key: its `job_key`.
+        reason: why it failed.
+        earlier: the lines of earlier videos, by the number of the job's line.
+        folder: of the videos.
+    """
+    entry, video = job_line(job, key, "failed", reason), earlier.get(job.line)
+    if video is None or not is_as_written(video, folder):
+        return entry
+    known = {name: video[name] for name in ("key", "sha256", "version") if name in video}
+    said = f"{reason}; the video of an earlier run lies there"
+    return entry | known | {"reason": said, "remarks": video.get("reason", "")}
+
+
 def earlier_videos(folder: Path) -> dict[str, Entry]:
     """Return the lines of the videos that earlier runs made, by output, as they were before a later run failed."""
     found = {}
@@ -34,13 +61,6 @@ def earlier_videos(folder: Path) -> dict[str, Entry]:
         if entry["status"] == "ok" and entry["output"]:
             found[entry["output"]] = entry
     return found
-
-
-def beside_video(failed: Entry, video: Entry) -> Entry:
-    """Return the line of a job that failed, with what is known of its earlier video, which `earlier_videos` reads."""
-    known = {name: video[name] for name in ("key", "sha256", "version") if name in video}
-    said = f"{failed['reason']}; the video of an earlier run lies there"
-    return failed | known | {"reason": said, "remarks": video.get("reason", "")}
 
 
 def is_as_written(video: Entry, folder: Path) -> bool:

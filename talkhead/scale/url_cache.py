@@ -11,15 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from talkhead.data.dataset import read_settings
 from talkhead.data.index import Layout
 from talkhead.data.manifest import Entry, clip_damage, clip_file, read_manifest
 from talkhead.data.preprocess import Summary, preprocess
 from talkhead.data.workers import Mapper, map_sources
-from talkhead.media.files import replacing, without_password, write_whole
+from talkhead.media.files import refuse_url, replacing, without_password, write_whole
 from talkhead.progress import work_bar
 
 _MANIFEST = "manifest.jsonl"
-_SMALL = ("contact_sheet.png", "preprocess.json", _MANIFEST)  # in the order in which they are brought
+_SETTINGS = "preprocess.json"
+_SMALL = ("contact_sheet.png", _SETTINGS, _MANIFEST)  # in the order in which they are brought
 _TRIES = 3
 _EVERY = 20.0  # s between two copies of the manifest
 
@@ -70,7 +72,7 @@ def fetch_cache(url: str, folder: str | Path, progress: bool = True) -> int:
 
     Args:
         url: of the cache.
-        folder: where to; made where it is missing. Its manifest comes last.
+        folder: where to; made where it is missing. Its manifest comes last. A cache that lies there must be this one.
         progress: show a bar on stderr.
 
     Returns:
@@ -78,9 +80,10 @@ def fetch_cache(url: str, folder: str | Path, progress: bool = True) -> int:
 
     Raises:
         FileNotFoundError: if there is no cache at the URL.
-        ValueError: if a clip is damaged there.
+        ValueError: if a clip is damaged there, the folder holds another cache, or it is a URL.
         OSError: if the URL cannot be reached, or the folder written.
     """
+    refuse_url("output", folder)
     remote, folder = UrlCache(url.rstrip("/")), Path(folder)
     with tempfile.TemporaryDirectory(prefix="talkhead-cache-") as name:
         small = Path(name)
@@ -89,6 +92,7 @@ def fetch_cache(url: str, folder: str | Path, progress: bool = True) -> int:
             raise FileNotFoundError(
                 f"cache: there is no manifest at {remote.shown}; run `talkhead preprocess` to its end"
             )
+        _refuse_another(folder, small, remote.shown)
         entries = [entry for entry in read_manifest(small) if entry["status"] == "ok"]
         (folder / "clips").mkdir(parents=True, exist_ok=True)
         with work_bar("fetch", "clips", len(entries), progress) as bar:
@@ -101,6 +105,36 @@ def fetch_cache(url: str, folder: str | Path, progress: bool = True) -> int:
         for file in (file for file in _SMALL if (small / file).is_file()):
             write_whole(folder / file, (small / file).read_bytes())
     return len(entries)
+
+
+def _refuse_another(folder: Path, small: Path, shown: str) -> None:
+    """Refuse a folder whose cache has other settings than the one at the URL, or clips that are not in that one.
+
+    Args:
+        folder: where the cache is to come.
+        small: where the small files from the URL are.
+        shown: the URL.
+
+    Raises:
+        ValueError: if it is another cache, or one that cannot be read.
+    """
+    if (folder / _SETTINGS).is_file():
+        here, there = read_settings(folder), read_settings(small)
+        for key in dict.fromkeys((*there, *here)):
+            settled = key != "detector" or here.get(key) is not None  # it is, with the first face
+            if here.get(key) != there.get(key) and settled:
+                raise ValueError(
+                    f"output: the cache in '{folder}' was made with {key}={here.get(key)!r}, and that at {shown} with "
+                    f"{there.get(key)!r}; choose a new folder"
+                )
+    if (folder / _MANIFEST).is_file():
+        names = {entry["name"] for entry in read_manifest(small)}
+        others = [e["name"] for e in read_manifest(folder) if e["status"] == "ok" and e["name"] not in names]
+        if others:
+            raise ValueError(
+                f"output: the cache in '{folder}' has {len(others)} clips that {shown} has not, such as {others[0]!r}; "
+                "choose a new folder"
+            )
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from talkhead import __version__
 from talkhead.data.manifest import Entry, json_lines
 from talkhead.data.record import recorded_work
 from talkhead.data.workers import Mapper, map_sources
 from talkhead.devices import chosen_device
-from talkhead.media.files import check_writable, is_temporary, picture_number, row_number, sweep, write_whole
+from talkhead.media.files import (
+    check_writable,
+    is_temporary,
+    picture_number,
+    refuse_url,
+    row_number,
+    sweep,
+    write_whole,
+)
 from talkhead.media.read import MediaWarning, probe
 from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs, why
 from talkhead.scale.results import (
-    beside_video,
     earlier_videos,
+    failed_line,
     is_as_written,
     job_key,
+    job_line,
     output_checksum,
     speaker_checksum,
 )
@@ -119,7 +127,7 @@ def generate_jobs(
 
     Raises:
         FileNotFoundError, ValueError: if there is no such file of jobs or no such speaker, an option is none that many
-            videos can share, or ``workers`` is below 1.
+            videos can share, ``workers`` is below 1, or ``output`` is a URL.
         OSError: if ``output`` cannot be written, or its disk is full.
         KeyboardInterrupt: passed on; what is done stays done.
     """
@@ -129,6 +137,7 @@ def generate_jobs(
         raise ValueError(f"workers must be at least 1; got {workers}")
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once must be at least 1, or None; got {at_once}")
+    refuse_url("output", output)
     folder, path = Path(output).absolute(), Path(jobs)
     common = {name: value for name, value in options.items() if value is not None}
     if strange := [name for name in common if name not in KINDS]:
@@ -209,14 +218,6 @@ def _reader(target: Path, readers: dict[Path, dict[str, int]]) -> int | None:
     return next((line for name, line in others.items() if row_number(target, name)), None)
 
 
-def _entry(job: VideoJob, key: str | None, status: str, reason: str = "", sha256: str | None = None) -> Entry:
-    """Return a job's line: nothing in it may differ between two runs of the same job."""
-    return {
-        "output": job.output, "line": job.line, "status": status, "reason": reason, "job": job.said, "key": key,
-        "sha256": sha256, "version": __version__,
-    }  # fmt: skip
-
-
 def _resume(
     folder: Path, jobs: list[VideoJob], keys: dict[int, str | None]
 ) -> tuple[list[Entry], list[VideoJob], dict[int, Entry]]:
@@ -235,7 +236,7 @@ def _resume(
     earlier: dict[int, Entry] = {}
     for job in jobs:
         if job.fault:
-            kept.append(_entry(job, None, "failed", job.fault))
+            kept.append(job_line(job, None, "failed", job.fault))
             continue
         entry = before.pop(str(job.output), None)
         there = entry is not None and is_as_written(entry, folder)
@@ -247,15 +248,9 @@ def _resume(
             earlier[job.line] = entry
     kept += [entry | {"line": None} for output, entry in before.items() if output_checksum(folder / output)]
     # A run that is stopped before a job's turn must not forget its video either.
-    waiting = [_failed(job, None, "not tried by a run that was stopped", earlier, folder) for job in todo]
+    waiting = [failed_line(job, None, "not tried by a run that was stopped", earlier, folder) for job in todo]
     write_whole(folder / RESULTS, json_lines([*kept, *(entry for entry in waiting if entry["sha256"])]))
     return kept, todo, earlier
-
-
-def _failed(job: VideoJob, key: str | None, reason: str, earlier: dict[int, Entry], folder: Path) -> Entry:
-    """Return the line of a job that failed; where its earlier video still lies there, it stays known."""
-    entry, video = _entry(job, key, "failed", reason), earlier.get(job.line)
-    return entry if video is None or not is_as_written(video, folder) else beside_video(entry, video)
 
 
 def _work(
@@ -277,9 +272,9 @@ def _work(
     with recorded_work(lines, "generate", "videos", total, passed, show, weight) as record, closing(results):
         for job, result in results:
             status, reason, sha256 = ("failed", result, None) if isinstance(result, str) else result
-            entry = _entry(job, keys[job.line], status, reason, sha256)
+            entry = job_line(job, keys[job.line], status, reason, sha256)
             if status != "ok":
-                entry = _failed(job, keys[job.line], reason, earlier, run.folder)
+                entry = failed_line(job, keys[job.line], reason, earlier, run.folder)
             record.add([(f"{job.output} (line {job.line})", entry)], weights[job.line], note())
     return record.entries
 
