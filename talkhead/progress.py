@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 Count = Callable[[int, int], None]
 """What is told, after each frame, how many are done and how many there are."""
+
+_SHORT = 30.0
+"""s: rich tells the time that is left from what these have seen; where all pieces take longer, it sees too few ..."""
+_PIECES = 64
+"""... and so many are looked back at. All since the start would be too many: loading, and what is only looked at, as
+the clips that a run finds fetched, go at a speed of their own."""
 
 
 @contextmanager
@@ -28,8 +35,13 @@ def progress_bar(total: int, show: bool | Count) -> Iterator[Callable[..., None]
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{total} frames", total=total)
-        yield lambda word="": bar.update(task, advance=1, description=f"{total} frames {word}".rstrip())
+        task, pace = bar.add_task(f"{total} frames", total=total), _Pace(bar)
+
+        def count(word: str = "") -> None:
+            pace.note()
+            bar.update(task, advance=1, description=f"{total} frames {word}".rstrip())
+
+        yield count
 
 
 @contextmanager
@@ -58,11 +70,27 @@ def work_bar(word: str, things: str, total: int | None, show: bool, weight: floa
         yield made
 
 
+class _Pace:
+    """Has rich remember the last pieces for the time that is left, however long they take."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._times: deque[float] = deque(maxlen=_PIECES)
+
+    def note(self) -> None:
+        """Note that a piece is done, before rich is told."""
+        now = self._bar.get_time()
+        self._times.append(now)
+        # A second more, lest the time that passes until rich looks at its clock cost the first of them.
+        self._bar.speed_estimate_period = max(_SHORT, now - self._times[0] + 1)
+
+
 class WorkBar:
     """A bar of `work_bar`."""
 
     def __init__(self, bar: Any, task: Any) -> None:
         self._bar, self._task, self._count = bar, task, 0
+        self._pace = _Pace(bar)
 
     def plan(self, total: int, weight: float | None = None) -> None:
         """Say how many there are, and what they weigh."""
@@ -71,6 +99,8 @@ class WorkBar:
     def advance(self, weight: float = 1, things: int = 1, note: str = "") -> None:
         """Count what is done; ``note`` stands at the bar's end."""
         self._count += things
+        if weight > 0:  # rich sees no others
+            self._pace.note()
         self._bar.update(self._task, advance=weight, count=self._count, description=note)
 
     def say(self, line: str) -> None:
