@@ -94,6 +94,23 @@ def test_what_leads_out_of_the_folder_is_not_sent(speakers, tmp_path):
         push(folder, "anna/speaker", dry_run=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("bank.safetensors", b"no bank", "bank.safetensors' is no bank of mouths"),
+        ("portrait.png", b"no picture", "is damaged or incomplete .portrait.png: .* cannot be read"),
+        ("speech.flac", b"", "is damaged or incomplete .speech.flac: .* has no sound"),
+        ("README.md", b"\xff", "is damaged or incomplete .README.md: 'utf-8'"),
+    ],
+)
+def test_what_cannot_be_read_beside_the_networks_is_not_sent(name, content, words, speakers, tmp_path):
+    folder = shutil.copytree(speakers[0], tmp_path / "speaker")
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as said:
+        push(folder, "anna/speaker", dry_run=True)
+    assert "\n" not in str(said.value) and "again" in str(said.value)
+
+
 @pytest.mark.parametrize("name", ["anna", "anna/two/three", "../up", "anna/speaker@v1"])
 def test_a_name_that_is_no_hub_id_is_refused(name, speakers):
     with pytest.raises(ValueError, match="expected user/name"):

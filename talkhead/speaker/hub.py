@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from talkhead.media.read import read_audio, read_image
 from talkhead.speaker.folder import (
     EXTRAS,
     HUB_ID,
@@ -19,6 +21,7 @@ from talkhead.speaker.folder import (
     load_parts,
     model_card,
 )
+from talkhead.speaker.references import load_bank
 from talkhead.speaker.schema import inside
 
 
@@ -49,7 +52,8 @@ def push(
 ) -> str:
     """Bring a speaker to the hub: its own files and a model card, nothing else that lies in its folder.
 
-    The speaker is loaded first, so that what cannot be read is not published. Files of an earlier speaker of the same
+    The speaker is loaded first, with its mouths, portrait, speech and card where it has them, so that what cannot be
+    read is not published. Files of an earlier speaker of the same
     name that this one lacks are deleted there, in the same commit.
 
     Args:
@@ -73,6 +77,7 @@ def push(
     load_parts(folder)
     load_drawn_head(folder)
     load_fine_renderer(folder)
+    _read_extras(folder)
     files = speaker_files(folder)
     if dry_run:
         return "\n".join(sorted({*files, "README.md"}))
@@ -82,6 +87,23 @@ def push(
             shutil.copyfile(folder / file, Path(place) / file)
         (Path(place) / "README.md").write_text(_card(folder, name), encoding="utf-8")
         return _send(Path(place), name, private, revision, message)
+
+
+def _read_extras(folder: Path) -> None:
+    """Read what a speaker's folder may hold beside its networks, as whoever makes videos with it does.
+
+    Raises:
+        ValueError: if something cannot be read.
+    """
+    load_bank(folder)
+    readers: dict[str, Callable[[Path], Any]] = {"portrait.png": read_image, "speech.flac": read_audio}
+    readers["README.md"] = lambda path: path.read_text(encoding="utf-8")
+    for name, read in readers.items():
+        try:
+            if (folder / name).is_file():
+                read(folder / name)
+        except (OSError, ValueError) as error:
+            raise damaged(folder, ValueError(f"{name}: {error}")) from error
 
 
 def _card(folder: Path, name: str) -> str:
