@@ -262,7 +262,10 @@ def test_a_budget_of_minutes_becomes_steps() -> None:
 
 
 def test_the_first_steps_tell_how_many_there_are(clips: Path, base: Path, tmp_path: Path, adapted: Path) -> None:
-    """The plan is made once; the rate's cosine reaches 0 at its end, and never rises again."""
+    """The plan is made once; the rate's cosine reaches 0 at its end, and never rises again. That of a run that was
+    killed before its first checkpoint is forgotten: its cosine would begin with the first step."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.json").write_text('{"steps": 23}')
     cache = adapted.with_name("anna.work") / "cache"
     rates: list[float] = []
     data = MEADDataModule(str(cache), modality="landmarks", num_frames=10, samples_per_clip=8, held_out=["take0"])

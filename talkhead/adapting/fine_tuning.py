@@ -71,7 +71,7 @@ def fit_speaker_part(
 
     A budget in minutes becomes a number of steps, ``steps`` at most, once: the first steps are timed, and the learning
     rate's cosine is laid over as many as there is room for. The number is kept, so that a run that is stopped and
-    gone on with makes the steps of an unbroken one.
+    gone on with makes the steps of an unbroken one; without a checkpoint it begins anew, and measures anew.
 
     Args:
         module: with the weights to start from.
@@ -98,6 +98,9 @@ def fit_speaker_part(
         return _read(ended) | {"checkpoint": str(folder / FOLDER / "last.ckpt")}
     folder.mkdir(parents=True, exist_ok=True)
     timed = minutes is not None and (steps is None or steps > _WARM + _TIMED)
+    made = checkpoints_in(folder / FOLDER, "last*.ckpt")
+    if timed and not made:  # the steps that were timed are lost, and a plan without them is another run's
+        (folder / "plan.json").unlink(missing_ok=True)
     planned = _read(folder / "plan.json").get("steps") if timed else steps
     seed_everything(seed, verbose=False)
     module.train()  # networks are loaded to be used, not to be trained
@@ -105,7 +108,7 @@ def fit_speaker_part(
     callbacks = [EMAWeightAveraging(decay=decay), budget, RunGuard(), *([_Bar(title)] if verbose else [])]
     with _quiet():
         trainer = _trainer(folder, callbacks, planned or _UNPLANNED, epoch, device or torch.device("cpu"), precision)
-        begun = "last" if checkpoints_in(folder / FOLDER, "last*.ckpt") and planned else None
+        begun = "last" if made and planned else None
         if begun is None:
             _forget(folder / FOLDER)
         checkpoint = settle_checkpoint("fit", begun, trainer, module)
