@@ -25,7 +25,7 @@ from talkhead.adapting.adaptation_report import Adaptation
 from talkhead.adapting.comparison import AFTER, AFTER_ONE, BEFORE, NET_AFTER, NET_BEFORE
 from talkhead.adapting.fine_tuning import fit_speaker_part, steps_within
 from talkhead.adapting.footage import pixel_noise, remarks
-from talkhead.adapting.held_out import clip_seconds, hold_out
+from talkhead.adapting.held_out import hold_out
 from talkhead.adapting.person import Shots, choose_portrait
 from talkhead.cli import main, terminable
 from talkhead.data.datamodule import MEADDataModule
@@ -276,40 +276,6 @@ def test_the_first_steps_tell_how_many_there_are(clips: Path, base: Path, tmp_pa
     assert rates[5] == pytest.approx(1e-4) and rates[-1] == pytest.approx(
         1e-4 * (1 + math.cos(math.pi * 19 / 20)) / 2, rel=1e-3
     )
-
-
-@pytest.mark.parametrize(
-    ("lengths", "seconds"), [([15.0], 3.0), ([100.0, 60.0], 10.0), ([3.0] * 5, 10.0), ([4.0, 90.0], 1.0), ([0.0], 10.0)]
-)
-def test_one_or_two_files_are_cut_so_that_a_fifth_can_be_held_out(lengths: list[float], seconds: float) -> None:
-    assert clip_seconds(lengths) == pytest.approx(seconds)
-
-
-def entry(source: str, part: int | None = None, frames: int = 75) -> dict[str, object]:
-    name = source if part is None else f"{source}@{part:03d}"
-    return {"name": name, "source": f"{source}.mp4", "frames": frames, "fps": "25"}
-
-
-def test_whole_files_are_held_out_and_of_few_files_their_ends() -> None:
-    five = [entry(f"take{n}") for n in range(5)]
-    assert len(hold_out(five)) == 1 and hold_out(five) == hold_out(five[::-1])
-    assert len({tuple(hold_out(five, seed)) for seed in range(20)}) > 1
-    assert hold_out([entry("talk", n) for n in range(5)]) == ["talk@004"]
-    two = [entry(name, n, 250) for name in "ab" for n in range(5)]
-    assert hold_out(two) == ["a@004", "b@004"]  # a fifth of 100 s
-    hour = [entry("talk", n, 250) for n in range(360)]
-    assert len(hold_out(hour)) == 3  # half a minute
-    with pytest.raises(ValueError, match="one usable clip is too little"):
-        hold_out(five[:1])
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_no_more_than_twice_the_share_is_held_out_of_files_of_unequal_length(seed: int) -> None:
-    """Ten minutes and two short files: the short ones. Three times five minutes: 30 s at the ends of files."""
-    long = [entry("long", n, 250) for n in range(60)]
-    assert hold_out([*long, entry("a", None, 250), entry("b", None, 250)], seed) == ["a", "b"]
-    three = [entry(name, n, 250) for name in "abc" for n in range(30)]
-    assert hold_out(three, seed) == ["a@029", "b@029", "c@029"]
 
 
 def test_noise_is_that_of_pixels_that_keep_still() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
 
 from talkhead.data.index import list_sources
+from talkhead.data.manifest import Entry
 from talkhead.media.read import probe
 
 SHARE = 0.2
@@ -63,11 +63,12 @@ def clip_seconds(lengths: Sequence[float]) -> float:
     return min(max(SHARE * shortest, 1.0), LONGEST_CLIP)
 
 
-def hold_out(entries: Sequence[dict[str, Any]], seed: int = 0) -> list[str]:
+def hold_out(entries: Sequence[Entry], seed: int = 0) -> list[str]:
     """Choose the clips that are not trained on: about a fifth of the time, at most half a minute.
 
     Of three files or more these are whole files, in an order that depends on the seed and the names alone, those passed
-    over that are more than twice as long; of one or two files, or where all are, the clips at the files' ends.
+    over that are more than twice as long; of one or two files, or where all are, the clips at the files' ends. Files
+    that share a clip, byte for byte, or that differ by their suffix alone (``a.mp4`` and ``a.mov``) are one file.
 
     Args:
         entries: the manifest's, of usable clips with a picture.
@@ -77,32 +78,74 @@ def hold_out(entries: Sequence[dict[str, Any]], seed: int = 0) -> list[str]:
         Their names, sorted; at least one, and never all.
 
     Raises:
-        ValueError: if there are fewer than two clips.
+        ValueError: if there are fewer than two clips, those with the same in them counted once.
     """
-    if len(entries) < 2:
-        raise ValueError("clips: one usable clip is too little, one is trained on and another judges; give more video")
-    files: dict[str, list[dict[str, Any]]] = {}
-    for entry in sorted(entries, key=lambda e: e["name"]):
-        files.setdefault(entry["source"], []).append(entry)
-    wanted = min(SHARE * sum(map(seconds_of, entries)), MOST_HELD_OUT)
-    whole = [files[name] for name in sorted(files, key=lambda name: _order(seed, name))]
-    short = [clips for clips in whole if sum(map(seconds_of, clips)) <= _TOO_LONG * wanted]
+    files = _united(entries, _content, _file)
+    parts = [sorted(_without_copies(clips), key=_last_start) for clips in files]
+    if sum(map(len, parts)) < 2:
+        raise ValueError(
+            "clips: one usable clip is too little (copies count once), one is trained on and another judges; give more "
+            "video"
+        )
+    wanted = min(SHARE * sum(map(_seconds_once, files)), MOST_HELD_OUT)
+    whole = sorted(files, key=lambda clips: _order(seed, clips[0]["source"]))
+    short = [clips for clips in whole if _seconds_once(clips) <= _TOO_LONG * wanted]
     if len(files) > FEW_FILES and short:
         groups = short if len(short) < len(whole) else short[:-1]
     else:
-        places = range(1, max(map(len, files.values())) + 1)
-        groups = [[clips[-place]] for place in places for clips in files.values() if place <= len(clips)][:-1]
+        places = range(1, max(map(len, parts)) + 1)
+        groups = [clips[-place] for place in places for clips in parts if place <= len(clips)][:-1]
     held: list[str] = []
     time = 0.0
     for group in groups:
         held += [entry["name"] for entry in group]
-        time += sum(map(seconds_of, group))
+        time += _seconds_once(group)
         if time >= 0.9 * wanted:
             break
     return sorted(held)
 
 
-def seconds_of(entry: dict[str, Any]) -> float:
+def _united(entries: Sequence[Entry], *marks: Callable[[Entry], Hashable]) -> list[list[Entry]]:
+    """Divide clips so that those with a mark in common, or by way of others, are together; in order of name."""
+    groups: list[tuple[set[Hashable], list[Entry]]] = []
+    for entry in entries:
+        own: set[Hashable] = {mark(entry) for mark in marks}
+        near = [group for group in groups if own & group[0]]
+        groups = [group for group in groups if not own & group[0]]
+        groups.append((own.union(*(seen for seen, _ in near)), [entry, *(e for _, clips in near for e in clips)]))
+    united = [sorted(clips, key=lambda e: e["name"]) for _, clips in groups]
+    return sorted(united, key=lambda clips: clips[0]["name"])
+
+
+def _without_copies(clips: Sequence[Entry]) -> list[list[Entry]]:
+    """Divide a file's clips into those that show different things, each with its copies."""
+    return _united(clips, _content, _stretch)
+
+
+def _seconds_once(clips: Sequence[Entry]) -> float:
+    """Return the length of clips in s, copies counted once."""
+    return sum(max(map(seconds_of, same)) for same in _without_copies(clips))
+
+
+def _content(entry: Entry) -> str:
+    return str(entry["sha256"])
+
+
+def _file(entry: Entry) -> PurePath:
+    return PurePath(entry["source"]).with_suffix("")
+
+
+def _stretch(entry: Entry) -> tuple[PurePath, int]:
+    """Return a clip's place in its file, counted from the end, where clips are held out."""
+    segment = entry["segment"] or {"index": 0, "count": 1}
+    return _file(entry), segment["index"] - segment["count"]
+
+
+def _last_start(clips: Sequence[Entry]) -> int:
+    return max((entry["segment"] or {"start": 0})["start"] for entry in clips)
+
+
+def seconds_of(entry: Entry) -> float:
     """Return the length of a clip in s."""
     return float(entry["frames"] / Fraction(entry["fps"]))
 
