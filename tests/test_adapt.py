@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from talkhead.adapting.person import Shots, choose_portrait
 from talkhead.cli import main, terminable
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.manifest import read_manifest
+from talkhead.data.preprocess import preprocess, process_source
 from talkhead.evaluate.rows import REPEATED, WARPED
 from talkhead.media.read import VideoWriter
 from talkhead.modules.checkpoint import read_checkpoint
@@ -173,6 +175,30 @@ def no_more_training(fit: Any) -> Any:
         return fit(module, data, folder, **options)
 
     return ended
+
+
+def test_a_clip_that_can_be_read_only_later_changes_nothing(
+    clips: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker dies of a clip in the first call; the second, which can read it, keeps it from the training, too."""
+    kept_out: list[list[str]] = []
+
+    def stopped(net: Any, root: Path, untaught: list[str], folder: Path, **options: Any) -> Any:
+        kept_out.append(untaught)
+        raise KeyboardInterrupt
+
+    def dying(task: Any, sources: Any, job: Any, workers: int) -> Iterator[Any]:
+        for source in sources:
+            yield source, "it died" if source.name == "take1" else process_source(source, job, lambda: False)
+
+    monkeypatch.setattr("talkhead.adapting.adapt.tune_landmark_net", stopped)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("talkhead.adapting.adapt.LEAST_SECONDS", 1.0)
+        patch.setattr("talkhead.adapting.adapt.preprocess", partial(preprocess, engine=dying))
+        make(clips, tmp_path / "anna", base)
+    with pytest.raises(KeyboardInterrupt):
+        make(clips, tmp_path / "anna", base)
+    assert kept_out == [["take0"], ["take0", "take1"]]
 
 
 def test_what_cannot_be_is_refused_in_one_sentence(clips: Path, base: Path, adapted: Path, tmp_path: Path) -> None:

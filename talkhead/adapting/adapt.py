@@ -18,9 +18,10 @@ import torch
 from talkhead.adapting.adaptation_report import Adaptation
 from talkhead.adapting.comparison import SCORED, Comparison, Networks, on_device
 from talkhead.adapting.footage import measure_footage, remarks
-from talkhead.adapting.held_out import clip_seconds, hold_out, seconds_of, video_seconds
+from talkhead.adapting.held_out import clip_seconds, seconds_of, video_seconds
 from talkhead.adapting.networks import tune_landmark_net, tune_renderer
 from talkhead.adapting.person import Shots, choose_mouths, choose_portrait, read_frame, read_shots
+from talkhead.adapting.work import Work
 from talkhead.data.dataset import ClipDataset
 from talkhead.data.manifest import Entry, read_manifest
 from talkhead.data.preprocess import preprocess
@@ -29,7 +30,7 @@ from talkhead.evaluate.bench import DEFINITIONS
 from talkhead.evaluate.report import environment, fingerprint
 from talkhead.evaluate.videos import load_sync
 from talkhead.face.crop import Crop, from_crop
-from talkhead.media.files import refuse_url, write_whole
+from talkhead.media.files import refuse_url
 from talkhead.media.read import write_audio, write_image
 from talkhead.nets.renderer import Renderer
 from talkhead.speaker.folder import export_pipeline, find_folder, load_fine_renderer, load_parts
@@ -117,15 +118,17 @@ def adapt(
     named = detector if isinstance(detector, str) or detector is None else detector.name
     finder = detector or start.info.get("detector", "auto")
     settings = {"clips": str(Path(clips).resolve()), "base": start.key, **told, "detector": named}
-    work = _Work(Path(output), settings)
+    work = Work(Path(output), settings)
     if work.is_done():
         return _said(work.output, verbose)
     expert = load_sync(sync)
     work.begin()
     start = start.painting(size or start.size)
     entries, lost = _preprocessed(Path(clips), work, start, finder, lengths, face, workers, device, isolate, verbose)
-    held = hold_out(entries, seed)
-    trained = _trained(work, start, held, place, minutes, steps, seed, verbose)
+    entries, held, late = work.divided(entries, seed)
+    lost += late
+    untaught = held + [name for name, _ in late]
+    trained = _trained(work, start, untaught, place, minutes, steps, seed, verbose)
     judge = load_detector(finder, device) if isinstance(finder, str) else finder
     teaching = [entry for entry in entries if entry["name"] not in held]
     shots = read_shots(work.folder / "cache", teaching)
@@ -174,48 +177,8 @@ def _base(base: str | Path, device: torch.device) -> _Base:
     return _Base(name, folder, networks, fine, info, fingerprint(renderer, landmark, fine))
 
 
-class _Work:
-    """The folder beside the output in which everything lies until the speaker is whole."""
-
-    def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
-        self.output, self.settings = output, dict(settings)
-        self.folder = output.with_name(f"{output.name}.work")
-
-    def is_done(self) -> bool:
-        """Tell whether the same call has made the output; refuse an output that something else has made."""
-        if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
-            return False
-        if (self.output / "report.json").is_file() and self._recorded() == self.settings:
-            return True
-        raise FileExistsError(
-            f"output: '{self.output}' exists and was not made of these clips by this command; choose another "
-            "--output, or delete it"
-        )
-
-    def begin(self) -> None:
-        """Make the folder, or refuse one that belongs to other clips or arguments."""
-        recorded = self._recorded()
-        if recorded is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / "adapt.json", (json.dumps(self.settings, indent=1) + "\n").encode())
-            return
-        for name, value in self.settings.items():
-            if recorded.get(name) != value:
-                raise ValueError(
-                    f"output: '{self.folder}' was begun with {name}={recorded.get(name)!r}, not {value!r}; go on "
-                    "with the same arguments, choose another --output, or delete it"
-                )
-
-    def _recorded(self) -> dict[str, Any] | None:
-        path = self.folder / "adapt.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError:
-            return {}
-
-
 def _preprocessed(
-    clips: Path, work: _Work, start: _Base, detector: Any, lengths: dict[str, float],
+    clips: Path, work: Work, start: _Base, detector: Any, lengths: dict[str, float],
     face: Any, workers: int, device: str, isolate: bool, verbose: bool,
 ) -> tuple[list[Entry], list[tuple[str, str]]]:  # fmt: skip
     """Cache the clips; return the usable ones with a picture, and (name, reason) of the others."""
@@ -253,7 +216,7 @@ def _preprocessed(
 
 
 def _trained(
-    work: _Work, start: _Base, held: list[str], device: torch.device,
+    work: Work, start: _Base, untaught: list[str], device: torch.device,
     minutes: float | None, steps: int | None, seed: int, verbose: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Fine-tune both networks on copies of the base's weights; return what is told of each."""
@@ -261,19 +224,19 @@ def _trained(
     shared: dict[str, Any] = {"seed": seed, "device": device, "verbose": verbose}
     cache = work.folder / "cache"
     told = tune_landmark_net(
-        copy.deepcopy(networks.landmark_net), cache, held, work.folder / "landmark",
+        copy.deepcopy(networks.landmark_net), cache, untaught, work.folder / "landmark",
         fps=float(start.fps), size=start.size, minutes=None if minutes is None else NET_SHARE * minutes, **shared,
     )  # fmt: skip
     left = None if minutes is None else minutes - told["seconds"] / 60
     video = tune_renderer(
-        copy.deepcopy(networks.renderer), networks.scheduler, cache, held, work.folder / "video",
+        copy.deepcopy(networks.renderer), networks.scheduler, cache, untaught, work.folder / "video",
         minutes=left, steps=steps, **shared,
     )  # fmt: skip
     return {"landmark": told, "video": video}
 
 
 def _judged(
-    work: _Work, start: _Base, entries: list[Entry], lost: list[tuple[str, str]], held: list[str], shots: Shots,
+    work: Work, start: _Base, entries: list[Entry], lost: list[tuple[str, str]], held: list[str], shots: Shots,
     trained: Mapping[str, Any], detector: LandmarkDetector, expert: Any, device: torch.device, verbose: bool,
 ) -> tuple[Adaptation, Bank | None]:  # fmt: skip
     """Compare before and after on the held-out clips, and say everything."""
@@ -319,7 +282,7 @@ def _held_out(entries: list[Entry], held: list[str]) -> dict[str, str]:
 
 
 def _export(
-    work: _Work, start: _Base, held: list[str], trained: Mapping[str, Any], adaptation: Adaptation,
+    work: Work, start: _Base, held: list[str], trained: Mapping[str, Any], adaptation: Adaptation,
     portrait: tuple[Path, torch.Tensor], bank: Bank | None,
 ) -> None:  # fmt: skip
     """Put the speaker together in the work folder, and move it to its place when it is whole."""
@@ -354,9 +317,7 @@ def _export(
     os.replace(made, work.output)
 
 
-def _portrait(
-    clips: Path, work: _Work, fps: Fraction, teaching: list[Entry], shots: Shots
-) -> tuple[Path, torch.Tensor]:
+def _portrait(clips: Path, work: Work, fps: Fraction, teaching: list[Entry], shots: Shots) -> tuple[Path, torch.Tensor]:
     """Write the best frame of the clips that teach as a portrait; return it and its landmarks, px."""
     index = choose_portrait(shots)
     place, moment = shots.places[index]
