@@ -41,7 +41,7 @@ from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.schedulers import MaskNoiseBridgeScheduler
-from talkhead.speaker.folder import FINE, export_pipeline
+from talkhead.speaker.folder import BUNDLED, FINE, export_pipeline
 from talkhead.tracking.track import Detection
 
 
@@ -224,6 +224,23 @@ def test_what_cannot_be_is_refused_in_one_sentence(clips: Path, base: Path, adap
     with pytest.raises(FileNotFoundError, match="sync: no checkpoint or folder"):
         make(clips, tmp_path / "a", base, sync=tmp_path / "nothing.ckpt")
     assert not (tmp_path / "a").exists() and not (tmp_path / "a.work").exists()
+
+
+def test_a_base_is_completed_or_refused_before_the_work(clips: Path, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "old")
+    info = json.loads((tmp_path / "old" / "pipeline.json").read_text())
+    for name in ("fps", "crop_scale", "window", "overlap", "num_inference_steps"):
+        del info[name]
+    (tmp_path / "old" / "pipeline.json").write_text(json.dumps(info))
+    found = _base(tmp_path / "old", torch.device("cpu")).info
+    assert found == {**info, **TalkingHeadPipeline.from_pretrained(tmp_path / "old", device="cpu").info}
+    shutil.copytree(BUNDLED / "head", tmp_path / "old" / "head")
+    (tmp_path / "old" / "head" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="^pipeline: '.*old' is damaged or incomplete .*head.*export it again$"):
+        make(clips, tmp_path / "a", tmp_path / "old")
+    with pytest.raises(ValueError, match="^output: '.*' is that of the clips, or holds it"):
+        make(clips, clips / "a" / "..", base)
+    assert not (tmp_path / "a.work").exists()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_held_out import entry
 
-from talkhead.adapting.work import LATE, Work
+from talkhead.adapting.work import LATE, Work, check_place
 
 
 def begun(tmp_path: Path) -> Work:
@@ -41,3 +41,29 @@ def test_too_few_clips_decide_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one usable clip is too little"):
         begun(tmp_path).divided([entry("a")], 0)
     assert len(begun(tmp_path).divided([entry("a"), entry("b")], 0)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "what"),
+    [
+        (".", "the current folder"), ("", "the current folder"), ("here/..", "the current folder"),
+        ("..", "the current folder"), ("/", "the current folder"), ("clips", "that of the clips"),
+        ("clips/..", "the current folder"), ("s3://bucket/anna", "the URL s3://bucket/anna"),
+    ],
+)  # fmt: skip
+def test_an_output_that_could_not_take_its_place_is_refused(
+    output: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clips").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^output.* {what}"):
+        check_place(output, "clips/talk.mp4")
+    check_place("clips/anna", "clips")
+    check_place(tmp_path / "clip", "clips")
+
+
+def test_a_name_that_leads_up_and_down_is_that_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = Work(Path("nowhere/../anna"), {})
+    assert work.output == tmp_path / "anna" and work.folder == tmp_path / "anna.work"
+    assert Work(Path("anna"), {}).output == Path("anna")

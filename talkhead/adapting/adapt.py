@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,7 @@ from talkhead.adapting.footage import measure_footage, remarks
 from talkhead.adapting.held_out import clip_seconds, seconds_of, video_seconds
 from talkhead.adapting.networks import tune_landmark_net, tune_renderer
 from talkhead.adapting.person import Shots, choose_mouths, choose_portrait, read_frame, read_shots
-from talkhead.adapting.work import Work
+from talkhead.adapting.work import Work, check_place
 from talkhead.data.dataset import ClipDataset
 from talkhead.data.manifest import Entry, read_manifest
 from talkhead.data.preprocess import preprocess
@@ -33,9 +33,10 @@ from talkhead.face.crop import Crop, from_crop
 from talkhead.media.files import refuse_url
 from talkhead.media.read import write_audio, write_image
 from talkhead.nets.renderer import Renderer
-from talkhead.speaker.folder import export_pipeline, find_folder, load_fine_renderer, load_parts
+from talkhead.pipeline.talking_head import DEFAULTS
+from talkhead.speaker.folder import damaged, export_pipeline, find_folder, load_fine_renderer, load_parts
 from talkhead.speaker.references import Bank
-from talkhead.speaker.trained import load_landmark, load_video
+from talkhead.speaker.trained import load_emotion, load_head, load_landmark, load_video
 from talkhead.tracking.track import LandmarkDetector, load_detector
 
 LEAST_SECONDS = 5.0
@@ -95,8 +96,8 @@ def adapt(
     Raises:
         FileNotFoundError: if there are no clips, or no such base.
         FileExistsError: if there is something else in ``output``.
-        ValueError: if an argument is out of range, the clips show no face or are too short, or the work folder belongs
-            to other clips or arguments.
+        ValueError: if an argument is out of range, the output holds the clips or the current folder, the base is
+            damaged, the clips show no face or are too short, or the work folder belongs to other clips or arguments.
     """
     refuse_url("output", output)
     if (minutes is None) == (steps is None):
@@ -107,6 +108,7 @@ def adapt(
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, as Lightning takes them; got {seed}")
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
+    check_place(output, clips)
     place = chosen_device(device)
     start = _base(base, place)
     if size is not None and size not in start.painters:
@@ -164,17 +166,29 @@ class _Base:
 
     @property
     def fps(self) -> Fraction:
-        return Fraction(self.info.get("fps", "25"))
+        return Fraction(self.info["fps"])
 
 
 def _base(base: str | Path, device: torch.device) -> _Base:
     folder = find_folder(base)
     landmark, emotion, renderer, scheduler, info = load_parts(folder)
     fine = load_fine_renderer(folder)
+    _check_taken_over(folder)
     networks = on_device(Networks(renderer, scheduler, landmark, emotion), device)
     name = folder.name if Path(base).is_dir() else str(base)  # `bundled` and a hub's name say more than where they lie
     fine = None if fine is None else fine.to(device)
-    return _Base(name, folder, networks, fine, info, fingerprint(renderer, landmark, fine))
+    return _Base(name, folder, networks, fine, {**DEFAULTS, **info}, fingerprint(renderer, landmark, fine))
+
+
+def _check_taken_over(folder: Path) -> None:
+    """Load what the export takes over from the base as the export does, when all the work has been done."""
+    loaders: dict[str, Callable[[Path], Any]] = {"emotion": load_emotion, "head": load_head}
+    for name, load in loaders.items():
+        try:
+            if (folder / name).is_dir():
+                load(folder / name)
+        except ValueError as error:
+            raise damaged(folder, error) from error
 
 
 def _preprocessed(
@@ -188,7 +202,7 @@ def _preprocessed(
         clips,
         cache,
         size=start.size,
-        scale=max(round(start.info.get("crop_scale", 1.5) / CLIP_BOX, 2), 1.0),
+        scale=max(round(start.info["crop_scale"] / CLIP_BOX, 2), 1.0),
         detector=detector,
         identity="speaker",
         emotion="neutral",
@@ -250,7 +264,7 @@ def _judged(
     tables = comparison(cache, held, work.folder, verbose)
     facts = measure_footage(cache, entries, lost, expert)
     adaptation = Adaptation(
-        name=work.output.name,
+        name=work.place.name,
         footage=facts,
         remarks=remarks(facts, float(start.fps)),
         training={name: _lasted(one) for name, one in trained.items()} | {"seed": str(work.settings["seed"])},
@@ -302,19 +316,19 @@ def _export(
         reference_landmarks=portrait[1],
         speech=speech,
         bank=bank if adaptation.keeps_bank() else None,
-        crop_scale=info.get("crop_scale", 1.5),
+        crop_scale=info["crop_scale"],
         window=info["window"],
         overlap=info["overlap"],
         num_inference_steps=info["num_inference_steps"],
-        name=work.output.name,
+        name=work.place.name,
         data=f"Adapted from the speaker '{start.name}' (its card says what that was trained on) to "
         f"{adaptation.footage['seconds']:.0f} s of clips of one person.",
         licence="As the base speaker's, and as the person in the clips allows.",
         results=adaptation.markdown(),
     )
     adaptation.save(made, work.folder / "strip.png")
-    work.output.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(made, work.output)
+    work.place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(made, work.place)
 
 
 def _portrait(clips: Path, work: Work, fps: Fraction, teaching: list[Entry], shots: Shots) -> tuple[Path, torch.Tensor]:

@@ -9,29 +9,40 @@ from typing import Any
 
 from talkhead.adapting.held_out import hold_out
 from talkhead.data.manifest import Entry
-from talkhead.media.files import write_whole
+from talkhead.media.files import refuse_url, write_whole
 
 LATE = "it could be read only after the training had begun, which went on without it"
+
+
+def check_place(output: str | Path, clips: str | Path) -> None:
+    """Raise a ValueError where a speaker's folder could not take its place when all is done."""
+    refuse_url("output", output)
+    place = Path(output).resolve()
+    for what, taken in (("the current folder", Path.cwd()), ("that of the clips", Path(clips))):
+        if taken.resolve().is_relative_to(place):
+            raise ValueError(f"output: '{output}' is {what}, or holds it; give the name of a folder to be made")
 
 
 class Work:
     """The folder beside the output in which everything lies until the speaker is whole.
 
     Attributes:
-        output: as it was given.
+        output: as it was given, for what is said; without ``..``, which may lead through a folder that is none.
+        place: the same, without links, too.
         settings: of the call.
         folder: ``OUTPUT.work``.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
-        self.output, self.settings = output, dict(settings)
-        self.folder = output.with_name(f"{output.name}.work")
+        self.place, self.settings = output.resolve(), dict(settings)
+        self.output = self.place if ".." in output.parts else output
+        self.folder = self.place.with_name(f"{self.place.name}.work")
 
     def is_done(self) -> bool:
         """Tell whether the same call has made the output; refuse an output that something else has made."""
-        if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
+        if not self.place.exists() or (self.place.is_dir() and not any(self.place.iterdir())):
             return False
-        if (self.output / "report.json").is_file() and _read(self.folder / "adapt.json") == self.settings:
+        if (self.place / "report.json").is_file() and _read(self.folder / "adapt.json") == self.settings:
             return True
         raise FileExistsError(
             f"output: '{self.output}' exists and was not made of these clips by this command; choose another "
