@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -17,6 +16,7 @@ import torch
 from conftest import tiny_face, tiny_frames
 from safetensors.torch import load_file
 from test_fit import losses
+from test_footage import GOOD
 from test_preprocess import SIDE, SkinDetector
 from torch import Tensor
 
@@ -25,7 +25,6 @@ from talkhead.adapting.adapt import _base, adapt
 from talkhead.adapting.adaptation_report import Adaptation
 from talkhead.adapting.comparison import AFTER, AFTER_ONE, BEFORE, NET_AFTER, NET_BEFORE
 from talkhead.adapting.fine_tuning import fit_speaker_part, steps_within
-from talkhead.adapting.footage import pixel_noise, remarks
 from talkhead.adapting.held_out import hold_out
 from talkhead.adapting.person import Shots, choose_portrait
 from talkhead.cli import main, terminable
@@ -39,6 +38,7 @@ from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
+from talkhead.nets.sync import SyncNet
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.schedulers import MaskNoiseBridgeScheduler
 from talkhead.speaker.folder import BUNDLED, FINE, export_pipeline
@@ -201,6 +201,26 @@ def test_a_clip_that_can_be_read_only_later_changes_nothing(
     assert kept_out == [["take0"], ["take0", "take1"]]
 
 
+def test_a_finished_report_is_of_the_judge_that_is_given(
+    adapted: Path, clips: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what the refusal advises judges anew without training again."""
+    with pytest.raises(FileNotFoundError, match="sync: no checkpoint or folder"):
+        make(clips, adapted, base, sync=tmp_path / "nothing.ckpt")
+    for name in ("judge", "other"):
+        SyncNet(width=8, dimensions=8).save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match="^sync: the report in '.*anna' is not by this judge; delete that folder, but"):
+        make(clips, adapted, base, sync=tmp_path / "judge")
+    shutil.copytree(adapted.with_name("anna.work"), tmp_path / "anna.work")
+    monkeypatch.setattr("talkhead.adapting.networks.fit_speaker_part", no_more_training(fit_speaker_part))
+    for _ in range(2):
+        anna = make(clips, tmp_path / "anna", base, sync=tmp_path / "judge")
+    assert json.loads((anna / "report.json").read_text())["footage"]["sync_by"] == "expert"
+    assert make(clips, anna, base) == anna
+    with pytest.raises(ValueError, match="is not by this judge"):
+        make(clips, anna, base, sync=tmp_path / "other")
+
+
 def test_what_cannot_be_is_refused_in_one_sentence(clips: Path, base: Path, adapted: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="clips: .* does not exist"):
         make(tmp_path / "nowhere", tmp_path / "a", base)
@@ -319,44 +339,6 @@ def test_the_first_steps_tell_how_many_there_are(clips: Path, base: Path, tmp_pa
     assert rates[5] == pytest.approx(1e-4) and rates[-1] == pytest.approx(
         1e-4 * (1 + math.cos(math.pi * 19 / 20)) / 2, rel=1e-3
     )
-
-
-def test_noise_is_that_of_pixels_that_keep_still() -> None:
-    """Noise of 5 grey levels on one channel average; a quarter of the picture also moves wildly."""
-    generator = torch.Generator().manual_seed(3)
-    grey = 120 + 5 * torch.randn(60, 1, 40, 40, generator=generator)
-    grey[..., :20, :20] += 80 * torch.rand(60, 1, 20, 20, generator=generator)
-    frames = grey.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
-    assert pixel_noise(frames) == pytest.approx(5.0, rel=0.2)
-    assert pixel_noise(frames[:1].expand(9, -1, -1, -1)) == 0
-
-
-GOOD = {
-    "seconds": 20.0, "clips": 5, "lost": [], "faces_lost": 0.0, "face_pixels": 110.0, "noise": 1.0, "open_mouth": 0.4,
-    "teeth": 0.6, "loudness": -20.0, "yaw": 8.0, "pitch": 6.0, "sync_offset": 0.0, "sync_by": "loudness",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("facts", "said"),
-    [
-        ({"seconds": 7.0}, "Only 7 s of video"),
-        ({"lost": [{"clip": "b", "reason": "no face"}]}, r"1 clips could not be used \(b: no face\)"),
-        ({"faces_lost": 0.1}, "In 10% of the frames no face was found"),
-        ({"face_pixels": 50.0}, "The face is 50 px wide"),
-        ({"noise": 9.0}, "noisy"),
-        ({"yaw": 60.0}, "turns far"),
-        ({"open_mouth": 0.01, "teeth": math.nan}, "hardly ever open"),
-        ({"teeth": 0.0}, "Teeth are hardly seen"),
-        ({"loudness": -70.0}, "very quiet"),
-        ({"sync_offset": 5.0}, "200 ms late"),
-        ({"sync_offset": -3.0, "sync_by": "expert"}, "120 ms early"),
-    ],
-)
-def test_what_is_wrong_with_the_video_is_said(facts: dict[str, Any], said: str) -> None:
-    assert remarks(GOOD, 25.0) == []
-    (remark,) = remarks({**GOOD, **facts}, 25.0)
-    assert re.search(said, remark)
 
 
 def told(after: float, bank: float, net: float = 2.0, psnr: float = 31.0) -> Adaptation:

@@ -21,7 +21,7 @@ from talkhead.adapting.footage import measure_footage, remarks
 from talkhead.adapting.held_out import clip_seconds, seconds_of, video_seconds
 from talkhead.adapting.networks import tune_landmark_net, tune_renderer
 from talkhead.adapting.person import Shots, choose_mouths, choose_portrait, read_frame, read_shots
-from talkhead.adapting.work import Work, check_place
+from talkhead.adapting.work import JUDGE, Work, check_place
 from talkhead.data.dataset import ClipDataset
 from talkhead.data.manifest import Entry, read_manifest
 from talkhead.data.preprocess import preprocess
@@ -84,7 +84,8 @@ def adapt(
         face: which face where there are several: "largest", "center", or its place from the left.
         size: px of the squares that are learnt and painted: those of the base's renderer, or of its renderer for large
             faces, whose steps take three to four times as long; None: the former.
-        sync: a checkpoint of ``talkhead fit --config sync``, to judge whether lips and sound belong together.
+        sync: a checkpoint of ``talkhead fit --config sync``, to judge whether lips and sound belong together. A
+            finished report must be by the same one.
         workers: processes that preprocess; with more than one, a script must start from ``if __name__ == "__main__"``.
         device: where to train; "auto": the GPU where there is one.
         isolate: see `preprocess`.
@@ -109,6 +110,7 @@ def adapt(
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     check_place(output, clips)
+    expert = load_sync(sync)
     place = chosen_device(device)
     start = _base(base, place)
     if size is not None and size not in start.painters:
@@ -122,8 +124,8 @@ def adapt(
     settings = {"clips": str(Path(clips).resolve()), "base": start.key, **told, "detector": named}
     work = Work(Path(output), settings)
     if work.is_done():
+        work.check_judge(fingerprint(expert) if expert is not None else None)
         return _said(work.output, verbose)
-    expert = load_sync(sync)
     work.begin()
     start = start.painting(size or start.size)
     entries, lost = _preprocessed(Path(clips), work, start, finder, lengths, face, workers, device, isolate, verbose)
@@ -263,6 +265,8 @@ def _judged(
     comparison = Comparison(start.networks, after, bank, detector, options)
     tables = comparison(cache, held, work.folder, verbose)
     facts = measure_footage(cache, entries, lost, expert)
+    protocol = {"process": ", ".join(f"{k} {v}" for k, v in options.items())}
+    protocol |= {} if expert is None else {JUDGE: fingerprint(expert)}
     adaptation = Adaptation(
         name=work.place.name,
         footage=facts,
@@ -270,7 +274,7 @@ def _judged(
         training={name: _lasted(one) for name, one in trained.items()} | {"seed": str(work.settings["seed"])},
         held_out=_held_out(entries, held),
         tables=tables,
-        protocol={"process": ", ".join(f"{k} {v}" for k, v in options.items()), **DEFINITIONS, **environment(device)},
+        protocol=protocol | DEFINITIONS | environment(device),
     )
     return adaptation, bank
 

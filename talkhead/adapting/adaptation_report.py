@@ -130,7 +130,7 @@ def told(footage: Mapping[str, Any]) -> dict[str, str]:
     }
     offset = footage["sync_offset"]
     by = "a net that judges synchrony" if footage["sync_by"] == "expert" else "the sound's loudness, which is rough"
-    late = "cannot be told" if math.isnan(offset) else f"{offset:+.0f} frames (+: late)"
+    late = "cannot be told" if math.isnan(offset) else f"{offset:+g} frames (+: late)"
     return {**texts, "lips against the sound": f"{late}, judged by {by}"}
 
 

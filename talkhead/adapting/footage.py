@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -176,5 +177,5 @@ def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
 
 
 def _median(values: Sequence[float]) -> float:
-    known = sorted(v for v in values if math.isfinite(v))
-    return known[len(known) // 2] if known else math.nan
+    known = [v for v in values if math.isfinite(v)]
+    return statistics.median(known) if known else math.nan

@@ -11,6 +11,8 @@ from talkhead.adapting.held_out import hold_out
 from talkhead.data.manifest import Entry
 from talkhead.media.files import refuse_url, write_whole
 
+JUDGE = "judge of synchrony"
+"""Where a report's protocol has the fingerprint of the net that judged."""
 LATE = "it could be read only after the training had begun, which went on without it"
 
 
@@ -48,6 +50,15 @@ class Work:
             f"output: '{self.output}' exists and was not made of these clips by this command; choose another "
             "--output, or delete it"
         )
+
+    def check_judge(self, judge: str | None) -> None:
+        """Refuse a judge of synchrony, by its fingerprint, that the finished report is not of; None: any will do."""
+        report = json.loads((self.place / "report.json").read_text(encoding="utf-8"))
+        if judge is not None and report["protocol"].get(JUDGE) != judge:
+            raise ValueError(
+                f"sync: the report in '{self.output}' is not by this judge; delete that folder, but not "
+                f"'{self.folder}', and the same call judges anew without training again"
+            )
 
     def begin(self) -> None:
         """Make the folder, or refuse one that belongs to other clips or arguments."""
