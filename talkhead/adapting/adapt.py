@@ -30,7 +30,6 @@ from talkhead.evaluate.bench import DEFINITIONS
 from talkhead.evaluate.report import environment, fingerprint
 from talkhead.evaluate.videos import load_sync
 from talkhead.face.crop import Crop, from_crop
-from talkhead.media.files import refuse_url
 from talkhead.media.read import write_audio, write_image
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.talking_head import DEFAULTS
@@ -100,7 +99,6 @@ def adapt(
         ValueError: if an argument is out of range, the output holds the clips or the current folder, the base is
             damaged, the clips show no face or are too short, or the work folder belongs to other clips or arguments.
     """
-    refuse_url("output", output)
     if (minutes is None) == (steps is None):
         raise ValueError("give minutes or steps, one of the two, and the other as None")
     if (minutes is not None and not 0 < minutes < math.inf) or (steps is not None and steps < 1):
