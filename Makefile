@@ -5,7 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin
 EXTRAS ?= dev,dlib
 JOBS ?= 2
-INSTALLED := $(VENV)/.installed
+comma := ,
+# Named after what was asked for: with other extras the environment is another one.
+INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: demo test lint docs install clean
 

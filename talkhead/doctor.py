@@ -222,6 +222,14 @@ def nearest_folder(path: Path) -> Path:
     return path if path.exists() else nearest_folder(path.parent)
 
 
+def check_talkhead() -> Check:
+    """The library itself can be imported, with all that videos and trainings are made by."""
+    fine, found = run_python("import lightning, talkhead.pipeline; print(talkhead.__version__)")
+    if fine:
+        return Check("ok", "talkhead", found)
+    return Check("fail", "talkhead", found, "install it again: pip install --force-reinstall -c constraints.txt -e .")
+
+
 def check_cache() -> Check:
     """Downloaded weights can be written."""
     hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
@@ -251,6 +259,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_face_alignment,
     check_dlib,
     check_triton,
+    check_talkhead,
     check_cache,
     check_disk,
 )

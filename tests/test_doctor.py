@@ -52,6 +52,7 @@ def test_this_machine_is_healthy(capsys: pytest.CaptureFixture[str]) -> None:
         "face-alignment",
         "dlib",
         "triton",
+        "talkhead",
         "cache",
         "disk",
     ):
@@ -110,6 +111,16 @@ def test_a_failure_is_counted_and_ends_in_one(
     assert "fail  torch: ModuleNotFoundError" in out
     assert "-> install it again" in out
     assert out.endswith("1 failed\n")
+
+
+def test_a_library_that_cannot_be_imported_is_no_healthy_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lightning.py").write_text("raise ImportError('lightning is broken')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_talkhead,))
+    assert doctor.doctor() == 1
+    assert "fail  talkhead: ImportError: lightning is broken" in capsys.readouterr().out
 
 
 def test_a_foreign_torchvision_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ gr = pytest.importorskip("gradio", reason="the page is an extra: pip install 'ta
 pytestmark = GRADIOS_WARNINGS
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from talkhead.app.page import HEARD, _Maker, make_page, run_page
+    from talkhead.app.page import HEARD, _bounded, _Maker, make_page, run_page
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,21 @@ def test_a_speakers_own_portrait_has_his_other_pictures_where_his_networks_paint
     assert maker._known("bundled", portrait, ["smile.png"])["references"] == ["smile.png"]  # what was given comes first
     assert maker._known("other", portrait, None)["references"] is None
     assert maker._known("bundled", str(tmp_path / "other.png"), None) == {"references": None}
+
+
+def test_what_a_visitor_may_ask_for_is_bounded(tmp_path: Path) -> None:
+    """A small file may be a large picture, and there may be many of them."""
+    small, large = str(tmp_path / "small.png"), str(tmp_path / "large.png")
+    write_image(small, torch.zeros(3, 1920, 8, dtype=torch.uint8))
+    picture = torch.full((3, 960, 3840), 200, dtype=torch.uint8)
+    picture[:, :, :1920] = 40
+    write_image(large, picture)
+    assert _bounded(small) == small
+    shrunk = _bounded(large)
+    assert isinstance(shrunk, torch.Tensor) and shrunk.shape == (3, 480, 1920) and shrunk.dtype == torch.uint8
+    assert (shrunk[:, :, :950] == 40).all() and (shrunk[:, :, 970:] == 200).all()
+    with pytest.raises(ValueError, match="33 further pictures are too many: choose 32 of them at most"):
+        _Maker({"one": tiny_pipeline()}, 5.0, None, tmp_path)._known("one", small, ["smile.png"] * 33)
 
 
 @pytest.mark.parametrize("name", ["smile.png", "phone.heic", "talk.mp4"])

@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from talkhead.app import LARGEST_SIDE
+from talkhead.app import LARGEST_SIDE, LARGEST_WHOLE
 from talkhead.app.bounds import check_seconds
 from talkhead.app.names import OwnPagesOnly, own_names
 from talkhead.app.score import score
 from talkhead.data.clip import EMOTIONS
 from talkhead.media.folders import VIDEO
 from talkhead.media.formats import open_writer
+from talkhead.media.read import read_image
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.feeling import join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.stages import Stream
 from talkhead.speaker.folder import own_portrait, own_references
+from talkhead.speaker.references import MOST
 
 HEARD = "as heard in the speech"
 KEEP = ["download"]
@@ -144,11 +147,13 @@ class _Maker:
         if not image or not audio:
             raise ValueError("give a portrait and a recording")
         check_seconds(audio, self.longest, "the recording")
+        known = self._known(speaker, image, further)
+        whole = frame == "full" and "reference_landmarks" not in known
         pieces = self.speakers[speaker].stream(
-            image, audio, emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
+            _bounded(image) if whole else image, audio,
+            emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
             pose=pose, brow=brow, blink=blink, idle=idle, frame=frame, seed=int(seed), num_inference_steps=int(steps),
-            size=int(size) if size and frame == "crop" else None, detector=self.detector,
-            **self._known(speaker, image, further),
+            size=int(size) if size and frame == "crop" else None, detector=self.detector, **known,
         )  # fmt: skip
         return self._written(pieces, progress)
 
@@ -185,6 +190,8 @@ class _Maker:
 
     def _known(self, speaker: str, image: str, further: list[str] | None) -> dict[str, Any]:
         """Return what is known of a portrait's face: a speaker's own needs no detector, and has his other pictures."""
+        if further and len(further) > MOST:
+            raise ValueError(f"{len(further)} further pictures are too many: choose {MOST} of them at most")
         for file in further or ():
             if Path(file).suffix.lower() in VIDEO:
                 check_seconds(file, self.longest, f"'{Path(file).name}'", seen=True)
@@ -254,7 +261,8 @@ def _speak_tab(gr: Any, maker: _Maker) -> None:
             strength = gr.Slider(0, 2, 1, label="Strength of the expression")
             with gr.Accordion("Motion and picture", open=False):
                 gains = [gr.Slider(0, 2, 1, label=name) for name in ("Mouth", "Head", "Brows", "Blinks", "Idle motion")]
-                frame = gr.Radio(["crop", "full"], value="crop", label="Frame")
+                label = f"Frame (full: at most {LARGEST_WHOLE} px a side)"
+                frame = gr.Radio(["crop", "full"], value="crop", label=label)
                 size = gr.Number(0, precision=0, minimum=0, maximum=LARGEST_SIDE, label="Side of the crop, px")
                 seed = gr.Number(0, precision=0, label="Seed")
                 steps = gr.Slider(1, 20, 1, step=1, label="Network calls per frame")
@@ -292,6 +300,17 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
 
     inputs = [speaker, image, motion, audio, *gains, smoothing, further]
     button.click(_in_one_sentence(gr, maker, repaint), inputs, outputs, api_name="repaint", **ONE_AT_A_TIME)
+
+
+def _bounded(image: str) -> str | Tensor:
+    """Return a picture, shrunk where it is larger than those who did not start the program may have it painted."""
+    picture = read_image(image)
+    share = LARGEST_WHOLE / max(picture.shape[1:])
+    if share >= 1:
+        return image
+    sides = [round(share * side) for side in picture.shape[1:]]
+    small = F.interpolate(picture[None].float(), sides, mode="bicubic", antialias=True)[0]
+    return small.round().clamp(0, 255).to(torch.uint8)
 
 
 def _score_tab(gr: Any, maker: _Maker) -> None:

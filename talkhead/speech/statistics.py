@@ -16,8 +16,8 @@ class SpectralStatistics(nn.Module):
     """What a whole recording sounds like: statistics over time of its cepstrum, as openSMILE-like features know it.
 
     With c the first 30 cosine coefficients of each frame: their mean and quantiles over the loud frames, the spread of
-    c and of its first and second differences, and the modulation spectrum (0.4 to 15 Hz, at 50
-    frames per second 0.2 to 7.6 Hz) of loudness and of c_0..c_7.
+    c and of its first and second differences, and of its first 256 frames (2.56 s) the modulation spectrum (0.4 to 15
+    Hz, at 50 frames per second of 5.12 s 0.2 to 7.6 Hz) of loudness and of c_0..c_7.
     A few hundred recordings suffice to learn from these, long before they suffice for a Conformer.
     """
 
