@@ -117,7 +117,7 @@ def test_print_config_round_trips(name: str, tmp_path: Path, capsys: pytest.Capt
     assert_contains(yaml.safe_load(first), yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text()))
 
 
-@pytest.mark.parametrize("name", ["landmark", "emotion", "video", "video256", "paper/video"])
+@pytest.mark.parametrize("name", ["landmark", "emotion", "video256"])
 def test_gpu_goes_behind_any_recipe_and_changes_its_speed_alone(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, with the bundled speaker and small settings, and hold no outputs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ MADE = {
     "06_table_2.ipynb": ["sweep/ablation.md", "sweep/ablation.png"],
 }
 AGAIN = {"04_train_a_speaker.ipynb"}
-"""Which are run twice: what is there already must not stand in the way."""
+"""Whose clips are cached and learnt once more: what is there already must not stand in the way."""
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -35,9 +36,8 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TALKHEAD_SMALL", "1")
     names = {"__name__": "__main__"}
-    for _ in range(2 if name in AGAIN else 1):
-        for cell in json.loads(path.read_text())["cells"]:
-            if cell["cell_type"] == "code":
-                exec(compile("".join(cell["source"]), name, "exec"), names)
+    cells = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    for cell in cells + [cell for cell in cells if name in AGAIN and re.search('"(preprocess|fit)"', cell)]:
+        exec(compile(cell, name, "exec"), names)
     plt.close("all")
     assert not [file for file in MADE[name] if not (tmp_path / file).stat().st_size]

@@ -88,6 +88,12 @@ def report(folders, tmp_path_factory):
     return judge(methods, output, truth=folders / "truth", detector=Beacon(), sync=None, size=48, verbose=False), output
 
 
+@pytest.fixture
+def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the net that describes faces: half of a judgement's time, and none of what is asked."""
+    monkeypatch.setattr("talkhead.evaluate.video_scores.can_describe_faces", lambda: False)
+
+
 def test_every_measure_ranks_as_it_must(report) -> None:
     paper, ours = report[0].tables["paper"].rows, report[0].tables["ours"].rows
     assert paper["same"]["psnr"] > 30 > paper["late"]["psnr"] and paper["same"]["ssim"] > paper["late"]["ssim"]
@@ -120,6 +126,7 @@ def test_the_page_holds_all_it_shows(report) -> None:
     assert "As in the paper's Table 1" in (output / "videos.md").read_text()
 
 
+@pytest.mark.usefixtures("no_identity")
 def test_without_a_truth_the_unpaired_measures_remain(folders, tmp_path) -> None:
     found = judge({"mine": folders / "same"}, tmp_path, detector=Beacon(), sync=None, size=48, verbose=False)
     assert list(found.tables) == ["ours"] and set(found.tables["ours"].rows) == {STILL, "mine"}
@@ -135,6 +142,7 @@ def test_bars_are_drawn_of_what_the_still_picture_has_not() -> None:
     assert [[row[lips], row[blinks]] for row in heights] == [[0, 0], [1, 0.5], [0.5, 1]]
 
 
+@pytest.mark.usefixtures("no_identity")
 def test_a_method_that_always_fails_has_a_row(folders, tmp_path) -> None:
     for name in ("a", "b"):
         write(tmp_path / "black" / f"{name}.mp4", np.zeros((16, 48, 64, 3), np.uint8))
@@ -158,6 +166,7 @@ def test_names_are_drawn_as_they_are(name: str) -> None:
     assert [text.replace("\\$", "$").strip() for text in drawn] == [STILL, name]
 
 
+@pytest.mark.usefixtures("no_identity")
 def test_a_sound_that_cannot_be_read_is_a_failure_of_that_clip_alone(folders, tmp_path) -> None:
     (tmp_path / "speech").mkdir()
     (tmp_path / "speech" / "b.wav").write_bytes(b"no sound")
@@ -169,6 +178,7 @@ def test_a_sound_that_cannot_be_read_is_a_failure_of_that_clip_alone(folders, tm
     assert found.clips["a"]["notes"]["mine"] == ["no speech of its name: judged by the truth's"]
 
 
+@pytest.mark.usefixtures("no_identity")
 def test_a_video_without_a_truth_is_counted_as_left_out(folders, tmp_path) -> None:
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth" / "a.mp4").write_bytes((folders / "truth" / "a.mp4").read_bytes())
@@ -241,6 +251,7 @@ def test_names_are_those_that_people_see(tmp_path: Path, monkeypatch) -> None:
     assert list(name_methods(["."])) == ["m"]
 
 
+@pytest.mark.usefixtures("no_identity")
 def test_without_a_truth_all_are_judged_at_the_first_ones_rate(tmp_path: Path) -> None:
     for name, fps in (("f25", 25), ("f50", 50)):
         write(tmp_path / name / "a.mp4", scene(fps, fps=fps), rate=Fraction(fps))
@@ -251,6 +262,7 @@ def test_without_a_truth_all_are_judged_at_the_first_ones_rate(tmp_path: Path) -
     assert "f50: 50.000 frames per second brought to 25.000, the first's" in found.protocol["reconciled"]
 
 
+@pytest.mark.usefixtures("no_identity")
 def test_the_first_clips_are_those_that_a_method_has_and_their_first_frames_can_be_enough(folders, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "b.mp4").write_bytes((folders / "late" / "b.mp4").read_bytes())
@@ -260,6 +272,7 @@ def test_the_first_clips_are_those_that_a_method_has_and_their_first_frames_can_
     assert found.tables["paper"].rows["mine"]["lag"] != 4  # no four frames tell of it
 
 
+@pytest.mark.usefixtures("no_identity")
 def test_what_is_shown_of_a_video_does_not_keep_all_of_it(folders, tmp_path, monkeypatch) -> None:
     kept: dict[str, dict[str, Tensor]] = {}
     monkeypatch.setattr("talkhead.evaluate.videos.write_page", lambda path, report, methods, shown: kept.update(shown))
