@@ -144,13 +144,8 @@ def test_a_broken_run_goes_on_and_other_settings_start_anew(tiny_cache: Path, tm
 def test_another_part_in_the_same_folder_is_as_in_a_folder_of_its_own(tiny_cache: Path, tmp_path: Path) -> None:
     """Only of held-out clips the training clips' mean motion is a row; and the strip is of the clips in hand."""
     data = MEADDataModule(str(tiny_cache), test_fraction=0.2)
-    options: dict[str, Any] = {
-        "detector": None,
-        "num_inference_steps": 1,
-        "verbose": False,
-        "limit": 2,
-        "num_frames": 6,
-    }
+    options: dict[str, Any] = {"detector": None, "num_inference_steps": 1, "verbose": False}
+    options |= {"limit": 2, "num_frames": 6}
     alone = {part: evaluate(model(), data, tmp_path / part, part=part, **options) for part in ("test", "all")}
     assert next(iter(alone["test"].clips)) != next(iter(alone["all"].clips))
     for part in ("test", "all", "test"):
