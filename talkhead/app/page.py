@@ -150,7 +150,7 @@ class _Maker:
         known = self._known(speaker, image, further)
         whole = frame == "full" and "reference_landmarks" not in known
         pieces = self.speakers[speaker].stream(
-            _bounded(image) if whole else image, audio,
+            _whole_picture(image) if whole else image, audio,
             emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
             pose=pose, brow=brow, blink=blink, idle=idle, frame=frame, seed=int(seed), num_inference_steps=int(steps),
             size=int(size) if size and frame == "crop" else None, detector=self.detector, **known,
@@ -302,12 +302,12 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
     button.click(_in_one_sentence(gr, maker, repaint), inputs, outputs, api_name="repaint", **ONE_AT_A_TIME)
 
 
-def _bounded(image: str) -> str | Tensor:
-    """Return a picture, shrunk where it is larger than those who did not start the program may have it painted."""
+def _whole_picture(image: str) -> Tensor:
+    """Read a picture, shrunk where it is larger than those who did not start the program may have it painted."""
     picture = read_image(image)
     share = LARGEST_WHOLE / max(picture.shape[1:])
     if share >= 1:
-        return image
+        return picture
     sides = [round(share * side) for side in picture.shape[1:]]
     small = F.interpolate(picture[None].float(), sides, mode="bicubic", antialias=True)[0]
     return small.round().clamp(0, 255).to(torch.uint8)

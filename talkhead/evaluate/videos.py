@@ -10,7 +10,6 @@ import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -225,15 +224,16 @@ def read_take(
         ValueError: if it cannot be read, or holds no face in most of its frames.
     """
     notes = []
-    own = float(probe(path).fps or Fraction(0))
+    info = probe(path)
+    if info.fps is None or info.height is None or info.width is None:
+        raise ValueError(f"'{path}' holds no picture")
+    own, whole = float(info.fps), (info.height, info.width)
     if fps is not None and abs(own - fps) > 0.01:
         notes.append(f"{own:.3f} frames per second brought to {fps:.3f}" + (", the first's" if true is None else ""))
 
     def pictures() -> Iterator[Tensor]:
         return itertools.islice(iter_frames(path, fps), num_frames)
 
-    first = next(pictures())
-    whole = (first.shape[-2], first.shape[-1])
     crop = None
     if place is not None:
         crop = place_in(place, whole, notes)

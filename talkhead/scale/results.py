@@ -33,18 +33,17 @@ def job_line(job: VideoJob, key: str | None, status: str, reason: str = "", sha2
     }  # fmt: skip
 
 
-def failed_line(job: VideoJob, key: str | None, reason: str, earlier: Mapping[int, Entry], folder: Path) -> Entry:
+def failed_line(job: VideoJob, key: str | None, reason: str, video: Entry | None) -> Entry:
     """Return the line of a job that failed; where its earlier video lies there, with what `earlier_videos` told of it.
 
     Args:
         job: the job.
         key: its `job_key`.
         reason: why it failed.
-        earlier: the lines of earlier videos, by the number of the job's line.
-        folder: of the videos.
+        video: the line of that video, which a job that fails leaves as it is; None: there is none.
     """
-    entry, video = job_line(job, key, "failed", reason), earlier.get(job.line)
-    if video is None or not is_as_written(video, folder):
+    entry = job_line(job, key, "failed", reason)
+    if video is None:
         return entry
     known = {name: video[name] for name in ("key", "sha256", "version") if name in video}
     said = f"{reason}; the video of an earlier run lies there"

@@ -248,8 +248,9 @@ def _resume(
             earlier[job.line] = entry
     kept += [entry | {"line": None} for output, entry in before.items() if output_checksum(folder / output)]
     # A run that is stopped before a job's turn must not forget its video either.
-    waiting = [failed_line(job, None, "not tried by a run that was stopped", earlier, folder) for job in todo]
-    write_whole(folder / RESULTS, json_lines([*kept, *(entry for entry in waiting if entry["sha256"])]))
+    said = "not tried by a run that was stopped"
+    waiting = [failed_line(job, None, said, earlier[job.line]) for job in todo if job.line in earlier]
+    write_whole(folder / RESULTS, json_lines(kept + waiting))
     return kept, todo, earlier
 
 
@@ -274,7 +275,7 @@ def _work(
             status, reason, sha256 = ("failed", result, None) if isinstance(result, str) else result
             entry = job_line(job, keys[job.line], status, reason, sha256)
             if status != "ok":
-                entry = failed_line(job, keys[job.line], reason, earlier, run.folder)
+                entry = failed_line(job, keys[job.line], reason, earlier.get(job.line))
             record.add([(f"{job.output} (line {job.line})", entry)], weights[job.line], note())
     return record.entries
 
