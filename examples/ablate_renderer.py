@@ -23,7 +23,6 @@ import lightning
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from rich.progress import track
 from safetensors.torch import load_file, save
 
@@ -46,6 +45,7 @@ from talkhead.evaluate.rows import (
     score_pictures,
 )
 from talkhead.media.files import write_whole
+from talkhead.modules.averaging import EMA
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.renderer import Renderer
 from talkhead.schedulers import MaskNoiseBridgeScheduler, PaperProcess
@@ -174,7 +174,7 @@ def train(variant: Variant, cache: Path, folder: Path, size: int, steps: int) ->
         max_steps=steps,
         precision=fast_precision(chosen_device("auto")),
         gradient_clip_val=1.0,
-        callbacks=[EMAWeightAveraging(decay=0.99)],
+        callbacks=[EMA(decay=0.99)],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.devices import chosen_device, fast_precision
+from talkhead.modules.averaging import EMA
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.renderer import Renderer
 from talkhead.speaker.folder import find_folder, load_parts, save_part
@@ -56,7 +57,7 @@ def main() -> None:
         accelerator="auto", devices=1, max_epochs=-1, max_time={"seconds": round(60 * options.minutes)},
         precision=fast_precision(chosen_device("auto")), gradient_clip_val=1.0, limit_val_batches=0,
         num_sanity_val_steps=0, logger=False, enable_checkpointing=False,
-        callbacks=[EMAWeightAveraging(decay=0.99), RichProgressBar()],
+        callbacks=[EMA(decay=0.99), RichProgressBar()],
     )  # fmt: skip
     module.train()
     trainer.fit(module, data)

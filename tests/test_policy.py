@@ -21,6 +21,7 @@ from talkhead.data.clip import EMOTIONS, Clip
 from talkhead.data.datamodule import EpochSampler, MEADDataModule
 from talkhead.data.dataset import ClipDataset
 from talkhead.metrics import ssim
+from talkhead.modules.averaging import EMA
 from talkhead.modules.emotion import EmotionClassifier
 from talkhead.modules.landmark import LandmarkGenerator
 from talkhead.modules.video import VideoDiffusion
@@ -246,7 +247,7 @@ def test_the_discs_edge() -> None:
 @pytest.mark.parametrize("name", ["landmark", "video"])
 def test_the_shipped_recipe_averages_its_weights(name: str) -> None:
     recipe = yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text())["trainer"]
-    averages = [c for c in recipe["callbacks"] if c["class_path"].endswith(".EMAWeightAveraging")]
+    averages = [c for c in recipe["callbacks"] if c["class_path"].endswith(".EMA")]
     assert len(averages) == 1 and 0.9 < averages[0]["init_args"]["decay"] < 1
 
 
@@ -259,7 +260,7 @@ def test_the_averaged_weights_are_exported(tiny_cache: Path, tmp_path: Path, mon
         raw.append(self.renderer.state_dict()[name].clone())
 
     monkeypatch.setattr(VideoDiffusion, "on_train_batch_end", keep)
-    half = "--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]"
+    half = "--trainer.callbacks=[{class_path: talkhead.modules.averaging.EMA, init_args: {decay: 0.5}}]"
     keeping = "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {save_last: true}}"
     assert fit("video", tiny_cache, tmp_path / "run", "--trainer.max_epochs=2", half, keeping) == 0
     average = raw[0]
@@ -271,3 +272,13 @@ def test_the_averaged_weights_are_exported(tiny_cache: Path, tmp_path: Path, mon
     exported = Renderer.from_pretrained(speaker / "renderer").state_dict()[name]
     torch.testing.assert_close(exported, average)
     assert (exported - raw[-1]).abs().max() > 1e-6
+
+
+def test_the_average_follows_the_network_to_its_device() -> None:
+    """On a CPU's copy each step would wait for the card and fetch every weight; `meta` stands for the card."""
+    module, average = VideoDiffusion(Renderer(**SMALL)), EMA(decay=0.5)
+    average.setup(Trainer(logger=False, enable_checkpointing=False), module, "fit")
+    average.on_fit_start(Trainer(logger=False, enable_checkpointing=False), module.to("meta"))
+    assert average._average_model is not None
+    assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
+    assert average._average_model.n_averaged.device.type == "cpu"  # read in every step

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback
 
 from talkhead.logs.silence import only_errors
 from talkhead.media.files import write_whole
+from talkhead.modules.averaging import EMA
 from talkhead.modules.checkpoint import checkpoints_in
 from talkhead.modules.run import RunGuard, outputs_of, settle_checkpoint
 from talkhead.modules.run_checkpoint import FOLDER
@@ -105,7 +106,7 @@ def fit_speaker_part(
     seed_everything(seed, verbose=False)
     module.train()  # networks are loaded to be used, not to be trained
     budget = _Budget(folder, minutes, steps)
-    callbacks = [EMAWeightAveraging(decay=decay), budget, RunGuard(), *([_Bar(title)] if verbose else [])]
+    callbacks = [EMA(decay=decay), budget, RunGuard(), *([_Bar(title)] if verbose else [])]
     with _quiet():
         trainer = _trainer(folder, callbacks, planned or _UNPLANNED, epoch, device or torch.device("cpu"), precision)
         begun = "last" if made and planned else None
