@@ -17,6 +17,7 @@ from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.losses.adversarial import Critics
 from talkhead.losses.picture import change_loss, detail_loss
 from talkhead.metrics import FramePSNR, FrameSSIM, feature_distance
+from talkhead.modules.recorded import Recorded
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.condition import Condition
 from talkhead.nets.renderer import Renderer, to_unit
@@ -66,6 +67,8 @@ class VideoDiffusion(TrainingModule):
         class_dropout: share of the samples that lose their class, for ``guidance_scale`` at inference.
         num_inference_steps: network evaluations when validation samples.
         compile: run the U-Net through ``torch.compile``.
+        graphs: on a CUDA device record the U-Net's passes once and replay them (``Recorded``): the card no longer waits
+            for the host to ask for each of thousands of small kernels.
     """
 
     progress_bar = ("psnr",)
@@ -96,6 +99,7 @@ class VideoDiffusion(TrainingModule):
         class_dropout: float = 0.1,
         num_inference_steps: int = 4,
         compile: bool = False,
+        graphs: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["renderer", "scheduler", "feature_network"])
@@ -118,8 +122,13 @@ class VideoDiffusion(TrainingModule):
                 "feature_weight and adversarial_weight look at pictures: give the scheduler prediction_type='sample', "
                 f"not {self.scheduler.config.prediction_type!r}"
             )
+        if graphs and (compile or self.renderer.config.gradient_checkpointing):
+            other = "compile" if compile else "renderer.gradient_checkpointing"
+            raise ValueError(f"graphs=True records what {other}=True changes: use one of the two")
         if compile:
             self.renderer.unet.compile()
+        if graphs:
+            self.renderer.unet.forward = Recorded(self.renderer.unet)  # type: ignore[method-assign]
         self.critics = Critics() if adversarial_weight else None
         # In a tuple it is no part of this module: neither trained nor averaged nor kept.
         self._frozen = () if feature_network is None else (feature_network.eval().requires_grad_(False),)
