@@ -119,7 +119,7 @@ else:
 
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
         constants = {"CHANNELS": 3, "SUM": summed, "BLEND": True, "MASK": True}
-        constants |= {"INTERPRETED": False, "BLOCK_Y": 16, "BLOCK_X": 64}
+        constants |= {"INTERPRETED": False, "BLOCK_Y": LARGE[0], "BLOCK_X": LARGE[1]}
         if one:  # what a launch makes of a picture one pixel wide
             strides = [name for name in mask_noise_kernel.arg_names if name.startswith(("video_", "clean_"))]
             constants |= dict.fromkeys([*strides, "width"], 1)
@@ -132,7 +132,7 @@ else:
             compiled = triton.compile(
                 ASTSource(mask_noise_kernel, signature, constexprs=constants),
                 target=GPUTarget("cuda", capability, 32),
-                options={"enable_fp_fusion": False},
+                options={"enable_fp_fusion": False, "num_warps": LARGE[2]},
             )
         assert f".target sm_{capability}" in compiled.asm["ptx"]
         # Bit equality with the CPU forbids a multiplication fused with an addition and an approximate division.
@@ -146,7 +146,7 @@ else:
 
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
         constants = {"CHANNELS": 3, "SUM": False, "BLEND": True, "MASK": False, "INTERPRETED": False}
-        constants |= {"BLOCK_Y": 16, "BLOCK_X": 64, "video_w": 1, "clean_w": 1}
+        constants |= {"BLOCK_Y": LARGE[0], "BLOCK_X": LARGE[1], "video_w": 1, "clean_w": 1}
         types = {"video": "*u8", "clean": "*fp32", "landmarks": "*fp32", "seed": "*i64", "frame_offset": "*i64"}
         types |= {"a": "*fp32", "b": "*fp32", "table": "*i32", "out": "*fp32", "mask_out": "*i8", "missing_out": "*i32"}
         names = mask_noise_kernel.arg_names
@@ -159,7 +159,7 @@ else:
             compiled = triton.compile(
                 ASTSource(mask_noise_kernel, signature, constexprs=constants, attrs=attributes),
                 target=GPUTarget("cuda", 90, 32),
-                options={"enable_fp_fusion": False},
+                options={"enable_fp_fusion": False, "num_warps": LARGE[2]},
             )
         assert "convert_layout" not in compiled.asm["ttgir"]
         assert compiled.asm["ptx"].count("st.global.v4.b32") == 2 * 2 * 3  # with and without noise, rows, channels
