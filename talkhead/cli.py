@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import sys
 import threading
@@ -47,17 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 done but nothing succeeded, 2 wrong use or an error, 130 interrupted by Ctrl-C, 143 by
-        SIGTERM.
+        SIGTERM, 141 where what is printed has no reader any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb: Parser | None = None
     try:
         if arguments and arguments[0] in TRAINING:
-            return train(arguments)
-        args = make_parser().parse_args(arguments)
-        verb = args.parser
-        with terminable():
-            return args.run(args)
+            code = train(arguments)
+        else:
+            verb = (args := make_parser().parse_args(arguments)).parser
+            with terminable():
+                code = args.run(args)
+        print(end="", flush=True)  # what cannot be printed is found here, not when Python ends
+        return code
     except _Terminated:
         print("talkhead: terminated", file=sys.stderr)
         return TERMINATED
@@ -65,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("talkhead: interrupted", file=sys.stderr)
         return 130
     except (ValueError, ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            return 128 + 13  # as shells give SIGPIPE
         if os.environ.get("TALKHEAD_TRACEBACK"):
             raise
         said = " ".join(str(error).split()) or type(error).__name__
@@ -72,6 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             said += "; run `talkhead doctor --fix`"
         print(f"talkhead: error: {verb.in_its_words(said) if verb else said}", file=sys.stderr)
         return 2
+
+
+def _unread() -> bool:
+    """Return whether standard output's reader is gone; what is still to be printed goes nowhere then."""
+    watch = select.poll()
+    watch.register(sys.stdout, 0)
+    if gone := any(event & select.POLLERR for _, event in watch.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 class _Terminated(KeyboardInterrupt):

@@ -159,6 +159,12 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
     class TrainingCLI(LightningCLI):
         """Our modules on our data; what a run writes goes below ``trainer.default_root_dir``."""
 
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            """Describe the verb that is asked for alone: each takes a fifth of a second."""
+            known = LightningCLI.subcommands()
+            return {verb: known[verb] for verb in asked or known}
+
         def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
             self.config = parser.parse_args(args)
             self.typed = [word for word in args or () if isinstance(word, str)]
@@ -217,10 +223,12 @@ def training_cli(home: str | None = None, parsers: list[Any] | None = None) -> C
 
         before_validate = before_test = settle
 
+    asked: list[str] = []
     model: dict[str, Any] = {}
     always = LambdaCallback(on_save_checkpoint=lambda trainer, module, checkpoint: describe_model(checkpoint, model))
 
     def run(arguments: list[str]) -> TrainingCLI:
+        asked[:] = [verb for verb in arguments[:1] if verb in TRAINING]
         return TrainingCLI(
             LightningModule,
             MEADDataModule,

@@ -1,6 +1,7 @@
 """The command line as a person types it."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -286,3 +287,15 @@ def test_a_size_that_cannot_be_is_named(size: str, capsys: pytest.CaptureFixture
 )
 def test_frame_rates_mean_the_same_typed_and_in_python(text: str, rate: str) -> None:
     assert frame_rate(text) == exact_fps(float(text)) == Fraction(rate)
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`talkhead fit --help | head -1`: the reader goes after a line."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert main(["fit", "--help"]) == 141
+    assert capfd.readouterr().err == ""

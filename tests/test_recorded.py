@@ -89,8 +89,12 @@ def test_evaluation_runs_as_it_is_and_learns_with_the_weights(taped: list[int]) 
         for weight, other in zip(net.parameters(), plain.parameters(), strict=True):
             weight.mul_(1.5), other.mul_(1.5)
     assert torch.equal(ask(net, 1), ask(plain, 1))  # replayed with the new weights
+    twin = copy.deepcopy(net)
+    twin.zero_grad(), net.zero_grad()
+    ask(twin, 1).sum().backward()
+    assert next(net.parameters()).grad is None and len(taped) == 2  # a copy records its own weights
     net.eval(), plain.eval()
-    assert torch.equal(ask(net, 2, 3), ask(plain, 2, 3)) and len(taped) == 1
+    assert torch.equal(ask(net, 2, 3), ask(plain, 2, 3)) and len(taped) == 2
 
 
 def test_a_training_step_of_the_renderer_is_the_same(taped: list[int]) -> None:

@@ -27,6 +27,10 @@ class Recorded:
     def __init__(self, net: nn.Module) -> None:
         self.net, self._takes = net, dict[Any, _Take]()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, of another network, begins without recordings."""
+        return {"net": self.net, "_takes": {}}
+
     def __call__(self, *inputs: Any) -> Tensor:
         """Return what the network's own ``forward`` returns."""
         tensors, rest = _tensors(inputs)
