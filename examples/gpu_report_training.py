@@ -34,6 +34,7 @@ def measure(log: Any, device: str) -> None:
             job = lambda name=name, batch=batch: timed(name, batch, device)  # noqa: E731
             log.attempt("Training", f"{name}, batch {batch}", job, needs=5)
     if device == "cuda":
+        log.attempt("Training", "video, batch 16, graphs", lambda: timed("video", 16, device, graphs=True), needs=15)
         log.attempt("Training", "video, batch 16, compile", lambda: timed("video", 16, device, compile=True), needs=45)
         log.attempt("Training", "paper/video, batch 4", lambda: timed("paper/video", 4, device), needs=10)
     log.say(

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib.resources import files
 
 import pytest
 import torch
 from torch import Tensor
 
+from talkhead.modules.recorded import Recorded
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
@@ -108,6 +110,24 @@ def test_pipeline_makes_the_same_video(steps: int) -> None:
         videos.append(pipeline(portrait, sound, reference_landmarks=face, num_inference_steps=steps).frames.double())
     error = (videos[0] - videos[1]).square().mean()
     assert 10 * torch.log10(255**2 / error) > 38  # dB: the card paints in bf16, a CPU without it in float32
+
+
+def test_a_recorded_network_trains_as_it_does_by_itself() -> None:
+    plain = Renderer.from_pretrained(SPEAKER / "renderer").unet.to("cuda").train()
+    replayed = deepcopy(plain)
+    replayed.forward = Recorded(replayed)  # type: ignore[method-assign]
+    config, draws = plain.config, torch.Generator().manual_seed(0)
+    for _ in range(3):  # the second adds to the first's gradients; the third is replayed again
+        sample = [torch.randn(2, config.in_channels, 4, 128, 128, generator=draws).cuda()]
+        coarse = torch.randn(2, config.coarse_channels, 4, 64, 64, generator=draws).cuda()
+        still = torch.randn(2, config.still_channels, 128, 128, generator=draws).cuda()
+        told = torch.tensor([999, 400], device="cuda"), torch.full((2, 8), 1 / 8, device="cuda"), coarse, still, 0, 0
+        answers = plain(sample, *told), replayed(sample, *told)
+        torch.testing.assert_close(answers[1], answers[0], rtol=1e-4, atol=1e-4)
+        for answer in answers:
+            answer.square().mean().backward()
+        for got, wanted in zip(replayed.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-2, atol=1e-5)
 
 
 def test_painting_never_waits_for_the_card() -> None:

@@ -206,6 +206,8 @@ def test_prosody_is_the_same_for_loud_and_soft_and_knows_the_melody() -> None:
     heard = prosody(voice, speech_level(voice), 50)
     assert heard.shape == (PROSODY, 50)
     assert torch.allclose(prosody(5 * voice, speech_level(5 * voice), 50), heard, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):  # as in training by `--config gpu`
+        assert torch.equal(prosody(voice, speech_level(voice), 50), heard)
     rise = heard[2, 30:45].mean() - heard[2, 5:20].mean()
     assert rise.item() == pytest.approx(math.log2(1.5), abs=0.06)  # a pitch bin is a 17th of an octave
     assert prosody(torch.zeros(1600), speech_level(torch.zeros(1600)), 3).abs().max() == 0

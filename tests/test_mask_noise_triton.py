@@ -89,6 +89,17 @@ if INTERPRETED:
             args[place] = value
         assert_same_bits(args)
 
+    def test_channels_that_lie_a_gigabyte_apart() -> None:
+        """16,384 frames of 256 px with their channels in front; all but four pages of it are never touched."""
+        apart = 2**30
+        video = torch.empty(2 * apart + 4096, dtype=torch.uint8).as_strided(
+            (1, 1, 3, 4, 4), (3 * apart, 16, apart, 4, 1)
+        )
+        for channel in range(3):
+            video[0, 0, channel] = 10 * channel
+        args = arguments((1, 1, 3, 4, 4), 0, torch.uint8, torch.float32, "max")
+        assert_same_bits([video, *args[1:4], None, None, None, *args[7:]])
+
     @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
     def test_missed_face(bad: float) -> None:
         args = arguments((1, 2, 3, 4, 13), 40, torch.uint8, torch.float32, "max")

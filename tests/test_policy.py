@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from skimage.metrics import structural_similarity
 from test_fit import fit
 from test_video import SMALL, batch_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from talkhead import training
 from talkhead.augmentation.pictures import mirror
@@ -282,3 +283,14 @@ def test_the_average_follows_the_network_to_its_device() -> None:
     assert average._average_model is not None
     assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
     assert average._average_model.n_averaged.device.type == "cpu"  # read in every step
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+            assert steps.global_step == 1 or function is not torch.ops.aten._to_copy.default
+            return function(*given, **(named or {}))
+
+    for step in (1, 2, 3):  # the first takes the weights over
+        steps = SimpleNamespace(global_step=step)
+        with Copies():
+            average.on_train_batch_end(steps, module, None, None, 0)  # type: ignore[arg-type]
+    assert average._average_model.n_averaged == 3 and average._latest_update_step == 3

@@ -218,6 +218,8 @@ def watch(mode: Any, waited: list[str]) -> None:
         if isinstance(self, FakeTensor) and self.device.type == GPU:  # a list becomes a tensor where no mode can see it
             parts = list(index) if isinstance(index, tuple) else [index]
             for place, part in enumerate(parts):
+                if isinstance(part, list | tuple) or (isinstance(part, torch.Tensor) and part.device.type != GPU):
+                    note()  # torch copies it to the card, and waits
                 if isinstance(part, list | tuple):
                     axis = place - len(parts) if any(p is ... for p in parts[:place]) else place
                     self = self.index_select(axis, torch.empty(len(part), dtype=torch.int64, device=GPU))

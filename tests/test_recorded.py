@@ -110,6 +110,36 @@ def test_a_training_step_of_the_renderer_is_the_same(taped: list[int]) -> None:
         torch.testing.assert_close(replayed, plain)
 
 
+def test_weights_that_have_moved_are_recorded_anew(taped: list[int]) -> None:
+    """A trainer takes the module off the card when it ends; the next puts it elsewhere."""
+    net, plain = pair()
+    ask(net, 0)
+    for weight in net.parameters():
+        weight.data = weight.data.clone()
+    assert torch.equal(ask(net, 1), ask(plain, 1)) and len(taped) == 2
+
+
+def test_a_recording_keeps_no_graph_of_another_stream(taped: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight's node in a graph belongs to the stream it was made on: one that lives on would be recorded, too."""
+    own, made = UNet3D.forward, []
+
+    def forward(self: UNet3D, *inputs: object) -> Tensor:
+        made.append(torch.is_grad_enabled())
+        return own(self, *inputs)  # type: ignore[arg-type]
+
+    def record(forwards: Callable, backwards: Callable) -> tuple:
+        assert made == [False]
+        answers = forwards()
+        backwards()
+        assert not answers  # what the backward pass has used is let go
+        return tape(forwards, backwards)
+
+    net = pair()[0]
+    monkeypatch.setattr(UNet3D, "forward", forward)
+    monkeypatch.setattr(recorded, "record", record)
+    ask(net, 0)
+
+
 def test_on_a_cpu_nothing_is_recorded_and_what_would_change_it_is_refused() -> None:
     net, plain = pair()
     assert torch.equal(ask(net, 0), ask(plain, 0))

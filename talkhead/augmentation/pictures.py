@@ -11,7 +11,7 @@ from torch import Tensor
 
 from talkhead.face.frame import turn
 from talkhead.face.mixed_face import mixed_face
-from talkhead.face.points import MIRROR
+from talkhead.face.points import MIRROR, points_at
 from talkhead.face.warp import pixel_grid, sample
 from talkhead.ops.precision import full_precision
 
@@ -54,7 +54,7 @@ def mirror(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
         generator: source of the draws.
     """
     chosen = (torch.rand(len(frames), 1, 1, 1, generator=generator) < share).to(frames.device, non_blocking=True)
-    flipped = landmarks[..., MIRROR, :].clone()
+    flipped = points_at(landmarks, MIRROR)
     flipped[..., 0] = frames.shape[-1] - 1 - flipped[..., 0]
     return torch.where(chosen[..., None], frames.flip(-1), frames), torch.where(chosen, flipped, landmarks)
 
@@ -142,6 +142,7 @@ def _changed(
         return frames, landmarks
     frames, landmarks = frames.clone(), landmarks.clone()
     own = [draw[chosen].to(frames, non_blocking=True) for draw in draws]
+    chosen = chosen.to(frames.device, non_blocking=True)  # before it indexes: that would copy it and wait
     frames[chosen], landmarks[chosen] = change(frames[chosen], landmarks[chosen], *own)
     return frames, landmarks
 
@@ -164,7 +165,8 @@ def mingle(frames: Tensor, landmarks: Tensor, share: float, generator: torch.Gen
     amount = _MOST * torch.rand(len(frames), generator=generator)[chosen]
     if not len(chosen) or len(frames) == 1:
         return frames
+    chosen, amount = chosen.to(frames.device, non_blocking=True), amount.to(frames, non_blocking=True)
     other = (chosen + 1) % len(frames)
     out = frames.clone()
-    out[chosen] = mixed_face(frames[chosen], landmarks[chosen], frames[other], landmarks[other], amount.to(frames))
+    out[chosen] = mixed_face(frames[chosen], landmarks[chosen], frames[other], landmarks[other], amount)
     return out

@@ -20,6 +20,7 @@ from talkhead.face.points import (
     RIGHT_EYE,
     UPPER_INNER_LIP,
     UPPER_LIDS,
+    points_at,
 )
 
 
@@ -107,12 +108,12 @@ def summarize_portrait(reference_landmarks: Tensor, size: float) -> Tensor:
     right_corner, left_corner = MOUTH_CORNERS
     upper_middle, lower_middle = OUTER_LIP_PAIRS[1]
     heights = [
-        (q[:, LOWER_INNER_LIP, 1] - q[:, UPPER_INNER_LIP, 1]).mean(1),
+        (points_at(q, LOWER_INNER_LIP) - points_at(q, UPPER_INNER_LIP))[..., 1].mean(1),
         q[:, left_corner, 0] - q[:, right_corner, 0],
         q[:, lower_middle, 1] - q[:, upper_middle, 1],
         q[:, BROWS, 1].mean(1) - eyes[:, 1],
-        q[:, LOWER_LIDS, 1].mean(1) - q[:, UPPER_LIDS, 1].mean(1),
-        q[:, MOUTH_CORNERS, 1].mean(1) - mouth[:, 1],
+        points_at(q, LOWER_LIDS)[..., 1].mean(1) - points_at(q, UPPER_LIDS)[..., 1].mean(1),
+        points_at(q, MOUTH_CORNERS)[..., 1].mean(1) - mouth[:, 1],
     ]
     ends = q[:, JAW_ENDS[0]] + q[:, JAW_ENDS[1]]
     shape = [torch.stack(heights, dim=1), mouth, q[:, NOSE_TIP] - eyes, q[:, CHIN_TIP], ends]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from talkhead.face.frame import face_frame, to_face, turn
-from talkhead.face.points import EYE_CORNERS, EYELIDS, RIGID
+from talkhead.face.points import EYE_CORNERS, EYELIDS, RIGID, points_at
 from talkhead.face.similarity import Similarity, fit_similarity
 
 STATE = ("right", "down", "size", "roll", "yaw", "pitch", "right brow", "left brow")
@@ -46,7 +46,7 @@ class RestingHead:
     """
 
     def __init__(self, identity: Tensor) -> None:
-        centre, axes = identity[..., list(RIGID), :].mean(-2, keepdim=True), face_frame(identity)[1]
+        centre, axes = points_at(identity, RIGID).mean(-2, keepdim=True), face_frame(identity)[1]
         self._frame = centre.unsqueeze(-3), axes.unsqueeze(-3)  # origin in the middle of the rigid points, face sizes
         self._z = to_face(identity, (centre, axes)).unsqueeze(-3)
         self._modes = _turn_modes(self._z)
@@ -65,7 +65,7 @@ class RestingHead:
         e = undone - self._z
         turned = turn(_nose_from_eyes(e), self._lever)
         left = e - self._sideways(turned)
-        eyes = left[..., list(EYE_CORNERS), 1].mean(-1)
+        eyes = points_at(left, EYE_CORNERS)[..., 1].mean(-1)
         brows = torch.stack([eyes - left[..., brow, 1].mean(-1) for brow in BROWS], -1)
         pose = torch.stack([head.factor.abs().log(), head.factor.angle()], -1)
         shift = head(torch.zeros_like(w[..., :1, :]))[..., 0, :]
@@ -170,12 +170,12 @@ def _turn_modes(z: Tensor) -> Tensor:
 
 def _nose_from_eyes(points: Tensor) -> Tensor:
     """Return (..., 2): the nose's middle less the eye corners' of (..., 68, 2)."""
-    return points[..., NOSE_BASE, :].mean(-2) - points[..., list(EYE_CORNERS), :].mean(-2)
+    return points[..., NOSE_BASE, :].mean(-2) - points_at(points, EYE_CORNERS).mean(-2)
 
 
 def _fit(z: Tensor, w: Tensor) -> Similarity:
     """Fit what takes the rigid points of a face at rest (their middle is the origin) to those of its frames."""
-    return fit_similarity(z[..., list(RIGID), :], w[..., list(RIGID), :])
+    return fit_similarity(points_at(z, RIGID), points_at(w, RIGID))
 
 
 def _undone(head: Similarity, points: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from talkhead.face.points import (
     NOSE_AND_EYES,
     OUTER_LIP_PAIRS,
     UPPER_INNER_LIP,
+    points_at,
 )
 from talkhead.face.similarity import fit_similarity
 
@@ -107,7 +108,7 @@ def close_mouth(landmarks: Tensor, closed: float = 0.035) -> Tensor:
 
 def gaps_between_lips(landmarks: Tensor) -> Tensor:
     """Return the (..., 3, 2) vectors from the upper inner lip's points to the lower's."""
-    return landmarks[..., LOWER_INNER_LIP, :] - landmarks[..., UPPER_INNER_LIP, :]
+    return points_at(landmarks, LOWER_INNER_LIP) - points_at(landmarks, UPPER_INNER_LIP)
 
 
 def bring_together(landmarks: Tensor, surplus: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from talkhead.face.frame import face_size
-from talkhead.face.points import LOWER_FACE, MOUTH
+from talkhead.face.points import LOWER_FACE, MOUTH, points_at
 from talkhead.face.polygon import signed_distance
 from talkhead.face.smooth_step import smooth_step
 
@@ -33,7 +33,7 @@ def mouth_region(old: Tensor, new: Tensor, size: int, fade: float = 0.12, beyond
     centre = old[:, MOUTH].mean(1, keepdim=True)
     face = face_size(old)[:, None, None]
     corners = []
-    for points in (old[:, LOWER_FACE], new[:, LOWER_FACE]):
+    for points in (points_at(old, LOWER_FACE), points_at(new, LOWER_FACE)):
         away = points - centre
         reach = away.norm(dim=-1, keepdim=True)
         push = torch.ones(len(LOWER_FACE), 1, device=points.device)

@@ -4,6 +4,13 @@ The order is that of iBUG's 300-W (Sagonas et al., 2013), which dlib and face-al
 are the person's own: the right eye stands on the left of the picture.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
 JAW = slice(0, 17)
 """From the right ear along the chin to the left ear."""
 BROWS = slice(17, 27)
@@ -63,4 +70,19 @@ def _mirror() -> tuple[int, ...]:
 
 
 MIRROR = _mirror()
-"""``landmarks[..., MIRROR, :]`` renames the points after a left-right flip."""
+"""``points_at(landmarks, MIRROR)`` renames the points after a left-right flip."""
+
+
+def points_at(landmarks: Tensor, which: Sequence[int]) -> Tensor:
+    """Return points by their numbers, in the order given.
+
+    The same as ``landmarks[..., which, :]``, for which a host would wait: torch copies a list to a card and waits.
+
+    Args:
+        landmarks: (..., 68, D).
+        which: N numbers from 0 to 67.
+
+    Returns:
+        (..., N, D), a copy.
+    """
+    return landmarks.index_select(-2, torch.tensor(which).to(landmarks.device, non_blocking=True))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -22,10 +27,30 @@ class EMA(EMAWeightAveraging):
     def __init__(self, decay: float = 0.999, device: torch.device | str | int | None = None) -> None:
         super().__init__(device=device, decay=decay)
         self._together = get_ema_multi_avg_fn(decay)
+        self._latest_update_step = 0  # Lightning's
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the module to its device; the count of steps stays on the CPU, where reading it waits for nothing."""
-        mean = self._average_model
+        assert self._average_model is not None
+        self._average_model.module.to(self._device or pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Average as Lightning does, all weights of a type at once; PyTorch would copy the count to the card first."""
+        mean, step = self._average_model, trainer.global_step
         assert mean is not None
-        mean.module.to(self._device or pl_module.device)
-        mean.avg_fn, mean.multi_avg_fn = None, self._together
+        pairs = [*zip(_tensors(mean.module), _tensors(pl_module), strict=True)]
+        if not mean.n_averaged or any(own.device != new.device for own, new in pairs):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        elif step > self._latest_update_step and self.should_update(step_idx=step - 1):
+            for kind in {own.dtype for own, _ in pairs}:
+                alike = [pair for pair in pairs if pair[0].dtype == kind]
+                self._together([own for own, _ in alike], [new for _, new in alike], mean.n_averaged)
+            mean.n_averaged += 1
+            self._latest_update_step = step
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Return the weights and buffers that are averaged."""
+    return (tensor.detach() for tensor in itertools.chain(module.parameters(), module.buffers()))

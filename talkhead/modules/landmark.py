@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, Metric
 from talkhead.augmentation.speech import augment_speech, change_speed
 from talkhead.data.clip import Clip, emotion_probabilities
 from talkhead.face.frame import face_frame, to_face
-from talkhead.face.points import LOWER_INNER_LIP, MOUTH, UPPER_INNER_LIP
+from talkhead.face.points import LOWER_INNER_LIP, MOUTH, UPPER_INNER_LIP, points_at
 from talkhead.logs.pictures import landmark_plot
 from talkhead.metrics import LandmarkDistance, OpeningCorrelation, OpeningVarianceRatio
 from talkhead.modules.training_module import Stage, TrainingModule
@@ -55,7 +55,7 @@ def landmark_loss(
         step = error[:, 1:] - error[:, :-1]
         loss = loss + velocity_weight * _mean_size(step, weight, seen[:, 1:] & seen[:, :-1], distance)
     if opening_weight:
-        gap = (error[:, :, LOWER_INNER_LIP, 1] - error[:, :, UPPER_INNER_LIP, 1]).mean(-1)
+        gap = (points_at(error, LOWER_INNER_LIP) - points_at(error, UPPER_INNER_LIP))[..., 1].mean(-1)
         loss = loss + opening_weight * (gap.square() * seen).sum() / seen.sum().clamp_min(1)
     return loss
 

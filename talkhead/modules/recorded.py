@@ -21,15 +21,16 @@ class Recorded:
     network runs as it is. It must draw no random numbers and wait for nothing; its inputs get no gradients.
 
     Args:
-        net: the network; its weights must stay where they are from the first call on.
+        net: the network; weights that have moved are recorded anew.
     """
 
     def __init__(self, net: nn.Module) -> None:
         self.net, self._takes = net, dict[Any, _Take]()
+        self._place = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, of another network, begins without recordings."""
-        return {"net": self.net, "_takes": {}}
+        return {"net": self.net, "_takes": {}, "_place": 0}
 
     def __call__(self, *inputs: Any) -> Tensor:
         """Return what the network's own ``forward`` returns."""
@@ -38,6 +39,9 @@ class Recorded:
         kind = tensors[0].device.type
         amp = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         key = (*((tensor.shape, tensor.dtype) for tensor in tensors), *rest, amp)
+        place = next(self.net.parameters()).data_ptr()
+        if place != self._place:  # a trainer takes a module off the card when it ends
+            self._takes, self._place = {}, place
         if not usable or (key not in self._takes and len(self._takes) == _MOST):
             return type(self.net).forward(self.net, *inputs)
         if key not in self._takes:
@@ -60,12 +64,12 @@ class _Take:
             return live
 
         def backwards() -> list[Tensor | None]:
-            return list(torch.autograd.grad(live[0], self.weights, self.incoming, allow_unused=True))
+            return list(torch.autograd.grad(live.pop(), self.weights, self.incoming, allow_unused=True))
 
-        self.incoming = torch.zeros_like(forwards()[0])
+        with torch.no_grad():  # a graph that is made here and kept would tie the recording to this stream
+            self.incoming = torch.zeros_like(type(net).forward(net, *held))
         self.forwards, self.backwards, (answer,), self.gradients = record(forwards, backwards)
         self.answer = answer.detach()
-        live.clear()
 
     def __call__(self, tensors: list[Tensor]) -> Tensor:
         for place, tensor in zip(self.inputs, tensors, strict=True):
@@ -104,11 +108,12 @@ def record(
             forwards(), backwards()
     torch.cuda.current_stream().wait_stream(aside)
     torch.cuda.synchronize()
-    first, second, pool = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-    # Other threads go on: one of them puts batches into page-locked memory.
-    with torch.cuda.graph(first, pool=pool, capture_error_mode="thread_local"):
+    first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    # Each has memory of its own: a gradient that is kept, to be added to, must not lie where the next forward pass
+    # writes. Other threads go on meanwhile: one of them puts batches into page-locked memory.
+    with torch.cuda.graph(first, capture_error_mode="thread_local"):
         answers = list(forwards())
-    with torch.cuda.graph(second, pool=pool, capture_error_mode="thread_local"):
+    with torch.cuda.graph(second, capture_error_mode="thread_local"):
         gradients = backwards()
     return first.replay, second.replay, answers, gradients
 

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 
 from talkhead.augmentation.speech import augment_speech
 from talkhead.data.clip import Clip
-from talkhead.face.points import MIRROR
+from talkhead.face.points import MIRROR, points_at
 from talkhead.modules.training_module import Stage, TrainingModule
 from talkhead.nets.sync import RATE, SyncNet, lag_curve
 
@@ -95,7 +95,7 @@ def shifted(lips: Tensor, sound: Tensor, late: int) -> tuple[Tensor, Tensor]:
 
 def mirror(landmarks: Tensor, which: Tensor) -> Tensor:
     """Mirror the tracks (B, T, 68, 2) that ``which`` (B,) names: a mouth speaks alike on both sides."""
-    turned = landmarks[..., list(MIRROR), :] * landmarks.new_tensor([-1.0, 1.0])
+    turned = points_at(landmarks, MIRROR) * landmarks.new_tensor([-1.0, 1.0])
     return torch.where(which[:, None, None, None], turned, landmarks)
 
 

@@ -68,7 +68,7 @@ class VideoDiffusion(TrainingModule):
         num_inference_steps: network evaluations when validation samples.
         compile: run the U-Net through ``torch.compile``.
         graphs: on a CUDA device record the U-Net's passes once and replay them (``Recorded``): the card no longer waits
-            for the host to ask for each of thousands of small kernels.
+            for the host to ask for each of thousands of small kernels. For one process alone.
     """
 
     progress_bar = ("psnr",)
@@ -134,6 +134,14 @@ class VideoDiffusion(TrainingModule):
         self._frozen = () if feature_network is None else (feature_network.eval().requires_grad_(False),)
         self.watch(_meters(), _meters())
         self._rows: tuple[Tensor, ...] = ()
+
+    def setup(self, stage: str) -> None:
+        """Refuse what ``TrainingModule`` refuses, and recorded passes that several processes would have to wait in."""
+        super().setup(stage)
+        if stage == "fit" and self.hparams.graphs and self.trainer.world_size > 1:
+            raise ValueError(
+                f"model.graphs=True is for one process, and these are {self.trainer.world_size}: leave it out"
+            )
 
     def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
         """Return the loss of one batch of windows."""

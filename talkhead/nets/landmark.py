@@ -34,14 +34,12 @@ from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
 from talkhead.media.recording import Recording
 from talkhead.nets.attention import RelativeAttention
-from talkhead.nets.audio import (
-    LogMelEncoder,
-    RawBranch,
-)
+from talkhead.nets.audio import LogMelEncoder, RawBranch
 from talkhead.nets.kan import KANLayer
 from talkhead.nets.speech_encoder import SpeechEncoder
 from talkhead.nets.standardisation import Standardisation, rename_sums
 from talkhead.ops.cross_fade import cross_faded
+from talkhead.ops.precision import full_precision
 from talkhead.speech.level import frame_centres, frame_decibels, num_frames_of, sample_at, speech_level
 
 BRANCHES = ("raw", "content")
@@ -214,7 +212,8 @@ class LandmarkNet(ModelMixin, ConfigMixin):
         steps = max(1, round(audio.shape[-1] / SAMPLE_RATE * self.config.rate))
         seen = None if portrait is None else self._look(portrait, known)
         x = self._fused(audio, self._who(emotion, seen, steps), steps)
-        x = x + self.drop(self.rnn(x)[0])
+        with full_precision(x):  # cuDNN's LSTM would take float16 under any autocast
+            x = x + self.drop(self.rnn(x.float())[0])
         for layer in self.attention:
             x = layer(x)
         # A tenth of the face's size is the order of what speech moves.

@@ -10,6 +10,7 @@ With ``TRITON_INTERPRET=1`` set before this module is imported the kernel runs o
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 
 import torch
@@ -35,6 +36,7 @@ FEW = 1056
 """Fewer large tiles than this leave some of a large card's multiprocessors without eight of them: take small ones."""
 
 _arriving: deque[tuple[torch.cuda.Event, Tensor]] = deque()
+_one_at_a_time = threading.Lock()  # asks what has arrived, and takes it
 
 
 @triton.jit
@@ -147,7 +149,8 @@ def _narrow(value, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
 @triton.jit
 def _loaded(CHANNEL: tl.constexpr, picture, channel, row, column, inside, y, x):
     """Load one channel of the tile from a picture with any strides, 0..1."""
-    return _picture(picture + CHANNEL * channel + (y.to(tl.int64) * row + x.to(tl.int64) * column), inside)
+    plane = picture + tl.full([], CHANNEL, tl.int64) * channel
+    return _picture(plane + (y.to(tl.int64) * row + x.to(tl.int64) * column), inside)
 
 
 @triton.jit
@@ -315,7 +318,7 @@ def mask_noise_fused(
             INTERPRETED=not video.is_cuda, BLOCK_Y=rows, BLOCK_X=columns, enable_fp_fusion=False,
             num_warps=warps,
         )  # fmt: skip
-    _warn(missing)
+        _warn(missing)
     return out, mask
 
 
@@ -354,7 +357,11 @@ def _warn(missing: Tensor) -> None:
     flag = torch.empty(1, dtype=torch.int32, pin_memory=True).copy_(missing, non_blocking=True)
     event = torch.cuda.Event()
     event.record()
-    _arriving.append((event, flag))
-    while _arriving and _arriving[0][0].query():
-        if _arriving.popleft()[1].item():
+    with _one_at_a_time:
+        _arriving.append((event, flag))
+        arrived = []
+        while _arriving and _arriving[0][0].query():
+            arrived.append(_arriving.popleft()[1].item())
+    for missed in arrived:
+        if missed:
             landmark_mask.warn_missing()

@@ -32,7 +32,7 @@ def paint_at_once(
     scheduler = copy.deepcopy(scheduler)
     x = condition.noise
     told = emotion.to(x.device).expand(len(x), -1)
-    set_timesteps(scheduler, steps, None, x.device)
+    set_timesteps(scheduler, steps, None, torch.device("cpu"))  # each step reads them
     moved: Tensor | None = None
     for level, timestep in enumerate(scheduler.timesteps.tolist()):
         predicted, moved = renderer.predict_displaced(x, timestep, condition, told)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.ops.precision import full_precision
 
 PITCH_BINS = 60
 LOWEST, HIGHEST = 70.0, 700.0
@@ -64,7 +66,14 @@ class Pitchgram(nn.Module):
     def _heard(self, padded: Tensor) -> Tensor:
         """Return (B, T, 61): r(p) at the 60 periods and r(0) of each frame of sound that has its margins."""
         power = torch.fft.rfft(padded.unfold(1, self.SIZE, self.hop) * self.window).abs().square()
-        return torch.cat((power @ self.cosines, power.sum(2, keepdim=True)), 2)
+        with full_precision(power):
+            return torch.cat((power @ self.cosines, power.sum(2, keepdim=True)), 2)
+
+
+@lru_cache(maxsize=4)
+def pitchgram(hop: int, device: torch.device) -> Pitchgram:
+    """Return the transform on a device; to make it takes as long as to use it on a clip."""
+    return Pitchgram(hop).to(device)
 
 
 class GrowingPitchgram(Pitchgram):

@@ -9,7 +9,7 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE
 from talkhead.media.recording import Recording
 from talkhead.speech.level import block_rms, frame_centres, sample_at
-from talkhead.speech.pitch import OCTAVES, GrowingPitchgram, Pitchgram, melody
+from talkhead.speech.pitch import OCTAVES, GrowingPitchgram, Pitchgram, melody, pitchgram
 
 PROSODY = 10
 """Numbers per frame."""
@@ -39,7 +39,7 @@ def prosody(audio: Tensor | Recording, level: Tensor, num_frames: int, gram: Gro
     smooth = F.avg_pool1d(F.pad(rms[None, None], (2, 2), mode="replicate"), 5, 1)
     place = (frame_centres(len(audio), num_frames, audio.device) - 79.5) / 160
     loud = (20 * torch.log10(sample_at(smooth, place)[0, 0] / level + 1e-6) / 20 + 1).clamp(0, 1.5)
-    voiced, pitch = _melody(audio, num_frames, gram or Pitchgram(PITCH_HOP).to(audio.device))
+    voiced, pitch = _melody(audio, num_frames, gram or pitchgram(PITCH_HOP, audio.device))
     voiced = voiced * (loud > 0).float()
     pitch = pitch * (voiced > 0.5)
     rows = [loud, voiced, pitch, _slope(loud), _slope(pitch), _over(loud, 13), _over(loud, 51), _over(voiced, 13)]
