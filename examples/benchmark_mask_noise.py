@@ -1,4 +1,4 @@
-"""Time mask noise against the way one would write it without a kernel, and print docs/kernel.md's table.
+"""Time mask noise against the way one would write it without a kernel (docs/measurements/mask_noise.md).
 
     OMP_NUM_THREADS=2 python examples/benchmark_mask_noise.py
     python examples/benchmark_mask_noise.py --sizes 8,32,256,256 --repeats 20

@@ -1,4 +1,6 @@
-"""Put the bundled speaker together from its runs of `talkhead fit`, with a portrait that the renderer paints.
+"""Put the first bundled speaker together from its runs of `talkhead fit`, with a portrait that the renderer paints.
+
+What was added since, the card names: the head, the bank of mouths, the renderer for large faces, and other weights.
 
     python examples/bundled_speaker.py WORK SPEECH.wav OUTPUT [RESULTS.md]
 
@@ -8,7 +10,7 @@ OUTPUT   the folder to make; the bundled one is talkhead/assets/speaker
 RESULTS  a table for the card, as `talkhead evaluate` writes it
 """
 
-import sys
+import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -92,5 +94,8 @@ def main(work: Path, speech: Path, output: Path, results: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    paths = [Path(argument) for argument in sys.argv[1:]]
-    main(paths[0], paths[1], paths[2], paths[3] if len(paths) > 3 else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("WORK", "SPEECH", "OUTPUT"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("RESULTS", type=Path, nargs="?")
+    main(*vars(parser.parse_args()).values())

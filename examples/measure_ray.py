@@ -16,8 +16,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from ray.cluster_utils import Cluster
-
 from talkhead.data.preprocess import preprocess
 from talkhead.scale.ray_engine import RayEngine
 
@@ -25,7 +23,7 @@ from talkhead.scale.ray_engine import RayEngine
 class Killing:
     """An engine that kills a node after a number of results."""
 
-    def __init__(self, engine: RayEngine, cluster: Cluster, after: int) -> None:
+    def __init__(self, engine: RayEngine, cluster: Any, after: int) -> None:
         self.engine, self.cluster, self.after = engine, cluster, after
 
     def __call__(self, *work: Any) -> Generator[tuple[Any, Any], None, None]:
@@ -71,6 +69,8 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
         same = name == "pool" or files(scratch / name) == files(scratch / "pool")
         print(f"{name}: {seconds:.1f} s, {summary}, load {os.getloadavg()[0]:.1f}, as the pool's: {same}", flush=True)
         return seconds
+
+    from ray.cluster_utils import Cluster
 
     pool = run("pool", workers=2)
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}

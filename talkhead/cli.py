@@ -171,7 +171,7 @@ def add_generate(verbs: Any) -> None:
     verb.add_argument(
         "--output",
         required=True,
-        help="the video: .mp4, .mov, .webm or .gif, or pictures: frames/%%05d.png; with --jobs the videos' folder",
+        help="the video: .mp4, .mov, .webm or .gif, or frames/%%05d.png, the folder being there; with --jobs a folder",
     )
     verb.add_argument("--jobs", metavar="FILE", help="one video for each line, a JSON object of these options")
     verb.add_argument(

@@ -81,14 +81,16 @@ def add_ablate(verbs: Any) -> None:
         "  talkhead ablate --model speakers/paper --root cache --output sweep --start-timesteps 100 200 300 500 999",
     )
     add_measuring(verb)
-    verb.add_argument("--start-timesteps", type=int, nargs="+", metavar="T", help="start at T (the paper's)")
+    verb.add_argument(
+        "--start-timesteps", type=int, nargs="+", metavar="T", help="start at T (the paper's; of a bridge: none)"
+    )
     verb.add_argument(
         "--steps",
         dest="num_inference_steps",
         type=int,
         nargs="+",
         metavar="N",
-        help="N steps from the end (the paper's)",
+        help="N steps from the end (the paper's; of a bridge: 1 2 4 8 20)",
     )
     verb.add_argument("--limit", type=int, default=4, help="take only the first clips (%(default)s)")
     verb.add_argument("--num-frames", type=int, default=17, help="take only each clip's first frames (%(default)s)")

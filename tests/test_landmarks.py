@@ -191,7 +191,7 @@ def test_real_clip(shared_data, dlib_detector):
     smooth = smooth_landmarks(raw)
     second = smooth[2:, 27:36] - 2 * smooth[1:-1, 27:36] + smooth[:-2, 27:36]
     smoothed = (second.square().sum(-1).mean() / 6).sqrt() * 256 / crop.side
-    assert noise < 0.5 and smoothed < 0.8 * noise  # px256; docs/data.md has the measured values
+    assert noise < 0.5 and smoothed < 0.8 * noise  # px256; docs/measurements/tracking.md has the values
 
     def opening(points):
         return (points[:, 62] - points[:, 66]).norm(dim=-1)

@@ -21,7 +21,7 @@ STRETCH_SECONDS, HOP_SECONDS = 4.0, 2.0
 
 CALM = 0.995
 """How probable a neutral voice is before anything is heard: most people who record something just talk, and the bundled
-classifier is sure of sadness in many a calm voice (docs/expression.md says how that was measured)."""
+classifier is sure of sadness in many a calm voice (docs/measurements/expression.md)."""
 
 
 def heard_keys(net: ConformerClassifier | None, speech: Tensor | Recording | None) -> EmotionKeys:

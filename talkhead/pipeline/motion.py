@@ -81,8 +81,10 @@ class LandmarkSequence:
         gains = {"mouth": mouth, "pose": pose, "blink": blink, "brow": brow}
         return replace(self, landmarks=motion_gains(self.landmarks, reference_landmarks, **gains))
 
-    def smooth(self, window: int = 5) -> LandmarkSequence:
-        """Return the sequence smoothed over ``window`` (odd) frames; see `smooth_landmarks`."""
+    def smooth(self, window: int = 7) -> LandmarkSequence:
+        """Return the sequence smoothed over ``window`` frames, odd, 7 or more; see `smooth_landmarks`."""
+        if window < 7:
+            raise ValueError(f"window must be 7 or more, fewer frames lie on one curve as they are; got {window}")
         return replace(self, landmarks=smooth_landmarks(self.landmarks, window))
 
     @renamed_arguments(identity="reference_landmarks")
