@@ -106,6 +106,20 @@ def test_equal_names_are_told_apart_by_their_place_alone(tmp_path: Path) -> None
     assert {f: after[f] for f in before} == before
 
 
+@pytest.mark.parametrize("sign", ["a", "é", "频"])
+def test_long_names_are_cut_to_what_a_file_system_holds(sign: str, tmp_path: Path) -> None:
+    width = len(sign.encode())
+    whole = sign * (99 // width)  # with the folder's name and the dash 200 bytes or a little less
+    folder = tmp_path / whole
+    touch(folder, f"{whole}{'x' * (199 - 2 * len(whole.encode()))}.wav", f"{sign * (240 // width)}.wav")
+    touch(folder, f"{sign * (240 // width - 1)}x.wav", f"{sign * (240 // width - 1)}x.mp3")
+    kept, *cut = sorted((s.name for s in list_sources("folder", tmp_path)), key=lambda name: name.count("-"))
+    assert kept.startswith(f"{whole}-{whole}") and len(kept.encode()) == 200
+    assert len({*cut}) == 3 and all(name.startswith(f"{whole}-{whole}"[:60]) for name in cut)
+    assert all(180 < len(name.encode()) <= 255 - len("@0000.safetensors") for name in cut)
+    assert sorted(name.count("-") for name in cut) == [2, 3, 3]  # two places differ in their endings alone
+
+
 def test_ravdess_names(tmp_path: Path) -> None:
     touch(
         tmp_path,

@@ -29,6 +29,7 @@ _RAVDESS = {
 }
 _CREMA = {"ANG": "angry", "DIS": "disgusted", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 _CREMA_LEVELS = {"LO": 1, "MD": 2, "HI": 3, "XX": 0, "X": 0}
+_LONGEST = 200  # bytes of a clip's name
 _EMODB = {"W": "angry", "E": "disgusted", "A": "fear", "F": "happy", "N": "neutral", "T": "sad"}
 
 
@@ -280,5 +281,13 @@ def _unique(sources: list[Source], root: Path, drop: bool) -> list[Source]:
 
 
 def _safe(name: str) -> str:
-    """Return ``name`` fit for a file name: letters, digits, dots, dashes and underscores, no leading dot."""
-    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "clip"
+    """Return ``name`` fit for a file name: letters, digits, dots, dashes and underscores, no leading dot.
+
+    File systems hold names of 255 bytes, and the hash of `_unique`, ``@000`` and ``.safetensors`` come behind this one:
+    what is too long is cut, and told from others by a hash of the whole.
+    """
+    safe = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "clip"
+    if len(safe.encode()) <= _LONGEST:
+        return safe
+    digest = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:8]
+    return f"{safe.encode()[: _LONGEST - 10].decode(errors='ignore')}-{digest}"
