@@ -20,6 +20,7 @@ from torch import Tensor
 from talkhead.data.cache import Entry
 from talkhead.data.contact_sheet import contact_sheet
 from talkhead.data.dataset import read_manifest
+from talkhead.data.manifest import json_lines
 from talkhead.data.preprocess import Summary, preprocess
 from talkhead.media.read import VideoWriter, read_image, write_audio
 from talkhead.tracking.track import Detection
@@ -133,6 +134,35 @@ def test_a_cached_clip_is_face_landmarks_and_sound(cache: Path) -> None:
     assert tensors["audio"][-640:].abs().max() > 0.4 > 0.1 > tensors["audio"][:640].abs().max()
     sound = load_file(cache / "clips/speech.safetensors")
     assert list(sound) == ["audio"] and len(sound["audio"]) == 4000 == entry_of(cache, "speech")["samples"]
+
+
+def test_names_in_other_codes_than_utf8_are_read_and_end_no_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root, output = tmp_path / "in", tmp_path / "cache"
+    folder = root / os.fsdecode(b"Andr\xe9")  # as old archives and discs hold them, in Latin-1
+    try:
+        folder.mkdir(parents=True)
+    except OSError:  # macOS takes none
+        pytest.skip("this file system holds no such names")
+    write_audio(folder / os.fsdecode(b"caf\xe9.wav"), torch.zeros(1600))
+    (folder / os.fsdecode(b"caf\xe8.mp4")).write_text("no video")
+    write_audio(root / "é.wav", torch.zeros(1600))
+    for _ in range(2):  # a further run finds what the first one left
+        run(root, output, progress=True)
+        print(*(text for e in read_manifest(output) for text in e.values()))
+    assert "é" in capsys.readouterr()[0].encode().decode()  # it can be printed
+    digest = hashlib.sha256(rb"Andr\udce9/caf\udce9.wav").hexdigest()[:8]
+    ok = {e["source"]: (e["name"], e["identity"], e["sentence"]) for e in read_manifest(output) if e["status"] == "ok"}
+    assert ok == {
+        "Andr\\udce9/caf\\udce9.wav": (f"Andr_-caf_-{digest}", "Andr\\udce9", "caf\\udce9"),
+        "é.wav": ("é", "speaker", "é"),
+    }
+    assert not any(str(root) in e["reason"] for e in read_manifest(output))
+
+
+def test_lines_of_results_hold_any_file_name() -> None:
+    entry = {"name": os.fsdecode(b"caf\xe9 \\udce9 \xc3\xa9"), "\udcff": ["\\", "\\\udce9"]}
+    assert json.loads(json_lines([entry]).decode("utf-8")) == entry
+    assert json_lines([{"name": "é😀"}]) == '{"name": "é😀"}\n'.encode()
 
 
 def test_the_contact_sheet_shows_faces_and_points(cache: Path) -> None:

@@ -19,7 +19,7 @@ from talkhead.data.clip import SAMPLE_RATE
 from talkhead.data.dataset import num_samples
 from talkhead.data.frame_store import Store, pack_frames
 from talkhead.data.index import Source
-from talkhead.data.manifest import Entry, checksum, clip_file
+from talkhead.data.manifest import Entry, checksum, clip_file, legible
 from talkhead.data.stills import cut_stills
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.media.files import write_whole
@@ -285,13 +285,15 @@ def _text(job: Job, source: Source, error: Any) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     for path in (source.path, source.audio_path):
         if path is not None:
-            text = text.replace(str(path.absolute()), path.name).replace(str(path), path.name)
-    return text
+            whole = str(path.absolute())  # and as messages quote a name that is no UTF-8
+            for written in (whole, repr(whole)[1:-1], str(path)):
+                text = text.replace(written, path.name)
+    return legible(text)
 
 
 def place_of(job: Job, source: Source) -> str:
     """Return where a source lies below the input folder."""
-    return source.path.relative_to(job.root if job.root.is_dir() else job.root.parent).as_posix()
+    return legible(source.path.relative_to(job.root if job.root.is_dir() else job.root.parent).as_posix())
 
 
 def _save(job: Job, name: str, tensors: dict[str, Tensor]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from talkhead.data.clip import EMOTIONS
+from talkhead.data.manifest import legible
 from talkhead.data.stills import people_of
 from talkhead.media.folders import PICTURES, SOUND, VIDEO, is_hidden, media_files
 
@@ -106,7 +107,7 @@ def list_sources(
     if not root.exists():
         raise FileNotFoundError(f"input: {str(root)!r} does not exist; give the folder that holds the recordings")
     if layout == "folder":
-        sources = _list_folder(root, identity or None, emotion or "neutral")
+        sources = _legible(_list_folder(root, identity or None, emotion or "neutral"))
     else:
         listing: dict[str, Callable[[Path], list[Source]]] = {
             "mead": lambda r: _list_mead(r, view),
@@ -115,7 +116,7 @@ def list_sources(
             "crema-d": _list_crema,
             "stills": lambda r: _list_stills(r, emotion or "neutral"),
         }
-        sources = _keep(listing[layout](root), root, identity, emotion)
+        sources = _keep(_legible(listing[layout](root)), root, identity and legible(identity), emotion)
     return sorted(_unique(sources, root, drop=layout != "folder"), key=lambda s: s.name)
 
 
@@ -244,6 +245,11 @@ def _nothing(root: Path, wanted: str, remedy: str = "check --layout and --input"
     raise ValueError(f"input: found nothing to read in {str(root)!r}, looked for {wanted}; {remedy}")
 
 
+def _legible(sources: list[Source]) -> list[Source]:
+    """Call people and sentences what can be printed and published, where folders or files have names of other codes."""
+    return [replace(s, identity=legible(s.identity), sentence=legible(s.sentence)) for s in sources]
+
+
 def _keep(sources: list[Source], root: Path, identity: str | None, emotion: str | None) -> list[Source]:
     """Apply the filters; one that leaves nothing is an error that says what there is."""
     for argument, value in (("identity", identity), ("emotion", emotion)):
@@ -275,7 +281,7 @@ def _unique(sources: list[Source], root: Path, drop: bool) -> list[Source]:
             result.append(source)
             continue
         place = source.path.relative_to(root if root.is_dir() else root.parent).as_posix()
-        name = f"{source.name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+        name = f"{source.name}-{hashlib.sha256(legible(place).encode()).hexdigest()[:8]}"
         result.append(replace(source, name=name, skip="a copy of another file of this name" if drop else source.skip))
     return result
 
@@ -289,5 +295,5 @@ def _safe(name: str) -> str:
     safe = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "clip"
     if len(safe.encode()) <= _LONGEST:
         return safe
-    digest = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:8]
+    digest = hashlib.sha256(legible(name).encode()).hexdigest()[:8]
     return f"{safe.encode()[: _LONGEST - 10].decode(errors='ignore')}-{digest}"

@@ -64,8 +64,17 @@ def read_json_lines(path: Path, keys: set[str]) -> list[Entry]:
 
 
 def json_lines(entries: Iterable[Entry]) -> bytes:
-    """Return entries as a manifest, or any file of results, holds them: one JSON object a line."""
-    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+    r"""Return entries as a manifest, or any file of results, holds them: one JSON object a line.
+
+    What is no UTF-8 in the name of a file is a surrogate in Python, and ``\udce9`` in JSON, which is read as it was.
+    """
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    return text.encode(errors="backslashreplace")
+
+
+def legible(name: str) -> str:
+    r"""Return a file's name for people to read and programs to print: bytes that are no UTF-8 as ``\udce9``."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _fault(entry: Entry) -> str:
