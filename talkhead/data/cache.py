@@ -124,10 +124,11 @@ def _segment_lengths(
 ) -> list[int | None]:
     """Return the frames of each segment, as equal as can be; ``[None]``: the video is short enough to stay whole."""
     longest = math.inf if job.segment_seconds is None else job.segment_seconds * fps
-    announced = (info.num_frames or 0) / info.fps if info.num_frames and info.fps else info.duration
-    if announced * fps <= longest:
+    # The header of a fragmented file counts its first frames alone; frames of a phone are repeated to keep time.
+    announced = max(info.duration, (info.num_frames or 0) / info.fps if info.fps else 0)
+    if longest == math.inf or 0 < announced * fps <= longest:
         return [None]
-    # Headers are not to be relied on where it matters: count.
+    # Headers are not to be relied on where it matters, and that of a live recording says nothing (0): count.
     total = sum(1 for _ in _until(stopped, iter_frames(path, job.fps)))
     count = max(math.ceil(total / longest), 1)
     return [(i + 1) * total // count - i * total // count for i in range(count)]
