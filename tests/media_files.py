@@ -35,9 +35,11 @@ def write_wav(path, samples, rate):
     return path
 
 
-def transcode(path, frames=None, rate=25, audio=None, audio_rate=44100, codecs=("mpeg1video", "mp2"), offsets=(0, 0)):
+def transcode(
+    path, frames=None, rate=25, audio=None, audio_rate=44100, codecs=("mpeg1video", "mp2"), offsets=(0, 0), kind=None
+):
     """Write a file with PyAV alone: a second writer for the reader's tests. Offsets are seconds of start time."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format=kind) as container:
         video = container.add_stream(codecs[0], rate=rate) if frames is not None else None
         sound = container.add_stream(codecs[1], rate=audio_rate, layout="stereo") if audio is not None else None
         if video is not None:

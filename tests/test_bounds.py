@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -12,6 +13,7 @@ from media_files import numbered_frame
 
 from talkhead.app import bounds
 from talkhead.app.bounds import check_seconds
+from talkhead.app.page import _Maker
 from talkhead.media.read import probe, write_audio
 
 
@@ -82,6 +84,12 @@ def test_of_a_video_that_is_seen_the_frames_count(tmp_path: Path) -> None:
     check_seconds(video, 2.0, "the video", seen=True)
     with pytest.raises(ValueError, match="the video lasts more than 1.9 s"):
         check_seconds(video, 1.9, "the video", seen=True)
+
+
+def test_further_pictures_that_move_are_held_to_the_page_s_bound(tmp_path: Path) -> None:
+    streamed_video(tmp_path / "v.mkv", 50).rename(tmp_path / "v")  # no ending tells that it is a video
+    with pytest.raises(ValueError, match="'v' lasts more than 1.9 s"):
+        _Maker._known(SimpleNamespace(longest=1.9), "anna", "a.png", [str(tmp_path / "v")])  # type: ignore[arg-type]
 
 
 def test_a_header_that_says_it_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,33 +1,18 @@
 """Recordings as phones, browsers and cameras leave them: headers that say little, and endings that say too much."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import av
 import pytest
-from media_files import transcode
+import torch
+from media_files import tone, transcode
+from safetensors.torch import load_file
+from test_bounds import Pipe
 from test_preprocess import render, run
 
 from talkhead.data.manifest import read_manifest
-from talkhead.media.read import read_audio, read_video
-
-
-class Pipe(io.RawIOBase):
-    """A file that is written as it is recorded, whose header nobody comes back to."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-
-    def write(self, content: Any) -> int:
-        return self._file.write(content)
-
-    def writable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+from talkhead.media.read import read_audio, read_video, write_audio
 
 
 def copy_streams(source: Path, target: Any, kinds: tuple[str, ...] = ("video", "audio"), **options: Any) -> None:
@@ -46,7 +31,9 @@ def test_a_long_video_is_cut_whatever_its_header_says(header: str, tmp_path: Pat
     root.mkdir()
     render(talk, 30)
     if header == "nothing":  # as a browser records
-        copy_streams(talk, Pipe(root / "live.mkv"), format="matroska", options={"live": "1"})
+        pipe = Pipe(root / "live.mkv")
+        copy_streams(talk, pipe, format="matroska", options={"live": "1"})
+        pipe.file.close()
     else:
         transcode(plain, read_video(talk)[0], 25, read_audio(talk)[None], 16000, ("mpeg4", "mp2"))
         copy_streams(plain, root / "live.mp4", options={"movflags": "frag_keyframe"})
@@ -57,3 +44,54 @@ def test_a_long_video_is_cut_whatever_its_header_says(header: str, tmp_path: Pat
     entries = read_manifest(tmp_path / "cache")
     assert [e["name"] for e in entries] == ["live@000", "live@001"]
     assert all(6 <= e["frames"] <= 7 for e in entries)  # muxers may let the last one last a little longer
+
+
+@pytest.mark.parametrize("name", ["talk.MTS", "talk.m2ts", "talk.ts", "talk.vob", "talk.3g2"])
+def test_what_cameras_and_discs_call_a_video_is_one(name: str, tmp_path: Path) -> None:
+    talk, root = tmp_path / "talk.mp4", tmp_path / "in"
+    root.mkdir()
+    render(talk, 4)
+    if name.endswith("3g2"):
+        copy_streams(talk, root / name, format="3g2")
+    else:
+        kind = "vob" if name.endswith("vob") else "mpegts"
+        frames, codecs = read_video(talk)[0], ("mpeg2video", "ac3")  # as AVCHD, Blu-ray and DVD have the sound
+        transcode(root / name, frames, 25, tone(0.2, 48000)[None], 48000, codecs, kind=kind)
+    assert run(root, tmp_path / "cache").failed == []
+    (entry,) = read_manifest(tmp_path / "cache")
+    assert entry["name"] == "talk" and 4 <= entry["frames"] <= 6  # muxers may let the last one last longer
+
+
+SOUNDS = {
+    "s.caf": ("caf", "pcm_s16le"),
+    "s.mka": ("matroska", "pcm_s16le"),
+    "s.au": ("au", "pcm_s16be"),
+    "s.w64": ("w64", "pcm_s16le"),
+    "s.webm": ("webm", "libopus"),
+    "s.mp4": ("mp4", "aac"),
+    "s.mts": ("mpegts", "mp2"),
+}
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_a_sound_is_one_whatever_its_file_is_called(name: str, tmp_path: Path) -> None:
+    kind, codec = SOUNDS[name]
+    root = tmp_path / "in"
+    root.mkdir()
+    transcode(root / name, audio=tone(0.5, 48000)[None], audio_rate=48000, codecs=("", codec), kind=kind)
+    assert run(root, tmp_path / "cache").failed == []
+    (entry,) = read_manifest(tmp_path / "cache")
+    assert entry["fps"] is None and ("its sound alone" in entry["reason"]) == (name in ("s.webm", "s.mp4", "s.mts"))
+    kept = load_file(tmp_path / "cache/clips/s.safetensors")
+    assert list(kept) == ["audio"] and len(kept["audio"]) == pytest.approx(8000, abs=1000)  # codecs fill their frames
+    loudest = torch.fft.rfft(kept["audio"]).abs().argmax()
+    assert loudest * 16000 / len(kept["audio"]) == pytest.approx(440, abs=5)
+
+
+def test_the_sound_beside_a_file_without_picture_is_its_sound(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    transcode(root / "s.mp4", audio=tone(0.5, 48000)[None], audio_rate=48000, codecs=("", "aac"))
+    write_audio(root / "s.wav", torch.full((4000,), 0.5) * torch.tensor([1, -1]).repeat(2000))
+    run(root, tmp_path / "cache")
+    assert len(load_file(tmp_path / "cache/clips/s.safetensors")["audio"]) == 4000

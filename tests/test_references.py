@@ -102,6 +102,27 @@ def test_a_video_gives_the_mouths_that_differ(tmp_path: Path):
     assert len(levels) == MOST < 45 and levels[0] <= 6 and levels[-1] >= 48
 
 
+@pytest.mark.parametrize("name", ["talk", "talk.MTS", "talk.gif"])
+def test_what_moves_is_a_video_whatever_its_name(name: str, tmp_path: Path):
+    path, levels = tmp_path / name, [10, 40, 70]
+    if name.endswith("gif"):
+        first, *others = (pil(picture(level)) for level in levels)
+        first.save(path, save_all=True, append_images=others, duration=40)
+    else:
+        with VideoWriter(tmp_path / "talk.mp4", 25, (128, 128)) as video:
+            for level in levels:
+                video.append(picture(level))
+        (tmp_path / "talk.mp4").rename(path)
+    found, _ = read_references(path, GreyTells(), "largest", 1.5, 64)
+    assert sorted(found.float().mean((1, 2, 3)).round().tolist()) == pytest.approx(levels, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_what_stands_still_is_a_picture_whatever_its_name(kind: str, tmp_path: Path):
+    pil(picture(10)).save(tmp_path / f"one.{kind[:1]}", kind)
+    assert len(read_references(tmp_path / f"one.{kind[:1]}", GreyTells(), "largest", 1.5, 64)[0]) == 1
+
+
 def test_few_frames_of_a_large_video_are_held():
     frames = (torch.tensor(n, dtype=torch.uint8).expand(3, 2160, 3840) for n in range(200))
     kept = [int(frame[0, 0, 0]) for frame in _spread(frames)]

@@ -22,7 +22,6 @@ from talkhead.app.bounds import check_seconds
 from talkhead.app.names import OwnPagesOnly, own_names
 from talkhead.app.score import score
 from talkhead.data.clip import EMOTIONS
-from talkhead.media.folders import VIDEO
 from talkhead.media.formats import open_writer
 from talkhead.media.read import read_image
 from talkhead.pipeline import TalkingHeadPipeline
@@ -30,7 +29,7 @@ from talkhead.pipeline.feeling import join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.pipeline.stages import Stream
 from talkhead.speaker.folder import own_portrait, own_references
-from talkhead.speaker.references import MOST
+from talkhead.speaker.references import MOST, is_moving
 
 HEARD = "as heard in the speech"
 KEEP = ["download"]
@@ -193,7 +192,7 @@ class _Maker:
         if further and len(further) > MOST:
             raise ValueError(f"{len(further)} further pictures are too many: choose {MOST} of them at most")
         for file in further or ():
-            if Path(file).suffix.lower() in VIDEO:
+            if is_moving(file):
                 check_seconds(file, self.longest, f"'{Path(file).name}'", seen=True)
         given = Path(image).read_bytes()
         own = next((path for path in self.portraits if path.read_bytes() == given), None)

@@ -65,7 +65,7 @@ def process_source(source: Source, job: Job, stopped: Callable[[], bool]) -> lis
 
 
 def _cache_sound(source: Source, job: Job) -> list[Entry]:
-    audio = read_audio(source.path, strict=True)
+    audio = read_audio(source.audio_path or source.path, strict=True)
     return [new_entry(job, source, samples=len(audio), sha256=_save(job, source.name, {"audio": audio}))]
 
 
@@ -90,7 +90,8 @@ def _cache_video(source: Source, job: Job, stopped: Callable[[], bool]) -> list[
     """Track the face, then read the frames a second time to cut it out: no video is ever whole in memory."""
     info = probe(source.path)
     if info.fps is None:
-        raise ValueError("has no picture")
+        warnings.warn("has no picture that can be decoded: its sound alone is kept", MediaWarning, stacklevel=2)
+        return _cache_sound(source, job)
     fps = info.fps if job.fps is None else job.fps
     audio = read_audio(source.audio_path or source.path, strict=True)
     lengths = _segment_lengths(source.path, info, fps, job, stopped)

@@ -20,8 +20,8 @@ from talkhead.face.light import in_light, light_between
 from talkhead.face.mouth_bank import Bank, mouth_and_turn, shrunk
 from talkhead.face.portrait import Portrait, crop_portrait
 from talkhead.finishing.drawn_mouth import DrawnMouth
-from talkhead.media.folders import VIDEO
-from talkhead.media.read import iter_frames
+from talkhead.media.folders import PICTURES, VIDEO
+from talkhead.media.read import iter_frames, probe
 from talkhead.metrics import head_pose
 from talkhead.nets.renderer import Renderer
 from talkhead.tracking.identity import can_describe_faces, describe_faces
@@ -304,13 +304,28 @@ def _faces_in(one: Any, detector: LandmarkDetector, face: str | int, named: str)
 
 def _pictures_of(one: Any) -> list[Tensor]:
     """Return the picture, or frames spread over the video."""
-    if isinstance(one, str | Path) and Path(one).suffix.lower() in VIDEO:
+    if isinstance(one, str | Path) and is_moving(one):
         return _spread(iter_frames(one))
     try:
         return [read_portrait(one)]
     except (ValueError, FileNotFoundError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(re.sub("^image", "references", str(error))) from error
+
+
+def is_moving(path: str | Path) -> bool:
+    """Whether a file is read as a video: by its ending, or where that says nothing (``.gif``, none), by its content.
+
+    Args:
+        path: a picture or a video.
+    """
+    if (ending := Path(path).suffix.lower()) in VIDEO | PICTURES:
+        return ending in VIDEO
+    try:
+        told = probe(path)
+    except (ValueError, OSError):
+        return False
+    return told.fps is not None and told.num_frames != 1
 
 
 def _detected(pictures: list[Tensor], detector: LandmarkDetector, face: str | int) -> list[tuple[Tensor, Tensor]]:
