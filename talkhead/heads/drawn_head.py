@@ -10,12 +10,12 @@ from torch import Tensor
 
 from talkhead.face.head_state import RestingHead, close_lids
 from talkhead.face.points import EYES
-from talkhead.media.recording import Recording
 from talkhead.nets.head_motion import RATE, HeadMotionNet
 from talkhead.ops.blink_clock import BlinkClock
 from talkhead.speech.level import num_frames_of, sample_at, speech_level
 from talkhead.speech.pitch import GrowingPitchgram
 from talkhead.speech.prosody import prosody
+from talkhead.speech.recording import Recording
 
 
 class DrawnHead:

@@ -32,7 +32,6 @@ from talkhead.face.articulation import articulate
 from talkhead.face.frame import describe_portrait, face_frame, summarize_portrait, to_face, turn
 from talkhead.face.idle import idle_motion
 from talkhead.face.mouth_gate import close_mouth, relax_mouth, speech_gate
-from talkhead.media.recording import Recording
 from talkhead.nets.attention import RelativeAttention
 from talkhead.nets.audio import LogMelEncoder, RawBranch
 from talkhead.nets.kan import KANLayer
@@ -41,6 +40,7 @@ from talkhead.nets.standardisation import Standardisation, rename_sums
 from talkhead.ops.cross_fade import cross_faded
 from talkhead.ops.precision import full_precision
 from talkhead.speech.level import frame_centres, frame_decibels, num_frames_of, sample_at, speech_level
+from talkhead.speech.recording import Recording
 
 BRANCHES = ("raw", "content")
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, SAMPLE_RATE
 from talkhead.devices import side_by_side, usable_threads
-from talkhead.media.recording import Recording
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.pipeline.feeling import NEUTRAL, EmotionKeys
+from talkhead.speech.recording import Recording
 
 STRETCH_SECONDS, HOP_SECONDS = 4.0, 2.0
 """The classifier hears stretches of this length, one after every hop: neighbours share half of what they hear."""

@@ -23,7 +23,6 @@ from talkhead.finishing.placing import FramePlacer
 from talkhead.media.container import SAMPLE_RATES
 from talkhead.media.formats import open_writer
 from talkhead.media.read import exact_fps, read_audio
-from talkhead.media.recording import Recording
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, EmotionTrack, join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
@@ -31,6 +30,7 @@ from talkhead.pipeline.windows import set_timesteps
 from talkhead.schedulers import Scheduler
 from talkhead.short_repr import short_repr
 from talkhead.speech.level import num_frames_of
+from talkhead.speech.recording import Recording
 
 if TYPE_CHECKING:
     from talkhead.pipeline.windows import Painted

@@ -15,10 +15,10 @@ from talkhead.data.clip import EMOTIONS
 from talkhead.face.expression import EMOTION_ACTIONS, action_offsets, project
 from talkhead.face.expressive_motion import expressive_motion, share_blink
 from talkhead.face.frame import eye_line
-from talkhead.media.recording import Recording
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.pipeline.feeling import EmotionKeys, left_by
 from talkhead.speech.level import frame_decibels, speech_level
+from talkhead.speech.recording import Recording
 
 LEAST_STEP = 0.05
 """In eye distances: a change of expression may always make steps as long as this, however small the words' are."""

@@ -1,1 +1,1 @@
-"""What can be measured in a recording of speech without having learnt anything: loudness, spectrum, melody."""
+"""A recording of any length, and what can be measured in speech without having learnt anything."""

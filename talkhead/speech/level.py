@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.media.recording import Recording
+from talkhead.speech.recording import Recording
 
 BLOCK = 160
 """Samples per block of the energy envelope: 10 ms."""

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkhead.data.clip import SAMPLE_RATE
-from talkhead.media.recording import Recording
 from talkhead.speech.level import block_rms, frame_centres, sample_at
 from talkhead.speech.pitch import OCTAVES, GrowingPitchgram, Pitchgram, melody, pitchgram
+from talkhead.speech.recording import Recording
 
 PROSODY = 10
 """Numbers per frame."""
