@@ -164,6 +164,35 @@ def test_absurd_rates_are_refused_at_once(tmp_path, rate):
         assert time.perf_counter() - start < 2
 
 
+def write_pieces(path, pieces):
+    """Write a constant sound in pieces, (start in s, length in s), with their times."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for start, seconds in pieces:
+            samples = np.full((1, round(seconds * RATE)), 8000, np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, round(start * RATE), Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("step", [1.08, 0.95, 0.7, 1.002, 0.998])
+def test_small_holes_and_overlaps_do_not_add_up(tmp_path, step):
+    """Sixty pieces of a second, each a little too late or too early: the last one ends where its time says."""
+    audio = media.read_audio(write_pieces(tmp_path / "a.mkv", [(i * step, 1) for i in range(60)]))
+    assert abs(len(audio) / RATE - (59 * step + 1)) < 0.11
+    assert int((audio > 0.2).sum()) / RATE == pytest.approx(60 if step > 1 else 59 * step + 1, abs=0.11)
+
+
+def test_a_hole_of_more_than_ten_minutes_stays_one(tmp_path):
+    audio = media.read_audio(write_pieces(tmp_path / "a.mkv", [(0, 10), (710, 1)]))
+    assert len(audio) == pytest.approx(711 * RATE, abs=32)
+    assert audio[10 * RATE + 100 : 710 * RATE - 100].abs().max() == 0 and audio[-RATE // 2] > 0.2
+    with pytest.raises(ValueError, match=r"b\.mkv.*minutes or hours between"):
+        media.read_audio(write_pieces(tmp_path / "b.mkv", [(0, 1), (700, 1)]))
+
+
 def test_pieces_of_sound_with_hours_between_them_are_refused(tmp_path):
     """A damaged table of 10 kB may put its packets so far apart that the silence between them fills any memory."""
     with av.open(str(tmp_path / "apart.mkv"), "w") as container:

@@ -30,6 +30,8 @@ MAX_HOLE = 600
 """Seconds of silence that a gap in the timestamps, or a late start of the sound, may stand for."""
 MAX_SILENCE = 20
 """Seconds of such silence for each second of sound, beyond ``MAX_HOLE``: more, and the timestamps are damaged."""
+_JITTER = 0.1
+"""Seconds by which a block may lie apart from the sound handed out before it and still follow it directly."""
 _ROUNDING = 0.02
 """Seconds by which a block may lie apart from the end of those before it and still be joined to them."""
 
@@ -256,26 +258,32 @@ def _resampled(
 ) -> Iterator[Tensor]:
     """Mix down and resample to 16 kHz; holes in the timestamps become zeros, a clock that starts again goes on."""
     resampler: _Resampler | None = None
-    expected: Fraction | None = None
+    expected: Fraction | None = None  # where the last block ends by its own clock: restarts are told by it
+    reached: Fraction | None = None  # where what was handed out ends: small holes add up
     silence = Fraction(MAX_HOLE)  # that may still be put in
     for block in blocks:
         samples, start = mono(block), expected
         silence += MAX_SILENCE * Fraction(len(samples), block.rate)
         time, joined = restarts.follow(block.time, expected)
-        gap = None if time is None or expected is None else time - expected
-        if resampler is not None and (resampler.rate != block.rate or joined or (gap and 0.1 < gap < MAX_HOLE)):
+        gap = Fraction(0) if time is None or reached is None else time - reached
+        apart = joined or abs(gap) > _JITTER
+        if resampler is not None and (resampler.rate != block.rate or apart):
             yield from resampler.out()
             resampler = None
-        if gap is not None and (joined or gap > 0.1) and gap < MAX_HOLE:
-            silence -= max(gap, Fraction(0))
+        hole = max(gap, Fraction(0)) if apart else Fraction(0)
+        if apart:
+            silence -= hole
             if silence < 0:
-                raise ValueError(f"audio: {named(path)} has hours between its pieces of sound; its clock is damaged")
+                raise ValueError(
+                    f"audio: {named(path)} has minutes or hours between its pieces of sound; its clock is damaged"
+                )
             # At a join the sound is put where its pictures are put, to the sample.
-            yield torch.zeros(max(round(gap * SAMPLE_RATE), 0))
-            samples = samples[max(round(-gap * block.rate), 0) :] if joined else samples
+            yield torch.zeros(round(hole * SAMPLE_RATE))
+            samples = samples[max(round(-gap * block.rate), 0) :]
         resampler = resampler or _Resampler(block.rate)
         start = time if time is not None else (start or Fraction(0))
         expected = start + block.seconds
+        reached = (start if reached is None else reached) + hole + Fraction(len(samples), block.rate)
         yield from resampler.add(samples)
     if resampler is not None:
         yield from resampler.out()
