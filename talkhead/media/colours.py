@@ -43,8 +43,17 @@ def rgb_picture(frame: Any, size: tuple[int, int] | None = None, aspect: Fractio
         array = standard_range(_array(frame, "rgb48le", width, height), frame.color_trc)
     else:
         array = _array(frame, "rgb24", width, height)
-    array = np.rot90(array, k=round(frame.rotation / 90))
+    array = np.rot90(array[::-1] if _is_mirrored(frame) else array, k=round(frame.rotation / 90))
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def _is_mirrored(frame: Any) -> bool:
+    """Whether the frame's display matrix mirrors it, as some front cameras write; its angle is that of the mirrored."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+    return bool(a * d < b * c)
 
 
 def square_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
