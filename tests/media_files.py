@@ -1,5 +1,6 @@
 """Small recordings for the tests of the readers: by our writer, by PyAV alone, by the standard library."""
 
+import struct
 import wave
 from fractions import Fraction
 
@@ -58,4 +59,39 @@ def transcode(
             container.mux(sound.encode(None))
         if video is not None:
             container.mux(video.encode(None))
+    return path
+
+
+def atom(content, *names):
+    """Return where an atom of an MP4 file begins, and its length: ``atom(content, "moov", "trak", "tkhd")``."""
+    start, end = 0, len(content)
+    for name in names:
+        while True:
+            length, found = struct.unpack(">I4s", content[start : start + 8])
+            if found == name.encode():
+                break
+            start += length
+            assert start < end, name
+        start, end = start + 8, start + length
+    return start - 8, end - start + 8
+
+
+def write_levels(path, levels, codec="libx264", kind="yuv420p", last=None, **options):
+    """Write grey frames at 25 per second; the last is to be shown for ``last`` s."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, kind
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        made = []
+        for index, level in enumerate(levels):
+            picture = torch.full((48, 64, 3), level, dtype=torch.uint8).numpy()
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = 40 * index, Fraction(1, 1000)
+            made += stream.encode(frame)
+        made += stream.encode(None)
+        for packet in made:
+            packet.duration = 40
+        if last is not None:
+            made[-1].duration = round(1000 * last)
+        container.mux(made)
     return path

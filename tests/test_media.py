@@ -1,13 +1,14 @@
 """What is read, of every format: lengths, clocks, colours; what is damaged says so."""
 
 import io
+import struct
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
-from media_files import numbered_frame, tone, transcode, write_clip, write_wav
+from media_files import atom, numbered_frame, tone, transcode, write_clip, write_levels, write_wav
 
 from talkhead.media import read as media
 from talkhead.media.read import MediaWarning, VideoWriter
@@ -73,6 +74,56 @@ def test_rotation_is_applied(tmp_path):
     # Turned by 90 degrees counter-clockwise the bright top-left corner comes to the bottom left.
     assert frame[:, 40:, :16].mean() > 200 and frame[:, :24].mean() < 50
     assert (media.probe(path).width, media.probe(path).height) == (48, 64)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c", "d"),
+    [
+        (1, 0, 0, 1),
+        (-1, 0, 0, 1),
+        (1, 0, 0, -1),
+        (-1, 0, 0, -1),
+        (0, 1, -1, 0),
+        (0, -1, 1, 0),
+        (0, 1, 1, 0),
+        (0, -1, -1, 0),
+    ],
+)
+def test_every_way_in_which_a_header_turns_or_mirrors(tmp_path, a, b, c, d):
+    """The matrix of ISO/IEC 14496-12, written by hand, takes the point (x, y) to (a x + c y, b x + d y)."""
+    path = tmp_path / "a.mp4"
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32], picture[:24, 32:], picture[24:, :32] = 240, 160, 80
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv444p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = bytearray(path.read_bytes())
+    start, _ = atom(content, "moov", "trak", "tkhd")
+    matrix = [65536 * n for n in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
+    content[start + 48 : start + 84] = struct.pack(">9i", *matrix)
+    path.write_bytes(content)
+    shown = media.read_video(path)[0][0, 0].numpy().astype(int)
+    size = np.array([64, 48])
+    for x, y, level in [(16, 12, 240), (48, 12, 160), (16, 36, 80), (48, 36, 0)]:
+        x, y = x - size[0] / 2, y - size[1] / 2
+        column, row = a * x + c * y + shown.shape[1] / 2, b * x + d * y + shown.shape[0] / 2
+        assert abs(shown[int(row), int(column)] - level) <= 4
+
+
+@pytest.mark.parametrize("count", [35, 45, 58])
+def test_what_an_edit_list_trims_away_stays_away(tmp_path, count):
+    path = write_levels(tmp_path / "a.mp4", [16 + 3 * i for i in range(75)], g="30", bf="0")
+    content = bytearray(path.read_bytes())
+    start, _ = atom(content, "moov", "trak", "edts", "elst")
+    clock, _ = atom(content, "moov", "mvhd")
+    (unit,) = struct.unpack(">I", content[clock + 20 : clock + 24])
+    content[start + 16 : start + 20] = struct.pack(">I", round(count / 25 * unit))
+    path.write_bytes(content)
+    frames, _ = media.read_video(path)
+    seen = ((frames.float().mean((1, 2, 3)) - 16) / 3).round().int().tolist()
+    assert seen == list(range(count))
 
 
 def test_frames_one_by_one_equal_all_at_once(tmp_path):

@@ -185,8 +185,10 @@ def decoded(container: Any, stream: Any, path: str, check: bool = True) -> Itera
             # Frames that the decoder hands out at the very end come without their unit of time.
             frame.time_base = frame.time_base or stream.time_base
             if frame.pts is not None:
-                heard = 0 if video or not frame.sample_rate else frame.samples / frame.sample_rate
-                end = frame.pts, frame.time_base, video or heard
+                heard = 0.0 if video or not frame.sample_rate else frame.samples / frame.sample_rate
+                # A last picture that stands is as long as it says.
+                shown = max(video, float((frame.duration or 0) * frame.time_base)) if video else heard
+                end = frame.pts, frame.time_base, shown
             yield frame
     if check:
         _warn_if_short(container, stream, float(end[0] * end[1]) + end[2], damaged, path)
@@ -206,14 +208,17 @@ def packets(container: Any, stream: Any, path: str | None = None) -> Iterator[An
 def _revived(whole: Iterator[Any]) -> Iterator[Any]:
     """Keep a video's very last packet from being discarded.
 
-    MP4 edit lists are in milliseconds; rounded down they end before the last frame, and FFmpeg discards it.
+    MP4 edit lists are in milliseconds; rounded down they end before the last frame, and FFmpeg discards it. One that
+    does not follow directly on what is shown was trimmed away.
     """
     import av
 
-    held = next(whole, None)
+    held, end = next(whole, None), None
     while held is not None:
         following = next(whole, None)
-        if following is None and held.is_discard:
+        if not held.is_discard and held.pts is not None:
+            end = max(held.pts + (held.duration or 0), held.pts if end is None else end)
+        if following is None and held.is_discard and (end is None or held.pts is None or held.pts <= end):
             copy = av.Packet(bytes(held))
             copy.pts, copy.dts, copy.time_base, copy.duration = held.pts, held.dts, held.time_base, held.duration
             copy.stream = held.stream
