@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from media_files import write_levels
 
 from talkhead.media import read as media
 from talkhead.media.colours import HLG, PQ, standard_range
@@ -69,6 +70,33 @@ def test_frames_that_a_recorder_left_out(tmp_path):
 def test_frames_that_come_twice_as_often_for_a_while(tmp_path):
     times = [Fraction(i, 30) for i in range(15)] + [Fraction(1, 2) + Fraction(i, 60) for i in range(30)]
     check(write_frames(tmp_path / "a.mkv", times, 60), times, 60)
+
+
+@pytest.mark.parametrize(("slow", "fast"), [(15, 30), (10, 20)])
+def test_frames_that_come_faster_later(tmp_path, monkeypatch, slow, fast):
+    """Also where the frames by which the rate is told are all slow ones."""
+    times = [Fraction(i, slow) for i in range(40)]
+    times += [times[-1] + Fraction(i, fast) for i in range(1, 39)]
+    monkeypatch.setattr("talkhead.media.clock._FEW", 30, raising=False)
+    path = write_frames(tmp_path / "a.mkv", times, slow)
+    check(path, times, fast)
+
+
+def test_frames_at_once_after_a_hiccup_are_no_rate(tmp_path):
+    times = [Fraction(i, 30) for i in range(20)]
+    times += [Fraction(24, 30) + Fraction(i, 500) for i in range(4)] + [Fraction(i, 30) for i in range(25, 60)]
+    seen, rate = shown(write_frames(tmp_path / "a.mkv", times, 30))
+    assert rate == 30 and sorted(set(seen)) == list(range(59))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+@pytest.mark.parametrize("levels", [[40, 90], [40, 90, 140]])
+def test_a_last_picture_that_stands_is_shown_as_long(tmp_path, suffix, levels, recwarn):
+    path = write_levels(tmp_path / f"a.{suffix}", levels, last=2, bf="0")
+    frames, rate = media.read_video(path)
+    seen = frames.float().mean((1, 2, 3)).round().int().tolist()
+    assert rate == 25 and seen == pytest.approx([*levels[:-1], *levels[-1:] * 50], abs=2)
+    assert not [warning for warning in recwarn if issubclass(warning.category, MediaWarning)]
 
 
 def test_jitter_is_not_followed(tmp_path):

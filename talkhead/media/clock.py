@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
 from collections import deque
@@ -10,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from talkhead.media.container import MAX_SECONDS, audio_stream, opened, packets, video_stream
@@ -17,6 +19,9 @@ from talkhead.media.write import MediaWarning, exact_fps
 
 BACK, AHEAD = Fraction(1, 2), 10
 """Seconds by which a clock must go back or ahead to have been started again; less is jitter, or a pause."""
+
+_FEW, _MANY = 3000, 100_000
+"""Frames by whose times a rate is told, and that it has to keep up with."""
 
 _TYPICAL = [Fraction(r) for r in (5, 6, 8, 10, 12, 15, 18, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 240)]
 _TYPICAL += [Fraction(r * 1000, 1001) for r in (24, 30, 60, 120)] + [Fraction(15, 2), Fraction(25, 2)]
@@ -27,7 +32,8 @@ def frame_rate(container: Any, stream: Any, path: str | Path, argument: str = "v
 
     It is the stream's nominal rate: that of a phone's 30 frames per second, although some were dropped and the average
     is 29, or of a recorder that leaves out frames which do not change. Where the header's nominal rate is far from how
-    the frames lie, it is the most common distance of two frames; the lower of the two, if it loses no frame.
+    the frames lie, it is the most common distance of two frames; the lower of the two, if it loses no frame. Where
+    frames come faster for a while, it is the least rate that keeps up with them.
 
     Args:
         container: the open file.
@@ -40,8 +46,11 @@ def frame_rate(container: Any, stream: Any, path: str | Path, argument: str = "v
     """
     average, nominal = stream.average_rate, stream.guessed_rate
     header = Fraction(nominal or average or 0)
-    times = _frame_times(path, argument)
-    steps = [b - a for a, b in zip(times, times[1:], strict=False) if b > a]
+    # Where the header's rate makes up its length to the tick, what comes later is as what comes first.
+    even = stream.frames and stream.frames == (stream.duration or 0) * stream.time_base * header
+    times, unit = _frame_times(path, argument, _FEW if even else _MANY)
+    first = [time * unit for time in times[:_FEW]]
+    steps = [b - a for a, b in zip(first, first[1:], strict=False) if b > a]
     rate = header
     if len(steps) >= 3:
         common = 1 / statistics.median(steps)
@@ -49,25 +58,34 @@ def frame_rate(container: Any, stream: Any, path: str | Path, argument: str = "v
         seen = usual if abs(usual / common - 1) < 0.02 else Fraction(common).limit_denominator(1001)
         # Times in whole milliseconds make a rate of 29.97 look like 30.3.
         slower = abs(header / common - 1) > 0.02 and seen < header and _regular(steps)
-        if not header or ((slower or not _fits(times, header)) and _fits(times, seen)):
+        if not header or ((slower or not _fits(first, header)) and _fits(first, seen)):
             rate = seen
+        rate = _kept_up(np.array(times, float) * float(unit), rate)
     if not Fraction(1, 10) < rate < 1000:
         got = f"a frame rate of {float(rate):g} per second" if rate else "no frame rate"
         raise ValueError(f"{argument}: {str(path)!r} says {got}; convert it to MP4 at 25 frames per second first")
     return exact_fps(rate)
 
 
-def _frame_times(path: str | Path, argument: str, most: int = 3000) -> list[Fraction]:
-    """Return the times of a video's first frames, in order; empty where the file does not give them all."""
-    times: list[Fraction] = []
+def _frame_times(path: str | Path, argument: str, most: int) -> tuple[list[int], Fraction]:
+    """Return the times of a video's first frames, in order, until its clock starts again, and their unit in s.
+
+    The list is empty where the file does not give them all.
+    """
+    times: list[int] = []
+    last = None  # in the order of decoding, in which times grow
     with opened(path, argument) as container:
-        for packet in packets(container, video_stream(container)):
+        stream = video_stream(container)
+        unit, back = Fraction(stream.time_base), float(BACK / stream.time_base)
+        for packet in packets(container, stream):
             if packet.pts is None:
-                return []
-            times.append(packet.pts * packet.time_base)
-            if len(times) == most:
+                return [], unit
+            now = last if packet.dts is None else packet.dts
+            if len(times) == most or (last is not None and now < last - back):
                 break
-    return sorted(times)
+            last = now
+            times.append(packet.pts)
+    return sorted(times), unit
 
 
 def _regular(steps: list[Fraction]) -> bool:
@@ -86,6 +104,27 @@ def _fits(times: list[Fraction], rate: Fraction) -> bool:
     return far <= len(times) // 100
 
 
+def _kept_up(seconds: np.ndarray, rate: Fraction) -> Fraction:
+    """Return a rate at which no frame comes more than two ticks late for those before it: ``rate``, or one above it.
+
+    Only a rate that the frames reach for a second is taken: a few that come at once after a hiccup are no rate.
+    """
+    if _behind(seconds, rate) <= 2:
+        return rate
+    fastest = 1.05 * float((np.searchsorted(seconds, seconds + 1) - np.arange(len(seconds))).max()) + 1
+    # 30 before 29.97: it keeps up with both.
+    above = sorted((r for r in _TYPICAL if rate < r < fastest), key=lambda r: (math.ceil(r), r.denominator))
+    return next((r for r in above if _behind(seconds, r) <= 2), rate)
+
+
+def _behind(seconds: np.ndarray, rate: Fraction) -> float:
+    """By how many ticks frames come late at most, where each has a tick of its own."""
+    places = (seconds - seconds[0]) * float(rate)
+    numbers = np.arange(len(places))
+    slots = np.maximum.accumulate(np.rint(places) - numbers) + numbers
+    return round(float((slots - places).max()), 6)
+
+
 def at_constant_rate(
     frames: Iterator[Any], convert: Callable[..., Tensor], fps: Fraction, zero: Fraction, path: str, slack: int = 0
 ) -> Iterator[Tensor]:
@@ -94,7 +133,7 @@ def at_constant_rate(
     Every decoded frame is shown: none is lost, and each lies within half a tick of its time, wherever the times grow by
     a tick or more. A time that is wrong alone among its neighbours is not followed: some writers put one into an evenly
     spaced file. A clock that starts again (joined files) goes on; a picture that stands still while its sound runs on
-    is shown as long.
+    is shown as long, and the last one as long as it says.
 
     Args:
         frames: decoded frames of FFmpeg.
@@ -121,8 +160,10 @@ def at_constant_rate(
             slot = tick
         size = size or (frame.width, frame.height)
         held = convert(frame, size)
+        lasts = (frame.duration or 0) * (frame.time_base or 0) * fps
     if held is not None:
-        yield held
+        stands = 1.5 < lasts <= MAX_SECONDS * fps - slot
+        yield from (held for _ in range(round(lasts) if stands else 1))
 
 
 def _positions(frames: Iterator[Any], fps: Fraction, zero: Fraction, path: str) -> Iterator[tuple[Fraction, Any]]:
