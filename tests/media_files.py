@@ -95,3 +95,14 @@ def write_levels(path, levels, codec="libx264", kind="yuv420p", last=None, **opt
             made[-1].duration = round(1000 * last)
         container.mux(made)
     return path
+
+
+def without_sound(source, path):
+    """Copy a video's pictures, and its track of sound without any sound in it."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        tracks = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = tracks[packet.stream.index]
+                new.mux(packet)
+    return path

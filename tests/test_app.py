@@ -10,8 +10,9 @@ import pytest
 import torch
 from browsing import GRADIOS_WARNINGS, chromium
 from conftest import POINTS, shaken, speech, tiny_pipeline, tiny_portrait
+from media_files import without_sound
 
-from talkhead.media.read import iter_frames, probe, write_audio, write_image
+from talkhead.media.read import MediaWarning, iter_frames, probe, write_audio, write_image
 from talkhead.media.write import VideoWriter
 from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.tracking.track import Detection
@@ -204,7 +205,10 @@ def test_score_says_what_is_in_a_video(tmp_path, inputs):
             return Detection(POINTS, 1.0, (16, 10, 56, 50))
 
     rows = score(tmp_path / "v.mp4", Padded())
-    assert rows["frames with a face"] == "20, in 1 uncut stretches"
+    assert rows["frames with a face"] == "20, in 1 uncut stretches" and "correlation" in rows["loudness and mouth"]
+    with pytest.warns(MediaWarning, match="cut off"):
+        empty = score(without_sound(tmp_path / "v.mp4", tmp_path / "v.mkv"), Padded())
+    assert empty == rows | {"loudness and mouth": "no sound"}
     assert "0.000 up and down" in rows["mouth's opening, face sizes"]
 
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from conftest import shaken, speech, tiny_face, tiny_frames, tiny_pipeline
+from media_files import without_sound
 
 from talkhead.dubbing.dub import back_and_forth, dub, dubbed_frames, frames_in_order, further_faces, plan_dubbing
 from talkhead.dubbing.face_track import FaceTrack, track_face
@@ -13,7 +14,7 @@ from talkhead.dubbing.repaint import repaint
 from talkhead.face.crop import Crop
 from talkhead.face.frame import face_size
 from talkhead.face.mouth_region import mouth_region
-from talkhead.media.read import read_audio, read_video
+from talkhead.media.read import MediaWarning, read_audio, read_video
 from talkhead.media.write import VideoWriter, write_audio
 from talkhead.metrics.mouths import mouth_opening
 from talkhead.nets.landmark import LandmarkNet
@@ -255,6 +256,15 @@ def test_refusals(pipe, tmp_path):
         dub(pipe, video, speech(0.2), tmp_path / "out.mp4", detector=Knows([None]), progress=False)
     with pytest.raises(ValueError, match="'video' or 'audio'"):
         plan_dubbing(pipe, video, speech(0.2), detector=Knows(points), length="long")
+
+
+def test_a_track_of_sound_without_sound_is_none(pipe, tmp_path):
+    points = faces(6)
+    video = without_sound(write(tmp_path / "whole.mp4", points, speech(0.24)), tmp_path / "clip.mkv")
+    mute = write(tmp_path / "mute.mp4", points)
+    with pytest.warns(MediaWarning, match=r"clip\.mkv is cut off"):
+        plan = plan_dubbing(pipe, video, speech(0.2), detector=Knows(points))
+    assert torch.equal(plan.new, plan_dubbing(pipe, mute, speech(0.2), detector=Knows(points)).new)
 
 
 def test_large_faces_are_painted_by_the_finer_renderer_where_there_is_one(tmp_path):

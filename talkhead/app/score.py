@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from talkhead.dubbing.face_track import track_face
-from talkhead.media.read import iter_frames, probe, read_audio
+from talkhead.evaluate.videos import own_sound
+from talkhead.media.read import iter_frames, probe
 from talkhead.metrics.mouths import audio_mouth_sync, mouth_opening
 from talkhead.tracking.track import LandmarkDetector
 
@@ -34,10 +35,11 @@ def score(video: str | Path, detector: LandmarkDetector) -> dict[str, str]:
     size = (points - points.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()
     opening = mouth_opening(points) / size
     rows["mouth's opening, face sizes"] = f"{opening.mean():.3f} on average, {opening.std():.3f} up and down"
-    if info.sample_rate is None:
+    sound = None if info.sample_rate is None else own_sound(Path(video))
+    if sound is None:
         return rows | {"loudness and mouth": "no sound"}
     first, last = (round(frame / info.fps * 16000) for frame in (longest.start, longest.stop))
-    sync = audio_mouth_sync(points, read_audio(video)[first:last])
+    sync = audio_mouth_sync(points, sound[first:last])
     # Of real speech 0.36 to 0.47 (docs/measurements/landmark.md): more is not better.
     rows["loudness and mouth"] = f"correlation {sync.value:.2f} (real speech: 0.36 to 0.47), best at {sync.lag} frames"
     return rows

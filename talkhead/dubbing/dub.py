@@ -385,11 +385,15 @@ def _header(video: str | Path) -> tuple[MediaInfo, Fraction, tuple[int, int]]:
 
 
 def _own_sound(video: str | Path, frames: int, info: MediaInfo) -> Tensor | None:
-    """Return the video's own sound, exactly as long as its pictures; None where it has none."""
+    """Return the video's own sound, exactly as long as its pictures; None where it has none that can be read."""
     if info.sample_rate is None:
         return None
     assert info.fps is not None
-    sound, samples = read_audio(video), round(frames / info.fps * SAMPLE_RATE)
+    try:
+        sound = read_audio(video)
+    except ValueError:  # a track of sound without sound
+        return None
+    samples = round(frames / info.fps * SAMPLE_RATE)
     return torch.nn.functional.pad(sound, (0, max(0, samples - len(sound))))[:samples]
 
 
