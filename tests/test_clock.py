@@ -99,6 +99,14 @@ def test_a_last_picture_that_stands_is_shown_as_long(tmp_path, suffix, levels, r
     assert not [warning for warning in recwarn if issubclass(warning.category, MediaWarning)]
 
 
+def test_a_picture_alone_is_one_unless_it_stands(tmp_path):
+    lengths = {}
+    for seconds in (0.04, 0.4, 3):
+        path = write_levels(tmp_path / "a.mkv", [90], last=seconds)
+        lengths[seconds] = len(media.read_video(path)[0])
+    assert lengths == {0.04: 1, 0.4: 1, 3: 75}
+
+
 def test_jitter_is_not_followed(tmp_path):
     late = np.random.default_rng(0).uniform(-0.009, 0.009, 60)
     times = [Fraction(i, 30) + Fraction(float(x)).limit_denominator(1000) for i, x in enumerate(late)]

@@ -386,9 +386,8 @@ def _header(video: str | Path) -> tuple[MediaInfo, Fraction, tuple[int, int]]:
 
 def _own_sound(video: str | Path, frames: int, info: MediaInfo) -> Tensor | None:
     """Return the video's own sound, exactly as long as its pictures; None where it has none that can be read."""
-    if info.sample_rate is None:
+    if info.sample_rate is None or info.fps is None:
         return None
-    assert info.fps is not None
     try:
         sound = read_audio(video)
     except ValueError:  # a track of sound without sound

@@ -162,7 +162,9 @@ def at_constant_rate(
         held = convert(frame, size)
         lasts = (frame.duration or 0) * (frame.time_base or 0) * fps
     if held is not None:
-        stands = 1.5 < lasts <= MAX_SECONDS * fps - slot
+        # A picture alone, as in a GIF of one, has no rate of its own that would say how many it is.
+        least = Fraction(3, 2) if slot else max(Fraction(3, 2), fps / 2)
+        stands = least < lasts <= MAX_SECONDS * fps - slot
         yield from (held for _ in range(round(lasts) if stands else 1))
 
 
