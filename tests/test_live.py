@@ -165,6 +165,18 @@ def test_silence_idles_alive(pipe):
     assert landmarks.std(0).max() > 0.01  # and it moves
 
 
+def test_a_buffer_that_is_filled_again_changes_nothing(pipe):
+    """As the callback of a microphone does it: one array, new samples in it each time."""
+    sound, buffer, live, parts = speech(1.0), torch.empty(400), begin(pipe), []
+    for part in sound.split(400):
+        buffer[: len(part)] = part
+        parts.append(live.push(buffer[: len(part)]))
+    parts.append(live.flush())
+    _, landmarks, heard, _ = run(begin(pipe), sound, 400)
+    assert torch.equal(torch.cat([part.landmarks for part in parts]), landmarks)
+    assert torch.equal(torch.cat([part.audio for part in parts]), heard)
+
+
 def test_memory_is_bounded(pipe, monkeypatch):
     monkeypatch.setattr("talkhead.pipeline.live.REMEMBERED_SECONDS", 3.0)
     live, kept = begin(pipe, history=1.0), []

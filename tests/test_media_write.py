@@ -263,3 +263,22 @@ def test_the_same_frames_make_the_same_file(tmp_path):
                 _ = torch.rand(300, 300) @ torch.rand(300, 300)  # as a painter would between frames
         files.add((tmp_path / "a.mp4").read_bytes())
     assert len(files) == 1
+
+
+def test_the_same_frames_make_the_same_webm(tmp_path):
+    """As they make the same MP4; Matroska would give each file a random number."""
+    for name in ("a.webm", "b.webm"):
+        with open_writer(tmp_path / name, 25, (48, 64)) as video:
+            for number in range(3):
+                video.append(numbered_frame(number))
+    assert (tmp_path / "a.webm").read_bytes() == (tmp_path / "b.webm").read_bytes()
+
+
+def test_a_row_that_cannot_be_moved_leaves_the_old_one_whole(tmp_path):
+    (tmp_path / "002.png").mkdir()
+    (tmp_path / "000.png").write_bytes(b"old")
+    row = open_writer(tmp_path / "%03d.png", 25, (48, 64))
+    with pytest.raises(IsADirectoryError, match="'002.png' is a folder"), row:
+        for number in range(4):
+            row.append(numbered_frame(number).permute(1, 2, 0))
+    assert (tmp_path / "000.png").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2

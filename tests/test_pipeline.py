@@ -76,6 +76,8 @@ def test_files_and_arrays_and_tensors_agree(pipe, portrait, tmp_path):
     assert torch.allclose(other.audio, sound, atol=2 / 32767)  # one step of 16 bits either way
     assert torch.equal(pipe(portrait, sound.numpy(), **options).frames, first.frames)
     assert len(pipe(portrait, speech(0.3).repeat_interleave(3), sample_rate=48000, **options).audio) == 4800
+    with pytest.raises(ValueError, match="sample_rate=47999 has no short ratio"):  # a filter of gigabytes
+        pipe(portrait, speech(0.3), sample_rate=47999, **options)
 
 
 def test_the_seed_decides(pipe, portrait):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -104,6 +105,11 @@ def test_a_client_chooses(client):
     [
         ("nonsense", "text must be JSON"),
         ("[" * 60_000, "text must be JSON"),
+        (
+            json.dumps({"emotion": {str(n): "happy" for n in range(500)}}),
+            "text must be JSON of 4096 characters at most",
+        ),
+        ('{"\\ud800": 1}', "settings may be"),
         ('{"volume": 3}', "settings may be"),
         ('{"size": "large"}', "settings may be"),
         ('{"size": 65}', "size must be at most 64 px here; got 65"),
@@ -321,6 +327,35 @@ def test_a_slow_machine_says_so_and_skips(client, monkeypatch):
     # Every frame was shown or said to be skipped, in order, and the last one is on time.
     assert len(frames) + sum(m["skipped"] for m in slow) == 105 == max(frames) + 1
     assert list(frames) == sorted(frames)
+
+
+@pytest.mark.parametrize("piece", [0.4, 1.0])
+def test_long_messages_are_not_late(client, monkeypatch, piece):
+    """A voice that is synthesised comes in long pieces: their frames come at once, and all are shown."""
+    monkeypatch.setattr(served, "PATIENCE", 0.3)
+    monkeypatch.setattr(Live, "_paint", lambda self, landmarks, start: torch.zeros(len(landmarks), 8, 8, 3).byte())
+    with client.websocket_connect("/live") as socket:
+        messages = []
+        reading = threading.Thread(target=lambda: messages.extend(answers(socket)))
+        reading.start()
+        for part in speech(3 * piece).split(round(16000 * piece)):
+            socket.send_bytes(pcm(part))
+            time.sleep(0.3)  # painted long before the next
+        socket.send_text('{"end": true}')
+        reading.join(30)
+    assert not [m for m in messages if isinstance(m, dict) and m["type"] == "slow"]
+    assert len(frames_of(messages)) == round(75 * piece)
+
+
+def test_a_port_that_is_taken_and_no_clients_are_refused():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen at 127.0.0.1:{port} .*choose another --port"):
+            served.serve(tiny_pipeline(), tiny_portrait(), port=port, reference_landmarks=POINTS, size=64)
+    with pytest.raises(ValueError, match="clients must be at least 1; got 0"):
+        make_server(tiny_pipeline(), tiny_portrait(), reference_landmarks=POINTS, size=64, clients=0)
 
 
 def test_a_renderer_too_slow_leaves_sound_and_picture_together(client, monkeypatch):

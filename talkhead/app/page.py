@@ -151,8 +151,9 @@ class _Maker:
         pieces = self.speakers[speaker].stream(
             _whole_picture(image) if whole else image, audio,
             emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
-            pose=pose, brow=brow, blink=blink, idle=idle, frame=frame, seed=int(seed), num_inference_steps=int(steps),
-            size=int(size) if size and frame == "crop" else None, detector=self.detector, **known,
+            pose=pose, brow=brow, blink=blink, idle=idle, frame=frame, seed=int(seed or 0),
+            num_inference_steps=int(steps), size=int(size) if size and frame == "crop" else None,
+            detector=self.detector, **known,
         )  # fmt: skip
         return self._written(pieces, progress)
 

@@ -17,6 +17,8 @@ import asyncio
 import io
 import json
 import logging
+import math
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -38,10 +40,12 @@ from talkhead.pipeline.live_frames import LiveMotion
 
 LONGEST_PIECE = 1.0
 """Seconds of sound in one message."""
+LONGEST_SETTINGS = 4096
+"""Characters of a client's settings: each key of a track of emotions costs work in every hop."""
 LONGEST_QUEUE = 5.0
 """Seconds of sound that may wait; a client that sends more at once is not live, and is told so."""
 PATIENCE = 0.3
-"""Seconds of frames that may wait to be painted; of more the newest hop alone is painted."""
+"""Seconds of frames that may wait to be painted, beside those of one message; of more the newest alone are painted."""
 FIRST_WORD = 10.0
 """Seconds until a client's first message, at most: another may be waiting for its place."""
 SILENCE = 30.0
@@ -93,6 +97,8 @@ def make_server(
         from fastapi.responses import HTMLResponse
     except ImportError:
         raise ImportError("`talkhead serve` needs FastAPI and uvicorn; run: pip install 'talkhead[live]'") from None
+    if clients < 1:
+        raise ValueError(f"clients must be at least 1; got {clients}")
     own = own_names(names, host)
     first = pipeline.live(image, reference_landmarks=reference_landmarks, **options)
     first.push(torch.zeros(SAMPLE_RATE))  # warm, so that the first client does not wait
@@ -154,6 +160,7 @@ class _Session:
         self._news = asyncio.Event()
         self._moved: asyncio.Queue[LiveMotion | None] = asyncio.Queue()  # None: what is left is in _last
         self._last: LiveMotion | None = None
+        self._longest = 0.0  # s of the client's longest message: so much comes at once, and is not late
 
     async def run(self, socket: Any) -> None:
         """Speak until the client ends or goes."""
@@ -197,6 +204,7 @@ class _Session:
             self._ended = True
         elif message is not None:
             self._waiting.append(message)
+            self._longest = max(self._longest, len(message) / SAMPLE_RATE)
             seconds = sum(map(len, self._waiting)) / SAMPLE_RATE
             if seconds > LONGEST_QUEUE:
                 raise ClientError(
@@ -235,7 +243,8 @@ class _Session:
 
     async def _show(self, socket: Any, live: Live, motion: LiveMotion, last: bool = False) -> None:
         behind = len(motion.landmarks) / live.fps
-        at_most = live.hop if behind > PATIENCE and not last else None
+        newest = live.hop * max(1, math.ceil(self._longest * live.fps / live.hop))
+        at_most = newest if behind > PATIENCE + self._longest and not last else None
         first, pictures = await self._work(_pictures, live, motion, at_most)
         if first > motion.start:
             message = {"type": "slow", "skipped": first - motion.start, "behind": round(float(behind), 2)}
@@ -266,11 +275,14 @@ class _Session:
 def _settings(text: str) -> dict[str, Any]:
     """Read a client's settings, or its end."""
     try:
-        settings = json.loads(text)
+        settings = json.loads(text) if len(text) <= LONGEST_SETTINGS else None
     except (ValueError, RecursionError):  # the latter of ten thousand brackets
         settings = None
     if not isinstance(settings, dict):
-        raise ClientError('text must be JSON: settings such as {"emotion": "happy"}, or {"end": true}')
+        raise ClientError(
+            f'text must be JSON of {LONGEST_SETTINGS} characters at most: settings such as {{"emotion": "happy"}}, or '
+            '{"end": true}'
+        )
     for name, value in settings.items():
         if name != "end" and (name not in SETTINGS or not isinstance(value, SETTINGS[name])):
             raise ClientError(f"settings may be {', '.join(SETTINGS)}; got {name}={value!r}"[:200])
@@ -321,7 +333,7 @@ async def _excuse(socket: Any, error: Exception) -> None:
     """Tell a client what it did wrong, or that the server failed: the log says how."""
     said = "this server failed while it made the face, and its log says why; begin again"
     if isinstance(error, ClientError):
-        said = " ".join(str(error).split())[:300]
+        said = " ".join(str(error).split())[:300].encode(errors="replace").decode()
     else:
         _LOG.error("live: a client's stream failed", exc_info=error)
     with suppress(_GoneError):
@@ -348,5 +360,15 @@ def serve(
     app = make_server(pipeline, image, host=host, **options)
     import uvicorn
 
-    print(f"talkhead live: http://{host}:{port}", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", ws_max_size=1 << 16, ws_max_queue=32)
+    limits: dict[str, Any] = {"ws_max_size": 1 << 16, "ws_max_queue": 32, "timeout_graceful_shutdown": 5}
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"cannot listen at {host}:{port} ({error.strerror}); choose another --port or --host"
+            ) from error
+        print(f"talkhead live: http://{host}:{port}", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", **limits)).run(sockets=[listening])

@@ -178,7 +178,10 @@ class PNGWriter:
             if kind is None and not self.frames_written:
                 raise ValueError(f"output: no frame was appended to {str(self.path)!r}; append at least one")
             if kind is None:
-                for picture in sorted(self._folder.iterdir()):
+                pictures = sorted(self._folder.iterdir())
+                if taken := [p.name for p in pictures if (self.path.parent / p.name).is_dir()]:
+                    raise IsADirectoryError(f"output: {taken[0]!r} is a folder, and a picture was to have this name")
+                for picture in pictures:
                     os.replace(picture, self.path.parent / picture.name)
                 self._end_row()
         finally:

@@ -186,7 +186,7 @@ class VideoWriter:
         import av
         from av.video.reformatter import VideoReformatter
 
-        options = {"movflags": "+faststart"} if self.container == "mp4" else {}
+        options = {"mp4": {"movflags": "+faststart"}, "webm": {"fflags": "+bitexact"}}.get(self.container, {})
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
             self._container = av.open(str(temporary), "w", format=self.container, options=options)

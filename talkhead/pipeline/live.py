@@ -184,7 +184,7 @@ class Live:
             raise ValueError("samples must be finite and lie in [-1, 1]")
         if self._over:
             raise ValueError("the stream is over: flush was called; begin another with pipeline.live")
-        self._fresh.append(samples.float().cpu())
+        self._fresh.append(samples.detach().to("cpu", torch.float32, copy=True))  # the caller may fill it again
         self._arrived += len(samples)
         return self._nothing() if self.missing else self._moved(self._while_heard())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 FAR = 4.0
 """Times that the first face of given landmarks may be larger or smaller than the portrait's."""
+_UNEVEN = 10_000  # phases of a resampling filter: more make one of gigabytes (47999 Hz), where files take FFmpeg's
 _GIVE_BACK = 1500
 """Frames, of one video or of many, after which what they left in memory is given back."""
 
@@ -214,8 +216,13 @@ def read_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = Fal
     if not isinstance(sample_rate, Real) or not least <= sample_rate <= most or sample_rate != int(sample_rate):
         wanted = f"a whole number of samples per second from {least} to {most}"
         raise ValueError(f"sample_rate must be {wanted}; got {sample_rate!r}")
-    speech = speech.float().cpu()
+    speech = speech.detach().to("cpu", torch.float32, copy=True)  # the caller may fill it again
     if sample_rate != SAMPLE_RATE:
+        if sample_rate // math.gcd(int(sample_rate), SAMPLE_RATE) > _UNEVEN:
+            raise ValueError(
+                f"sample_rate={sample_rate} has no short ratio to {SAMPLE_RATE}, no short filter: give the sound as "
+                "a file, or at one of the usual rates"
+            )
         from torchaudio.functional import resample
 
         speech = resample(speech, int(sample_rate), SAMPLE_RATE)
