@@ -94,12 +94,39 @@ def in_whole_pieces() -> Iterator[None]:
         yield
         return
     _OWN.threads = threads = torch.get_num_threads()
+    _enter(threads)
     torch.set_num_threads(1)
     try:
         yield
     finally:
         del _OWN.threads
         torch.set_num_threads(threads)
+        _leave()
+
+
+class _Inside:
+    """How many threads are within `in_whole_pieces`, and with how many of PyTorch's a new one began before them."""
+
+    lock = threading.Lock()
+    count, before = 0, 0
+
+
+def _enter(threads: int) -> None:
+    with _Inside.lock:
+        if not _Inside.count:
+            _Inside.before = threads
+        _Inside.count += 1
+
+
+def _leave() -> None:
+    """Let new threads begin as before once nobody is left: one that began beside others inside began with one."""
+    with _Inside.lock:
+        _Inside.count -= 1
+        if not _Inside.count and torch.get_num_threads() != _Inside.before:
+            # In a thread of its own: it is not this one's number.
+            other = threading.Thread(target=torch.set_num_threads, args=(_Inside.before,))
+            other.start()
+            other.join()
 
 
 def side_by_side(work: Callable[[P], R], parts: Sequence[P]) -> list[R]:

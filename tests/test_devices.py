@@ -74,6 +74,39 @@ def test_compile_compiles_the_renderers_networks_alone(monkeypatch) -> None:
     assert compiled == [pipeline.renderer.unet, pipeline.fine_renderer.unet]
 
 
+def test_threads_that_overlap_leave_new_ones_as_they_were() -> None:
+    """A server with a thread for each request: one that begins beside another begins with one, and ends with it."""
+    number, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    first, second = threading.Event(), threading.Event()
+
+    def early() -> None:
+        with in_whole_pieces():
+            first.set()
+            second.wait(10)
+
+    def late() -> None:
+        with in_whole_pieces():
+            second.set()
+            before.join(10)
+
+    def fresh() -> None:
+        seen.append(torch.get_num_threads())
+
+    try:
+        before, after = threading.Thread(target=early), threading.Thread(target=late)
+        before.start()
+        first.wait(10)
+        after.start()
+        after.join(20)
+        other = threading.Thread(target=fresh)
+        other.start()
+        other.join()
+        assert seen == [2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(number)
+
+
 def test_pieces_side_by_side_share_the_threads_and_keep_their_order() -> None:
     threads, met = torch.get_num_threads(), threading.Barrier(2, timeout=30)
 
