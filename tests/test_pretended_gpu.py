@@ -23,7 +23,7 @@ GPU = "pretended"
 # Emotions are heard once a video; augmentation and statistics of training copy a few numbers or look at one.
 WAITING = {
     *("nets/conformer.py", "nets/standardisation.py", "speech/logmel.py", "augmentation/spectrum.py"),
-    *("augmentation/speech.py", "augmentation/pictures.py", "modules/emotion.py"),
+    *("augmentation/speech.py", "modules/emotion.py"),
 }
 
 
@@ -148,6 +148,8 @@ def training(name: str, mode: Any, on_gpu: Callable[..., torch.Tensor]) -> Calla
     from talkhead.data.clip import Clip
 
     config = yaml.safe_load((files("talkhead") / "configs" / f"{name}.yaml").read_text())
+    drawn = {"mingle", "jitter", "reshape"} & config["model"]["init_args"].keys()
+    config["model"]["init_args"] |= dict.fromkeys(drawn, 0.0)  # which samples is drawn, and of draws nothing is known
     module = moved(built(config["model"]), mode)
     module.log = module.log_dict = module.log_loss = lambda *_, **__: None
     type(module).device = property(lambda _: torch.device(GPU, 0))
