@@ -1,12 +1,15 @@
 """What the renderer's training adds to the squared error, against hand-worked numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
+from talkhead.data.clip import Clip
 from talkhead.losses.adversarial import Critics
-from talkhead.losses.picture import change_loss, detail_loss
+from talkhead.losses.picture import change_loss, detail_loss, relative_scale
 from talkhead.modules.video import VideoDiffusion
 from talkhead.nets.renderer import Renderer
 from tests.test_mouth_bank import face
@@ -53,6 +56,26 @@ def test_a_sample_with_a_small_mouth_counts_as_much_as_one_with_a_large_mouth():
     where = torch.zeros(2, 1, 4, 8, 8)
     where[0, ..., 2:4, 2:4] = where[1, ..., :6, :6] = 1
     assert change_loss(flicker, target, where).item() == pytest.approx(0.125)
+
+
+def test_errors_count_against_those_of_the_carrier():
+    """Off by 0.05 the scale is 0.05 / sqrt(0.05^2 + 0.01^2); off by nothing it ends at 0.05 / 0.01."""
+    target = torch.zeros(3, 3, 2, 8, 8)
+    carrier = torch.tensor([0.05, 0.5, 0.0]).view(3, 1, 1, 1, 1).expand_as(target)
+    expected = [0.05 / 0.0026**0.5, 0.05 / 0.2501**0.5, 5.0]
+    assert relative_scale(carrier, target).flatten().tolist() == pytest.approx(expected)
+
+
+def test_a_sample_that_no_landmark_tells_does_not_outweigh_the_others():
+    """Untrained, the renderer answers with the carrier: each sample's weighted error is its scale's square of it."""
+    renderer = Renderer(**SMALL)
+    batch = batch_of()
+    batch = replace(batch, frames=batch.frames // torch.tensor([1, 1, 1, 8]).view(4, 1, 1, 1, 1))
+    plain, relative = (loss_of(VideoDiffusion(renderer, relative=told), batch) for told in (False, True))
+    frames = batch.frames.float() / 127.5 - 1
+    errors = ((125 / 127.5 - 1) - frames).square().mean((1, 2, 3, 4))
+    assert plain.item() == pytest.approx(errors.mean().item(), rel=1e-4)
+    assert relative.item() == pytest.approx((0.05**2 * errors / (errors + 0.01**2)).mean().item(), rel=1e-4)
 
 
 def test_untaught_judges_give_the_hinge_loss_of_nothing_known() -> None:
@@ -105,8 +128,8 @@ def test_the_mouths_square_holds_the_mouth() -> None:
     assert cut[:, :, 12, 12].min() == 1 and cut[:, :, 0].max() < 0, "the middle is mouth, the upper border is not"
 
 
-def loss_of(module: VideoDiffusion) -> torch.Tensor:
-    batch = batch_of()
+def loss_of(module: VideoDiffusion, batch: Clip | None = None) -> torch.Tensor:
+    batch = batch_of() if batch is None else batch
     frames = torch.cat([batch.reference[:, None], batch.frames], 1) / 255
     landmarks = torch.cat([batch.reference_landmarks[:, None], batch.landmarks], 1)
     return module.loss(frames, landmarks, torch.eye(8)[batch.emotion], torch.Generator().manual_seed(0))

@@ -1,6 +1,7 @@
 """The schedule against torch's own cosine annealing, and what a longer run makes of it."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -50,3 +51,21 @@ def test_a_run_resumed_with_another_length_follows_the_new_one():
 def test_steps_count_where_steps_limit_the_run():
     assert adam_with_cosine(module_of(1, 30), 1e-4)["lr_scheduler"]["interval"] == "step"
     assert adam_with_cosine(module_of(30), 1e-4)["lr_scheduler"]["interval"] == "epoch"
+
+
+@pytest.mark.parametrize("epochs, steps", [(-1, 40), (10, -1)])
+def test_a_warm_up_multiplies_the_cosine_and_goes_by_steps_however_the_run_is_limited(epochs: int, steps: int):
+    """Forty steps either way: ten epochs of four batches are as long."""
+    module = module_of(epochs, steps)
+    module.trainer.estimated_stepping_batches = 40
+    parts = adam_with_cosine(module, 1e-4, warmup_steps=8)
+    assert parts["lr_scheduler"]["interval"] == "step"
+    schedule, rates = parts["lr_scheduler"]["scheduler"], []
+    for _ in range(40):
+        rates.append(schedule.get_last_lr()[0])
+        parts["optimizer"].step()
+        schedule.step()
+    rise = [(n + 1) / 8 for n in range(8)] + [1.0] * 32
+    assert rates == pytest.approx([1e-4 * r * math.cos(math.pi * n / 80) ** 2 for n, r in enumerate(rise)], abs=1e-15)
+    with pytest.raises(ValueError, match="warmup_steps must be 0 or more; got -1"):
+        adam_with_cosine(module, 1e-4, warmup_steps=-1)

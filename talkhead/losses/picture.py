@@ -1,9 +1,11 @@
-"""Errors of pictures that the squared error is nearly blind to: fine detail, and flicker."""
+"""Errors that the squared error is nearly blind to, fine detail and flicker, and how much whose errors count."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
+
+_USUAL_ERROR, _LEAST_ERROR = 0.05, 0.01  # root mean squares in [-1, 1], see ``relative_scale``
 
 
 def detail_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -39,3 +41,20 @@ def change_loss(predicted: Tensor, target: Tensor, where: Tensor) -> Tensor:
     """
     error, region = (predicted - target).diff(dim=2), where[:, :, 1:]
     return ((region * error.square()).flatten(1).sum(1) / (3 * region.flatten(1).sum(1)).clamp_min(1)).mean()
+
+
+def relative_scale(carrier: Tensor, target: Tensor) -> Tensor:
+    """Return by what to multiply each sample's errors so that all carriers are about equally far from the truth.
+
+    It is e / sqrt(mean((c - x_0)^2) + e_0^2) with e = 0.05, which is what GRID's carriers are off, so the loss stays
+    what it is for those; e_0 = 0.01 keeps a picture that hardly moves from counting for much.
+
+    Args:
+        carrier: (B, 3, T, H, W) in [-1, 1].
+        target: (B, 3, T, H, W), x_0.
+
+    Returns:
+        (B, 1, 1, 1, 1).
+    """
+    error = (carrier.float() - target).square().mean((1, 2, 3, 4), keepdim=True)
+    return _USUAL_ERROR / (error + _LEAST_ERROR**2).sqrt()

@@ -11,35 +11,52 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 
-def adam_with_cosine(module: LightningModule, learning_rate: float) -> dict[str, Any]:
+def adam_with_cosine(module: LightningModule, learning_rate: float, warmup_steps: int = 0) -> dict[str, Any]:
     """Return Adam with cosine annealing over the run (paper, Sec. 4: T_max = the number of epochs).
 
     The rate at epoch n is lr (1 + cos(pi n / T_max)) / 2, and stays at 0 after T_max. A run limited by steps instead of
     epochs anneals over those steps, one limited by ``max_time`` alone over that time. A run resumed with another length
     follows the new one.
 
+    A warm-up of W steps multiplies the rate of step n by (n + 1) / W while that is below 1, and the cosine then goes
+    down from step to step however the run is limited.
+
     Args:
         module: the module to train; its trainer tells how long the run is.
         learning_rate: Adam's initial learning rate; the paper's is 1e-4.
+        warmup_steps: W; 0: none (paper).
 
     Returns:
         What ``configure_optimizers`` returns.
 
     Raises:
-        ValueError: if nothing limits the run.
+        ValueError: if nothing limits the run, or ``warmup_steps`` is negative.
     """
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must be 0 or more; got {warmup_steps}")
     optimizer = torch.optim.Adam((p for p in module.parameters() if p.requires_grad), lr=learning_rate)
-    share, interval = _share_of_the_run(module.trainer)
+    share, interval = _share_of_the_run(module.trainer, by_steps=warmup_steps > 0)
+
+    def factor(n: int) -> float:
+        risen = min((n + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
+        return risen * (1 + math.cos(math.pi * min(share(n), 1))) / 2
+
     # Not CosineAnnealingLR: it brings the old T_max back from a checkpoint, and rises again after it.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * min(share(n), 1))) / 2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
 
-def _share_of_the_run(trainer: Trainer) -> tuple[Callable[[int], float], str]:
-    """Return what tells the share of the run that is done after n epochs or steps, and which of the two n counts."""
+def _share_of_the_run(trainer: Trainer, by_steps: bool) -> tuple[Callable[[int], float], str]:
+    """Return what tells the share of the run that is done after n epochs or steps, and which of the two n counts.
+
+    Epochs are counted where they limit the run, unless it is to go ``by_steps``.
+    """
     epochs = trainer.max_epochs
     if trainer.max_steps >= 0:  # asked anew each time: a run may learn how long it is while it runs
         return lambda n: n / max(trainer.max_steps, 1), "step"
+    if epochs is not None and epochs >= 0 and by_steps:
+        length = trainer.estimated_stepping_batches
+        return lambda n: n / max(length, 1), "step"
     if epochs is not None and epochs >= 0:
         return lambda n: n / max(epochs, 1), "epoch"
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]

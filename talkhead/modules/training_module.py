@@ -111,7 +111,7 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the paper's optimiser and schedule."""
-        return adam_with_cosine(self, self.hparams["learning_rate"])
+        return adam_with_cosine(self, self.hparams["learning_rate"], self.hparams.get("warmup_steps", 0))
 
     def log_loss(self, loss: torch.Tensor, clips: int, **also: torch.Tensor) -> None:
         """Log the training loss of a batch, and other means over its clips, over all processes."""

@@ -15,7 +15,7 @@ from talkhead.data.draws import draw_seed
 from talkhead.face.mouth_bank import lip_map
 from talkhead.face.points import EYES, INNER_LIP, OUTER_LIP, PARTS
 from talkhead.losses.adversarial import Critics
-from talkhead.losses.picture import change_loss, detail_loss
+from talkhead.losses.picture import change_loss, detail_loss, relative_scale
 from talkhead.metrics import FramePSNR, FrameSSIM, feature_distance
 from talkhead.modules.recorded import Recorded
 from talkhead.modules.training_module import Stage, TrainingModule
@@ -44,6 +44,10 @@ class VideoDiffusion(TrainingModule):
         scheduler: a diffusers scheduler; default ``MaskNoiseBridgeScheduler()``. The paper's is
             ``DDPMScheduler(prediction_type="sample")``.
         learning_rate: Adam's (paper: 1e-4).
+        warmup_steps: in which the learning rate rises to that (paper: 0). Many people's faces, changed faces above all,
+            teach an untrained network nothing unless its first steps are small.
+        relative: weigh each sample's errors by those of its carrier, so that what no landmark tells, as between two
+            photographs of a person, does not outweigh what can be learnt (paper: false).
         last_step_share: share of the training samples put at the last step, where sampling starts (paper: 0).
         own_share: share of the batches whose x_t the renderer itself made by sampling down from the last step; only
             there it meets its own answers, as at inference (paper: 0).
@@ -80,6 +84,8 @@ class VideoDiffusion(TrainingModule):
         renderer: Renderer | None = None,
         scheduler: SchedulerMixin | None = None,
         learning_rate: float = 1e-4,
+        warmup_steps: int = 0,
+        relative: bool = False,
         last_step_share: float = 0.3,
         own_share: float = 0.0,
         mouth_weight: float = 0.0,
@@ -117,10 +123,10 @@ class VideoDiffusion(TrainingModule):
             )
         if feature_weight and feature_network is None:
             raise ValueError(f"feature_weight={feature_weight} needs feature_network, whose features are compared")
-        if (feature_weight or adversarial_weight) and self.scheduler.config.prediction_type != "sample":
+        if (relative or feature_weight or adversarial_weight) and self.scheduler.config.prediction_type != "sample":
             raise ValueError(
-                "feature_weight and adversarial_weight look at pictures: give the scheduler prediction_type='sample', "
-                f"not {self.scheduler.config.prediction_type!r}"
+                "relative, feature_weight and adversarial_weight look at pictures: give the scheduler "
+                f"prediction_type='sample', not {self.scheduler.config.prediction_type!r}"
             )
         if graphs and (compile or self.renderer.config.gradient_checkpointing):
             other = "compile" if compile else "renderer.gradient_checkpointing"
@@ -183,7 +189,8 @@ class VideoDiffusion(TrainingModule):
                 sample, target, condition = self._noised(frames, landmarks, seeds, timesteps, bank)
         predicted = self.renderer(sample, timesteps, condition, emotion)
         with torch.autocast(frames.device.type, enabled=False):
-            loss = self._error(predicted.float(), target, landmarks[:, 1:])
+            scale = relative_scale(condition.carrier, target) if self.hparams.relative else 1.0
+            loss = self._error(scale * predicted.float(), scale * target, landmarks[:, 1:])
             return loss + self._judged(predicted.float(), target, condition.carrier, landmarks[:, 1:])
 
     def _judged(self, predicted: Tensor, target: Tensor, carrier: Tensor, landmarks: Tensor) -> Tensor:
