@@ -53,19 +53,29 @@ def test_steps_count_where_steps_limit_the_run():
     assert adam_with_cosine(module_of(30), 1e-4)["lr_scheduler"]["interval"] == "epoch"
 
 
-@pytest.mark.parametrize("epochs, steps", [(-1, 40), (10, -1)])
-def test_a_warm_up_multiplies_the_cosine_and_goes_by_steps_however_the_run_is_limited(epochs: int, steps: int):
-    """Forty steps either way: ten epochs of four batches are as long."""
+EIGHTHS = [n / 8 for n in range(1, 9)]
+SHORT = [1 / 8, 1 / 4, 1 / 2, 3 / 4]  # a tenth of forty steps is four
+
+
+@pytest.mark.parametrize(
+    "epochs, steps, length, rise", [(-1, 40, 40, SHORT), (10, -1, 40, SHORT), (-1, 90, 90, EIGHTHS)]
+)
+def test_a_warm_up_multiplies_the_cosine_step_by_step(epochs: int, steps: int, length: int, rise: list[float]):
+    """However the run is limited: ten epochs of four batches are forty steps."""
     module = module_of(epochs, steps)
-    module.trainer.estimated_stepping_batches = 40
+    module.trainer.estimated_stepping_batches = length
     parts = adam_with_cosine(module, 1e-4, warmup_steps=8)
     assert parts["lr_scheduler"]["interval"] == "step"
     schedule, rates = parts["lr_scheduler"]["scheduler"], []
-    for _ in range(40):
+    for _ in range(length):
         rates.append(schedule.get_last_lr()[0])
         parts["optimizer"].step()
         schedule.step()
-    rise = [(n + 1) / 8 for n in range(8)] + [1.0] * 32
-    assert rates == pytest.approx([1e-4 * r * math.cos(math.pi * n / 80) ** 2 for n, r in enumerate(rise)], abs=1e-15)
+    rise = rise + [1.0] * (length - len(rise))
+    cosine = [math.cos(math.pi * n / (2 * length)) ** 2 for n in range(length)]
+    assert rates == pytest.approx([1e-4 * r * c for r, c in zip(rise, cosine, strict=True)], abs=1e-15)
+
+
+def test_a_negative_warm_up_is_refused():
     with pytest.raises(ValueError, match="warmup_steps must be 0 or more; got -1"):
-        adam_with_cosine(module, 1e-4, warmup_steps=-1)
+        adam_with_cosine(module_of(1), 1e-4, warmup_steps=-1)

@@ -10,6 +10,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
+_WARMUP_SHARE = 0.1  # of a run: the most that its warm-up takes
+
 
 def adam_with_cosine(module: LightningModule, learning_rate: float, warmup_steps: int = 0) -> dict[str, Any]:
     """Return Adam with cosine annealing over the run (paper, Sec. 4: T_max = the number of epochs).
@@ -18,13 +20,13 @@ def adam_with_cosine(module: LightningModule, learning_rate: float, warmup_steps
     epochs anneals over those steps, one limited by ``max_time`` alone over that time. A run resumed with another length
     follows the new one.
 
-    A warm-up of W steps multiplies the rate of step n by (n + 1) / W while that is below 1, and the cosine then goes
-    down from step to step however the run is limited.
+    A warm-up of W steps multiplies the rate of step n by (n + 1) / W while that is below 1, in a short run by ten times
+    the share that is done where this is more; the cosine then goes down from step to step however the run is limited.
 
     Args:
         module: the module to train; its trainer tells how long the run is.
         learning_rate: Adam's initial learning rate; the paper's is 1e-4.
-        warmup_steps: W; 0: none (paper).
+        warmup_steps: W, of which a run uses a tenth of its length at most; 0: none (paper).
 
     Returns:
         What ``configure_optimizers`` returns.
@@ -38,8 +40,9 @@ def adam_with_cosine(module: LightningModule, learning_rate: float, warmup_steps
     share, interval = _share_of_the_run(module.trainer, by_steps=warmup_steps > 0)
 
     def factor(n: int) -> float:
-        risen = min((n + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
-        return risen * (1 + math.cos(math.pi * min(share(n), 1))) / 2
+        done = min(share(n), 1.0)
+        risen = min(max((n + 1) / warmup_steps, done / _WARMUP_SHARE), 1.0) if warmup_steps else 1.0
+        return risen * (1 + math.cos(math.pi * done)) / 2
 
     # Not CosineAnnealingLR: it brings the old T_max back from a checkpoint, and rises again after it.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -44,8 +44,8 @@ class VideoDiffusion(TrainingModule):
         scheduler: a diffusers scheduler; default ``MaskNoiseBridgeScheduler()``. The paper's is
             ``DDPMScheduler(prediction_type="sample")``.
         learning_rate: Adam's (paper: 1e-4).
-        warmup_steps: in which the learning rate rises to that (paper: 0). Many people's faces, changed faces above all,
-            teach an untrained network nothing unless its first steps are small.
+        warmup_steps: in which the learning rate rises to that, at most a tenth of the run (paper: 0). Many people's
+            faces, changed faces above all, teach an untrained network nothing unless its first steps are small.
         relative: weigh each sample's errors by those of its carrier, so that what no landmark tells, as between two
             photographs of a person, does not outweigh what can be learnt (paper: false).
         last_step_share: share of the training samples put at the last step, where sampling starts (paper: 0).
