@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from test_bounds import Pipe
 from test_preprocess import render, run
 
+from talkhead.app.bounds import check_seconds
 from talkhead.data.manifest import read_manifest
-from talkhead.media.read import read_audio, read_video, write_audio
+from talkhead.media.read import probe, read_audio, read_video, write_audio
+from talkhead.media.write import MediaWarning
 
 
 def copy_streams(source: Path, target: Any, kinds: tuple[str, ...] = ("video", "audio"), **options: Any) -> None:
@@ -95,3 +97,21 @@ def test_the_sound_beside_a_file_without_picture_is_its_sound(tmp_path: Path) ->
     write_audio(root / "s.wav", torch.full((4000,), 0.5) * torch.tensor([1, -1]).repeat(2000))
     run(root, tmp_path / "cache")
     assert len(load_file(tmp_path / "cache/clips/s.safetensors")["audio"]) == 4000
+
+
+def test_a_length_that_is_only_guessed_is_not_believed(tmp_path: Path) -> None:
+    """A bare AAC stream, 5 s of a pause and 5 of noise: FFmpeg takes the pause's bitrate for the whole."""
+    noise = 0.3 * torch.randn(5 * 48000, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
+    bare, mp3 = tmp_path / "bare.aac", tmp_path / "whole.mp3"
+    transcode(bare, audio=torch.cat([0 * noise, noise])[None], audio_rate=48000, codecs=("", "aac"), kind="adts")
+    with av.open(bare) as guessed:
+        assert guessed.duration > 15e6
+    assert probe(bare).duration == 0
+    assert len(read_audio(bare)) / 16000 == pytest.approx(10, abs=0.1)  # and warns of nothing
+    check_seconds(bare, 10.5, "the speech")
+    transcode(mp3, audio=noise[None], audio_rate=48000, codecs=("", "libmp3lame"))
+    copy_streams(mp3, tmp_path / "bare.mp3", options={"write_xing": "0"})
+    (tmp_path / "cut.mp3").write_bytes(mp3.read_bytes()[: mp3.stat().st_size // 2])
+    assert probe(mp3).duration == pytest.approx(5, abs=0.1) and probe(tmp_path / "bare.mp3").duration == 0
+    with pytest.warns(MediaWarning, match="cut off"):
+        assert len(read_audio(tmp_path / "cut.mp3")) < 3 * 16000

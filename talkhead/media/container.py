@@ -112,8 +112,8 @@ def _check_bounds(container: Any, argument: str, name: str) -> None:
         if stream.type == "audio" and context.layout.nb_channels > MAX_CHANNELS:
             got = f"{context.layout.nb_channels} channels; at most {MAX_CHANNELS} are read"
             raise ValueError(f"{argument}: {name} announces {got}, mix it down first")
-        if (seconds := (stream.duration or 0) * (stream.time_base or 0)) > MAX_SECONDS:
-            got = f"{float(seconds):.0f} s; at most {MAX_SECONDS} s are read"
+        if (seconds := announced_seconds(container, stream)) > MAX_SECONDS:
+            got = f"{seconds:.0f} s; at most {MAX_SECONDS} s are read"
             raise ValueError(f"{argument}: {name} announces {got}, its header is damaged or it must be cut first")
 
 
@@ -160,6 +160,34 @@ def clock_zero(container: Any) -> Fraction:
     """Seconds at which frame 0 and sample 0 lie: the start of the picture, or of the sound where there is none."""
     stream = video_stream(container) or audio_stream(container)
     return Fraction((stream.start_time or 0) * stream.time_base)
+
+
+def announced_seconds(container: Any, stream: Any = None) -> float:
+    """Return how long a file says that it is, or one of its streams; 0 where it says nothing.
+
+    Of a bare ADTS, AC-3 or MP3 stream FFmpeg guesses a length from the bitrate of its first frames: 125 s for 10, where
+    it begins with a pause.
+    """
+    if _guessed(container):
+        return 0.0
+    if stream is None:
+        return (container.duration or 0) / 1e6
+    return float((stream.duration or 0) * (stream.time_base or 0))
+
+
+def _guessed(container: Any) -> bool:
+    if container.format.name != "mp3":
+        return container.format.name in ("aac", "ac3", "eac3")
+    if not Path(container.name).is_file():
+        return False
+    with Path(container.name).open("rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3":  # 7 bits a byte
+            file.seek(10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:10])))
+        else:
+            file.seek(0)
+        first = file.read(4096)
+    return not any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
 def decoded(container: Any, stream: Any, path: str, check: bool = True) -> Iterator[Any]:
@@ -229,7 +257,8 @@ def _revived(whole: Iterator[Any]) -> Iterator[Any]:
 
 def _warn_if_short(container: Any, stream: Any, end: float, damaged: int, path: str) -> None:
     """Warn when data were damaged, or end more than 0.1 s before the length that the header announces."""
-    announced = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base)
+    announced = announced_seconds(container, stream)
+    announced += float((stream.start_time or 0) * stream.time_base) if announced else 0.0
     what = "sound" if stream.type == "audio" else "picture"
     if end < announced - 0.1:
         message = f"{path} is cut off: {end:.2f} s of {what} can be read of the {announced:.2f} s announced"

@@ -23,6 +23,7 @@ from talkhead.data.clip import SAMPLE_RATE
 from talkhead.media.clock import at_constant_rate, at_rate, frame_rate
 from talkhead.media.colours import rgb_picture, say_hdr, square_size
 from talkhead.media.container import (
+    announced_seconds,
     audio_stream,
     checked_path,
     clock_zero,
@@ -94,18 +95,17 @@ def probe(path: str | Path) -> MediaInfo:
         video, audio = (s if s is not None and s.codec_context is not None else None for s in (video, audio))
         if video is None and audio is None:
             raise ValueError(f"file: {named(path)} holds neither picture nor sound; give a video or sound file")
-        seconds = [float(s.duration * s.time_base) for s in (video, audio) if s is not None and s.duration]
-        if container.duration:
-            seconds.append(container.duration / 1e6)
+        streams = (s for s in (video, audio) if s is not None)
+        seconds = max(announced_seconds(container, s) for s in (None, *streams))
         rate = audio.codec_context.sample_rate if audio is not None else None
         if video is None:
-            return MediaInfo(None, None, None, None, max(seconds, default=0.0), rate)
+            return MediaInfo(None, None, None, None, seconds, rate)
         fps, context = frame_rate(container, video, path, "file"), video.codec_context
         width, height = square_size(context.width, context.height, pixel_aspect(video))
         first = next(decoded(container, video, str(path), check=False), None)
         if first is not None and first.rotation % 180:
             width, height = height, width
-        return MediaInfo(fps, width, height, video.frames or None, max(seconds, default=0.0), rate)
+        return MediaInfo(fps, width, height, video.frames or None, seconds, rate)
 
 
 def read_video(path: str | Path, fps: Fraction | float | None = None) -> tuple[Tensor, Fraction]:
