@@ -14,6 +14,7 @@ from torch import Tensor
 from talkhead.data.clip import SAMPLE_RATE, Clip
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import ClipDataset
+from talkhead.data.manifest import legible
 from talkhead.evaluate.report import environment, fingerprint
 from talkhead.evaluate.rows import Truth, make_truth
 from talkhead.media.read import write_image
@@ -77,7 +78,7 @@ class Bench:
         try:
             return make_truth(read_clip(self.data.root, name, self.num_frames), self.detector)
         except (ValueError, OSError) as error:
-            raise UnmeasurableClip(" ".join(str(error).split())) from error
+            raise UnmeasurableClip(legible(" ".join(str(error).split()))) from error
 
     def train_names(self) -> list[str]:
         """Return the training part's clips; none where it is measured itself."""
@@ -91,7 +92,7 @@ class Bench:
             try:
                 yield dataset[index]
             except (ValueError, OSError) as error:
-                lost[name] = " ".join(str(error).split())
+                lost[name] = legible(" ".join(str(error).split()))
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the scores of a clip depend on."""
@@ -171,7 +172,7 @@ def make_bench(
             f"preprocess them with size {size}"
         )
     finder = load_detector(detector, device) if isinstance(detector, str) else detector
-    label = str(model) if isinstance(model, str | Path) else type(model).__name__
+    label = legible(str(model)) if isinstance(model, str | Path) else type(model).__name__
     Path(output).mkdir(parents=True, exist_ok=True)
     return Bench(pipeline, data, names, part, Path(output), num_frames, finder, label)
 

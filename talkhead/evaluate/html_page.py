@@ -40,7 +40,7 @@ def write_html(path: Path, title: str, heading: str, parts: Sequence[str]) -> No
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style><h1>{html.escape(heading)}</h1>{''.join(parts)}</html>\n"
     )
-    write_whole(path, text.encode())
+    write_whole(path, text.encode(errors="backslashreplace"))  # names that are no UTF-8, as the manifest has them
 
 
 def section(title: str, *parts: str) -> str:

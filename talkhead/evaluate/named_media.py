@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from talkhead.data.manifest import legible
 from talkhead.evaluate.video_scores import STILL, TRUTH
 from talkhead.media.folders import SOUND, VIDEO, media_files
 
@@ -21,14 +22,15 @@ def name_methods(
     """
     given = list(videos.items()) if isinstance(videos, Mapping) else videos
     pairs = [pair if isinstance(pair, tuple) else (Path(os.path.abspath(pair)).name, pair) for pair in given]
-    names = [str(name) for name, _ in pairs]
+    pairs = [(legible(str(name)), folder) for name, folder in pairs]
+    names = [name for name, _ in pairs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"videos: the name {sorted(twice)[0]!r} is given twice; name each method with --name")
     if own := set(names) & {TRUTH, STILL}:
         raise ValueError(f"videos: {sorted(own)[0]!r} is a row of the tables already; choose another name with --name")
     if not pairs:
         raise ValueError("videos: give at least one folder")
-    return {str(name): Path(folder) for name, folder in pairs}
+    return {name: Path(folder) for name, folder in pairs}
 
 
 def find_media(
@@ -77,7 +79,7 @@ def list_media(argument: str, folder: str | Path, endings: Set[str], given: Sequ
         if any(other in (whole / place).parents for other in inner):
             continue
         # One letter may be written in two ways, and files that went through a Mac are named in the other.
-        name = unicodedata.normalize("NFC", place.with_suffix("").as_posix())
+        name = legible(unicodedata.normalize("NFC", place.with_suffix("").as_posix()))
         if name in found:
             sounds = [one for one in (found[name], path) if one.suffix.lower() in SOUND]
             if len(sounds) == 1:  # of a recording beside its video

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from talkhead.data.manifest import json_lines
 from talkhead.media.files import write_whole
 
 Scores = dict[str, dict[str, float]]
@@ -103,8 +104,9 @@ class Report:
             OSError: if the folder refuses files.
         """
         text = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
-        write_whole(folder / f"{stem}.json", text.encode())
-        write_whole(folder / f"{stem}.md", self.markdown().encode())
+        # A name that is no UTF-8 is written as the manifest writes it.
+        write_whole(folder / f"{stem}.json", text.encode(errors="backslashreplace"))
+        write_whole(folder / f"{stem}.md", self.markdown().encode(errors="backslashreplace"))
 
     def print(self) -> None:
         """Show the tables, what failed and the protocol on the screen; too wide a table lies on its side."""
@@ -152,11 +154,13 @@ class ClipLog:
         self.path = path
         self.key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.done: dict[str, Any] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        # Line by line in bytes: a killed run may have torn its last one within a letter, and names may hold what
+        # Python takes for line ends.
+        for line in path.read_bytes().split(b"\n") if path.is_file() else []:
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a killed run
+            except ValueError:
+                continue
             if entry["settings"] == self.key:
                 self.done[entry["name"]] = entry["scores"]
 
@@ -164,10 +168,10 @@ class ClipLog:
         """Return the piece, from the log or newly made and then logged."""
         if name not in self.done:
             self.done[name] = make()
-            line = json.dumps({"settings": self.key, "name": name, "scores": self.done[name]}, ensure_ascii=False)
+            line = json_lines([{"settings": self.key, "name": name, "scores": self.done[name]}])
             torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" * torn + line + "\n")
+            with self.path.open("ab") as file:
+                file.write(b"\n" * torn + line)
         return self.done[name]
 
 
