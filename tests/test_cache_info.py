@@ -74,6 +74,16 @@ def test_a_narrow_screen_hides_no_count(
     assert "\N{HORIZONTAL ELLIPSIS}" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("person", ["anna [left]", "[bold]ben", "[/x]"])
+def test_people_are_called_as_they_are(
+    person: str, mixed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    (mixed / "manifest.jsonl").write_text(json.dumps(tiny_entry(0) | {"identity": person}) + "\n")
+    assert main(["cache", "info", str(mixed)]) == 0
+    assert f" {person} " in capsys.readouterr().out
+
+
 def test_no_cache_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "info", str(tmp_path)]) == 2
     assert "has no manifest.jsonl" in capsys.readouterr().err

@@ -19,16 +19,17 @@ def print_info(info: CacheInfo) -> None:
     """Show the table, the facts and the reasons of what failed on the screen."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     head, body = table_of(info)
     grid = Table()
     for heading in head:  # folded where the screen is narrow: cut off, a cell would hide its counts
-        grid.add_column(heading, justify="left" if heading == head[0] else "right", overflow="fold")
+        grid.add_column(Text(heading), justify="left" if heading == head[0] else "right", overflow="fold")
     for row in body:
         if row[0] == ALL:
             grid.add_section()
-        grid.add_row(*row)
+        grid.add_row(*map(Text, row))  # as Text: of a person's name, rich would take [brackets] for its markup
     console.print(grid)
     for key, value in facts_of(info).items():
         console.print(f"{key}: {value}", highlight=False, markup=False, soft_wrap=True)
