@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from test_evaluate import MouthDetector, model
 
+from talkhead.evaluate import ablate, evaluate, judge
 from talkhead.evaluate.html_page import write_html
 from talkhead.evaluate.named_media import list_media, name_methods
 from talkhead.evaluate.report import ClipLog, Report, Table
+from talkhead.evaluate.rows import TRUE_LANDMARKS
 
 
 def test_a_log_that_was_torn_within_a_letter_is_gone_on_with(tmp_path: Path) -> None:
@@ -46,3 +51,41 @@ def test_videos_whose_names_are_no_utf8_can_be_printed(tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 alone")
     assert list_media("videos", folder, {".mp4"}) == {r"caf\udce9": folder / "caf\udce9.mp4"}
     assert name_methods([folder]) == {r"m\udcff": folder}
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "judge"])
+def test_a_file_in_the_place_of_the_results_is_said(verb: str, tiny_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a.mp4").touch()
+    for place, words in (("file", "is a file"), ("file/in", "cannot be made")):
+        with pytest.raises(OSError, match=f"^output: '{tmp_path / place}' {words}"):
+            if verb == "judge":
+                judge([tmp_path / "m"], tmp_path / place, detector=MouthDetector())
+            else:
+                evaluate(model(), tiny_cache, tmp_path / place, detector=None)
+    with pytest.raises(ValueError, match="^output must be a folder; got the URL s3://here"):
+        evaluate(model(), tiny_cache, "s3://here", detector=None)
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(1, 0), (2, 1)])
+def test_windows_that_leave_no_step_between_their_borders_leave_the_seam_empty(
+    window: int, overlap: int, tiny_cache: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"num_inference_steps": 1, "num_frames": 5, "limit": 1, "detector": None}
+    found = evaluate(
+        model(landmarks=False), tiny_cache, tmp_path, window=window, overlap=overlap, verbose=False, **options
+    )
+    rows = found.tables["pictures"].rows
+    assert "seam" not in rows[TRUE_LANDMARKS] and "psnr" in rows[TRUE_LANDMARKS]
+
+
+@pytest.mark.parametrize(
+    ("argument", "given"), [("noises", ["ancestrall"]), ("noises", "ancestral"), ("spacings", ["linspace"])]
+)
+def test_what_the_sweep_does_not_know_is_refused(argument: str, given: Any, tiny_cache: Path, tmp_path: Path) -> None:
+    """A noise of another name was measured as none, in a row of that name."""
+    subject = model(DDPMScheduler(prediction_type="sample"), landmarks=False)
+    options: dict[str, Any] = {"detector": None, "limit": 1, "num_frames": 4, "start_timesteps": (1,), "verbose": False}
+    with pytest.raises(ValueError, match=f"^{argument} must be some of .*; got "):
+        ablate(subject, tiny_cache, tmp_path, num_inference_steps=(1,), **options | {argument: given})

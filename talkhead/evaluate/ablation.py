@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -146,6 +146,9 @@ def make_settings(
     paper, last = isinstance(scheduler, DDPMScheduler), scheduler.config.num_train_timesteps
     starts = (PAPER_STEPS if paper else ()) if start_timesteps is None else start_timesteps
     counts = (PAPER_STEPS if paper else (1, 2, 4, 8, 20)) if num_inference_steps is None else num_inference_steps
+    for argument, chosen, known in (("spacings", spacings, get_args(Spacing)), ("noises", noises, get_args(Noise))):
+        if isinstance(chosen, str) or not set(chosen) <= set(known):
+            raise ValueError(f"{argument} must be some of {', '.join(known)}, in a list; got {chosen!r}")
     for argument, given in (("start_timesteps", starts), ("num_inference_steps", counts)):
         if wrong := [t for t in given if not 1 <= t <= last]:
             raise ValueError(f"{argument} must lie in 1..{last}; got {wrong[0]}")

@@ -17,6 +17,7 @@ from talkhead.data.dataset import ClipDataset
 from talkhead.data.manifest import legible
 from talkhead.evaluate.report import environment, fingerprint
 from talkhead.evaluate.rows import Truth, make_truth
+from talkhead.media.files import results_folder
 from talkhead.media.read import write_image
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.tracking.track import LandmarkDetector, load_detector
@@ -173,8 +174,7 @@ def make_bench(
         )
     finder = load_detector(detector, device) if isinstance(detector, str) else detector
     label = legible(str(model)) if isinstance(model, str | Path) else type(model).__name__
-    Path(output).mkdir(parents=True, exist_ok=True)
-    return Bench(pipeline, data, names, part, Path(output), num_frames, finder, label)
+    return Bench(pipeline, data, names, part, results_folder(output), num_frames, finder, label)
 
 
 def _moving(data: MEADDataModule, part: Any) -> list[str]:

@@ -30,6 +30,7 @@ from talkhead.evaluate.video_scores import (
     judge_clip,
 )
 from talkhead.face.crop import Crop, crop_frames, face_crop
+from talkhead.media.files import results_folder
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.nets.sync import SyncNet
 from talkhead.speaker import trained
@@ -112,8 +113,7 @@ def judge(
         names = [name for name in names if name in theirs][:limit]
     finder = load_detector(detector, device) if isinstance(detector, str) else detector
     expert = load_sync(sync)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = results_folder(output)
     clips: dict[str, Any] = {}
     shown: dict[str, dict[str, Tensor]] = {}
     for name in tracked(names, "judging", verbose):
