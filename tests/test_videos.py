@@ -210,6 +210,30 @@ def test_a_sound_too_short_for_the_judge_of_synchrony_leaves_its_columns_empty(s
     assert ("sync_match" in scores) == (seconds > 0.5) and ("silent" in scores) == (seconds > 0)
 
 
+@pytest.mark.usefixtures("no_identity")
+def test_of_two_lengths_the_common_part_counts(tmp_path: Path) -> None:
+    """Copies of a truth that rests in its second half: one ends before that, one goes on without a face."""
+    video = np.concatenate([scene(24), scene(1).repeat(24, 0)])
+    dark = np.full_like(video, 30)
+    for name, frames in (("truth", video), ("short", video[:24]), ("long", np.concatenate([video, dark]))):
+        write(tmp_path / name / "a.mp4", frames)
+    (tmp_path / "truth" / "b.mp4").write_bytes(b"no video")
+    write(tmp_path / "short" / "b.mp4", video)
+    methods = [tmp_path / "short", tmp_path / "long"]
+    options = {"truth": tmp_path / "truth", "detector": Beacon(), "size": 48, "verbose": False}
+    rows = judge(methods, tmp_path / "out", **options).tables["ours"].rows
+    for key in ("lips", "brows", "shift"):  # coded anew, and smoothed up to another end
+        assert rows["short"][f"{key}_closeness"] == pytest.approx(1, abs=0.1), key
+    assert rows["short"]["lips"] > 1.2 * rows[TRUTH]["lips"] and "lips_of_truth" not in rows["short"]
+    assert rows["long"]["found"] == 1.0
+    assert [rows[row]["failed"] for row in (TRUTH, "short", "long")] == [1, 1, 1]
+
+
+def test_a_size_below_the_windows_of_ssim_is_refused(folders, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"^size must be at least 11 px.*; got 10$"):
+        judge([folders / "same"], tmp_path, truth=folders / "truth", detector=Beacon(), size=10)
+
+
 def test_another_shape_is_cut_around_its_own_face() -> None:
     notes: list[str] = []
     crop = Crop(10, 20, 40)

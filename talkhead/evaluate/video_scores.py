@@ -50,6 +50,8 @@ ALIVE = {
     "blink_seconds": "a blink's duration (s)",
 }
 """Measures that need no truth, and are as good as they are close to it."""
+OF_TRUTH = "_of_truth"
+"""Ends the key of the truth's own value over the frames that a shorter video has."""
 _DECIMALS = {"silent": 3, "brows": 4, "shift": 3, "blink_seconds": 3}
 OUR_COLUMNS = {
     **{key: (heading, _DECIMALS.get(key, 2)) for key, heading in ALIVE.items()},
@@ -108,36 +110,59 @@ def judge_clip(take: Judged, truth: Judged | None, expert: SyncNet | None) -> di
         expert: the judge of synchrony; None leaves it out.
     """
     scores = alone(take, expert) | same_person(take, take if truth is None else truth)
-    return scores if truth is None else scores | paired(take, truth)
+    if truth is None:
+        return scores
+    count = len(take.frames)
+    if count < len(truth.frames):  # how far a mouth or a head goes depends on how long it is looked at
+        common = alive(truth.landmarks[:count], truth.frames.shape[-1], truth.fps, truth.audio)
+        scores |= {f"{key}{OF_TRUTH}": value for key, value in common.items()}
+    return scores | paired(take, truth)
 
 
 def alone(take: Judged, expert: SyncNet | None) -> dict[str, float]:
     """Return the measures that need no truth."""
     landmarks, size = take.landmarks, take.frames.shape[-1]
-    seconds = len(landmarks) / take.fps
-    motion, blinks = metrics.head_motion(landmarks), metrics.find_blinks(landmarks, take.fps)
-    scores: dict[str, float] = {
-        "lips": metrics.lip_dynamics(landmarks, size).item(),
-        "brows": metrics.brow_dynamics(landmarks).item() if len(landmarks) > 1 else math.nan,
-        **{name: value.item() for name, value in motion.items()},
-        "blinks": blinks.per_minute,
-        "blink_seconds": blinks.duration,
-        **_sharpness(take),
-        "found": take.found,
-    }
-    if take.audio is None or not len(take.audio):
+    scores = {**alive(landmarks, size, take.fps, take.audio), **_sharpness(take), "found": take.found}
+    if take.audio is None:
         return scores
-    samples = round(seconds * SAMPLE_RATE)
-    audio = take.audio[:samples]
-    # Where a sound ends before the picture, nobody speaks.
-    silent = metrics.silences(F.pad(audio, (0, samples - len(audio))), len(landmarks), take.fps)
-    scores["silent"] = metrics.silent_lips(landmarks, silent).item()
+    audio = take.audio[: _samples(landmarks, take.fps)]
     if expert is not None and round(len(audio) / SAMPLE_RATE * RATE) >= WINDOW:
         sync = expert.judge(landmarks, audio, take.fps)
         scores |= {"sync_match": sync.match, "sync_confidence": sync.confidence}
         # Where nothing moves no lag is better than another.
         scores["sync_offset"] = float(sync.offset) if sync.confidence > 0 else math.nan
     return scores
+
+
+def alive(landmarks: Tensor, size: int, fps: float, audio: Tensor | None) -> dict[str, float]:
+    """Return the values of ``ALIVE``, without ``silent`` where there is no sound.
+
+    Args:
+        landmarks: (T, 68, 2) px.
+        size: px, width of the frame.
+        fps: frames per second.
+        audio: (S,) at 16 kHz, of any length, from the first frame on; None: silent.
+    """
+    motion, blinks = metrics.head_motion(landmarks), metrics.find_blinks(landmarks, fps)
+    scores: dict[str, float] = {
+        "lips": metrics.lip_dynamics(landmarks, size).item(),
+        "brows": metrics.brow_dynamics(landmarks).item() if len(landmarks) > 1 else math.nan,
+        **{name: value.item() for name, value in motion.items()},
+        "blinks": blinks.per_minute,
+        "blink_seconds": blinks.duration,
+    }
+    if audio is not None and len(audio):
+        samples = _samples(landmarks, fps)
+        heard = audio[:samples]
+        # Where a sound ends before the picture, nobody speaks.
+        silent = metrics.silences(F.pad(heard, (0, samples - len(heard))), len(landmarks), fps)
+        scores["silent"] = metrics.silent_lips(landmarks, silent).item()
+    return scores
+
+
+def _samples(landmarks: Tensor, fps: float) -> int:
+    """Return how many samples of sound the frames last."""
+    return round(len(landmarks) / fps * SAMPLE_RATE)
 
 
 def same_person(take: Judged, portrait: Judged) -> dict[str, float]:
@@ -184,16 +209,18 @@ def paired(take: Judged, truth: Judged) -> dict[str, float]:
 def average_clips(clips: Sequence[Scores], rows: Sequence[str]) -> Scores:
     """Average each row over the clips that have it (offsets and lags: the median), and add the closeness to the truth.
 
-    The truth's mean is taken over the row's own clips.
+    The truth's mean is taken over the row's own clips, and of each over the frames that both have.
     """
     table: Scores = {}
     for row in rows:
         own = [clip[row] for clip in clips if row in clip]
-        table[row] = {key: _middle(key, [s[key] for s in own if key in s]) for key in {k for s in own for k in s}}
-        true = [clip[TRUTH] for clip in clips if row in clip and TRUTH in clip]
+        keys = {key for scores in own for key in scores if not key.endswith(OF_TRUTH)}
+        table[row] = {key: _middle(key, [s[key] for s in own if key in s]) for key in keys}
+        pairs = [(clip[row], clip[TRUTH]) for clip in clips if row in clip and TRUTH in clip]
         for key in ALIVE:
-            if row != TRUTH and true:
-                reference = _middle(key, [s[key] for s in true if key in s])
+            if row != TRUTH and pairs:
+                true = [s.get(f"{key}{OF_TRUTH}", t.get(key, math.nan)) for s, t in pairs]
+                reference = _middle(key, true)
                 table[row][f"{key}_closeness"] = metrics.closeness(table[row].get(key, math.nan), reference)
     return table
 

@@ -98,11 +98,13 @@ def judge(
     Raises:
         FileNotFoundError: if a folder does not exist.
         ValueError: if a folder holds no video, or none named like a true one, none could be judged, ``limit`` is
-            below 1 or ``num_frames`` below 2.
+            below 1, ``num_frames`` below 2 or ``size`` below 11.
         OSError: if the output cannot be written.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 clip, or None for all; got {limit}")
+    if size < 11:
+        raise ValueError(f"size must be at least 11 px, which SSIM's windows are; got {size}")
     if num_frames is not None and num_frames < 2:
         raise ValueError(f"num_frames must be at least 2, or None for all; got {num_frames}")
     methods = name_methods(videos)
@@ -152,17 +154,18 @@ def _judge_name(
     true: Take | None = None
     place: tuple[Crop, tuple[int, int]] | None = None
     sound: Tensor | None = None
+    own_rows = [*([TRUTH] if name in truths else []), *files]
     try:
         sound = None if name not in sounds else read_audio(sounds[name])
     except (ValueError, OSError) as error:
-        failed = {method: f"the speech: {_reason(error)}" for method in files}
+        failed = {row: f"the speech: {_reason(error)}" for row in own_rows}
     if name in truths and not failed:
         try:
             true, crop, whole = read_take(truths[name], detector, size, sound=sound, num_frames=num_frames)
             place = (crop, whole)
             takes[TRUTH] = true
         except (ValueError, OSError) as error:
-            failed = {method: f"the truth: {_reason(error)}" for method in files}
+            failed = {row: f"the truth: {_reason(error)}" for row in own_rows}
     for method, found in files.items():
         if method in failed:
             continue
@@ -255,7 +258,7 @@ def read_take(
     audio = own_sound(path) if sound is None else sound
     if true is not None:
         count = min(len(square), len(true.frames))
-        square, landmarks = square[:count], landmarks[:count]
+        square, landmarks, confidence = square[:count], landmarks[:count], confidence[:count]
     found = (confidence > 0).float().mean().item()
     return Take(square, landmarks, found, audio, own if fps is None else fps, notes), crop, whole
 
