@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_face
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from talkhead.cli import main
@@ -43,6 +43,19 @@ def test_each_logger_is_given_the_picture_in_its_own_way(tmp_path: Path) -> None
     assert board.experiment.shown["val/pictures"][0] is picture and board.experiment.shown["val/pictures"][1] == 7
     (image,), step = biases.shown["val/pictures"]
     assert step == 7 and np.array_equal(image, picture.permute(1, 2, 0).numpy())
+
+
+def test_a_logger_of_ones_own_without_an_experiment_is_passed_over() -> None:
+    class Lines(Logger):
+        """No more than Lightning asks for."""
+
+        name, version = "lines", 0
+
+        def log_metrics(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    hand_picture([Lines()], "val/pictures", torch.zeros(3, 4, 6, dtype=torch.uint8), 7)
 
 
 def test_a_landmark_plot_shows_truth_and_prediction_where_they_are() -> None:

@@ -197,6 +197,8 @@ def test_opening_variance_ratio() -> None:
     ratio = metrics.opening_variance_ratio(speaking(0.9 * true + 1), speaking(true))
     assert ratio == pytest.approx(0.81, rel=1e-4)
     assert math.isnan(metrics.opening_variance_ratio(speaking(true), speaking(torch.ones(50))))
+    with pytest.raises(ValueError, match="expected on both sides"):
+        metrics.opening_variance_ratio(speaking(true), speaking(true[:49]))
 
 
 def test_audio_envelope_by_hand_even_where_samples_do_not_divide() -> None:

@@ -30,6 +30,14 @@ def test_places_are_averaged_and_frames_kept_apart() -> None:
     assert running.compute().item() == pytest.approx((0.5 + 2) / 4)
 
 
+def test_a_network_judges_alike_while_its_owner_trains() -> None:
+    metric = PerceptualDistance(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Dropout(0.5)))
+    owner = torch.nn.ModuleList([metric]).train()
+    picture = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    metric.update(picture, picture)
+    assert metric.compute().item() == 0 and owner.training
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,)])
 def test_one_picture_and_batches_of_videos(shape: tuple[int, ...]) -> None:
     red, green = plain((255, 0, 0)).expand(*shape, 3, 4, 4), plain((0, 255, 0)).expand(*shape, 3, 4, 4)

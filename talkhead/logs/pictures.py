@@ -30,7 +30,7 @@ def hand_picture(loggers: Iterable[Any], tag: str, picture: Tensor, step: int) -
     for logger in loggers:
         if hasattr(logger, "log_image"):
             logger.log_image(key=tag, images=[picture.permute(1, 2, 0).contiguous().numpy()], step=step)
-        elif hasattr(logger.experiment, "add_image"):
+        elif hasattr(getattr(logger, "experiment", None), "add_image"):  # Lightning asks no logger for an experiment
             logger.experiment.add_image(tag, picture, step)
 
 

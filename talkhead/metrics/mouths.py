@@ -160,6 +160,9 @@ def opening_variance_ratio(pred: Tensor, target: Tensor) -> float:
     Returns:
         A ratio >= 0: below 1 the mouth moves too little. NaN where the true mouth does not move.
 
+    Raises:
+        ValueError: if the shapes differ.
+
     Example:
         >>> target = torch.zeros(20, 68, 2)
         >>> target[:, 65:68, 1] = torch.sin(torch.arange(20.0))[:, None] + 2
@@ -167,6 +170,8 @@ def opening_variance_ratio(pred: Tensor, target: Tensor) -> float:
         0.25
     """
     a, b = opening_course(pred).double(), opening_course(target).double()
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"one clip of (T,) values is expected on both sides; got {a.shape} and {b.shape}")
     seen = a.isfinite() & b.isfinite()
     true = b[seen].var(correction=0).item() if seen.any() else 0.0
     return a[seen].var(correction=0).item() / true if true > 1e-10 else float("nan")

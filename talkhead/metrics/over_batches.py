@@ -349,7 +349,7 @@ class PerceptualDistance(MeanMetric):
     """`perceptual_distance` over all frames of all batches.
 
     Args:
-        features: the network; a module moves with the metric.
+        features: the network; a module moves with the metric, is frozen, and judges alike while its owner trains.
         **kwargs: torchmetrics' own.
     """
 
@@ -358,6 +358,13 @@ class PerceptualDistance(MeanMetric):
     def __init__(self, features: Features, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.features = features.eval().requires_grad_(False) if isinstance(features, nn.Module) else features
+
+    def train(self, mode: bool = True) -> PerceptualDistance:
+        """Set the metric's mode; the network stays in evaluation mode: a judge drops nothing out."""
+        super().train(mode)
+        if isinstance(self.features, nn.Module):
+            self.features.eval()
+        return self
 
     def values(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the distance of each frame."""
