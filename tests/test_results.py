@@ -89,3 +89,34 @@ def test_what_the_sweep_does_not_know_is_refused(argument: str, given: Any, tiny
     options: dict[str, Any] = {"detector": None, "limit": 1, "num_frames": 4, "start_timesteps": (1,), "verbose": False}
     with pytest.raises(ValueError, match=f"^{argument} must be some of .*; got "):
         ablate(subject, tiny_cache, tmp_path, num_inference_steps=(1,), **options | {argument: given})
+
+
+def test_scores_of_a_net_that_was_taught_other_emotions_are_not_taken(tiny_cache: Path, tmp_path: Path) -> None:
+    """Which it was taught says what it is told: of a face that is not neutral, another thing."""
+    options: dict[str, Any] = {"num_inference_steps": 1, "num_frames": 4, "limit": 1, "verbose": False}
+    for taught in (["happy", "neutral"], ["neutral", "sad"]):
+        speaker = model()
+        speaker.landmark_net.register_to_config(trained_on=taught)
+        detector = MouthDetector()
+        evaluate(speaker, tiny_cache, tmp_path, detector=detector, **options)
+        assert detector.calls, taught
+
+
+def test_the_place_of_a_speaker_is_none_of_its_settings(tiny_cache: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"num_inference_steps": 1, "num_frames": 4, "limit": 1, "verbose": False}
+    calls = []
+    for place in ("here", "./here"):
+        speaker = model()
+        speaker.renderer.register_to_config(_name_or_path=place)
+        detector = MouthDetector()
+        evaluate(speaker, tiny_cache, tmp_path, detector=detector, **options)
+        calls.append(detector.calls)
+    assert calls[0] > 0 == calls[1]
+
+
+@pytest.mark.parametrize("width", [60, 40])
+def test_no_heading_of_a_narrow_table_is_cut_off(width: int, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = {f"t steps, even, deterministic, t = {t}": {"psnr": 31.0} for t in range(5)}
+    Report({"one": Table("Ablation", {"psnr": ("opening correlation", 2)}, rows)}, {}).print()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in capsys.readouterr().out

@@ -101,8 +101,11 @@ class Bench:
         manifest = Path(self.data.root, "manifest.jsonl").read_bytes()
         return {
             "weights": fingerprint(model.renderer, model.landmark_net, model.emotion_net),
-            "renderer": dict(model.renderer.config),
-            "scheduler": dict(model.scheduler.config),
+            "renderer": _options(model.renderer),
+            "scheduler": _options(model.scheduler),
+            # What a net has learnt, and so what it is told, stands in its options and in no weight.
+            "landmark_net": _options(model.landmark_net),
+            "emotion_net": _options(model.emotion_net),
             "manifest": hashlib.sha256(manifest).hexdigest(),
             "train": self.data.names("train"),
             "mean motion": bool(self.train_names()),
@@ -127,6 +130,13 @@ class Bench:
             **DEFINITIONS,
             **environment(self.pipeline.renderer.device),
         }
+
+
+def _options(part: Any) -> dict[str, Any]:
+    """Return what a network or scheduler is and was made with, but where it was loaded from; empty of None."""
+    if part is None:
+        return {}
+    return {"class": type(part).__name__} | {k: v for k, v in part.config.items() if not k.startswith("_")}
 
 
 def read_clip(root: str | Path, name: str, num_frames: int | None) -> Clip:

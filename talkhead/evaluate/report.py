@@ -122,7 +122,7 @@ class Report:
             head, *body = cells
             grid = Grid()
             for number, heading in enumerate(head):  # as Text: of a name, rich would take [brackets] for its markup
-                grid.add_column(Text(heading), justify="right" if number else "left")
+                grid.add_column(Text(heading), justify="right" if number else "left", overflow="fold")
             for row in body:
                 grid.add_row(*map(Text, row))
             console.print(grid)
