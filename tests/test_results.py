@@ -42,6 +42,12 @@ def test_names_that_are_no_utf8_are_written_as_the_manifest_writes_them(tmp_path
     assert r"<title>caf\udce9</title>" in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_folder_is_no_list_of_folders(kind: Any) -> None:
+    with pytest.raises(ValueError, match="^videos must be a list of folders.*; got 'ours'"):
+        name_methods(kind("ours"))
+
+
 def test_videos_whose_names_are_no_utf8_can_be_printed(tmp_path: Path) -> None:
     folder = tmp_path / "m\udcff"
     try:

@@ -18,8 +18,10 @@ def name_methods(
     """Return name -> folder; one that is not named is called as its folder is.
 
     Raises:
-        ValueError: if a name is given twice or is one of the tables' own.
+        ValueError: if a name is given twice or is one of the tables' own, or one folder is given in place of a list.
     """
+    if isinstance(videos, str | Path):  # whose letters would be taken for folders
+        raise ValueError(f"videos must be a list of folders, or name -> folder; got {str(videos)!r}: put it in a list")
     given = list(videos.items()) if isinstance(videos, Mapping) else videos
     pairs = [pair if isinstance(pair, tuple) else (Path(os.path.abspath(pair)).name, pair) for pair in given]
     pairs = [(legible(str(name)), folder) for name, folder in pairs]
