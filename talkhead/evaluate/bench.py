@@ -15,9 +15,8 @@ from talkhead.data.clip import SAMPLE_RATE, Clip
 from talkhead.data.datamodule import MEADDataModule
 from talkhead.data.dataset import ClipDataset
 from talkhead.data.manifest import legible
-from talkhead.evaluate.report import environment, fingerprint
+from talkhead.evaluate.report import environment, fingerprint, results_folder
 from talkhead.evaluate.rows import Truth, make_truth
-from talkhead.media.files import results_folder
 from talkhead.media.read import write_image
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.tracking.track import LandmarkDetector, load_detector

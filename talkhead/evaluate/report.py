@@ -17,12 +17,29 @@ from typing import Any
 import torch
 
 from talkhead.data.manifest import json_lines
-from talkhead.media.files import write_whole
+from talkhead.media.files import refuse_url, write_whole
 
 Scores = dict[str, dict[str, float]]
 """Row name -> column key -> value; NaN where a value has no meaning."""
 
 _PACKAGES = ("talkhead", "torch", "torchmetrics", "diffusers", "transformers", "torchaudio", "av", "numpy")
+
+
+def results_folder(folder: str | Path) -> Path:
+    """Return the folder ``output``, made where it is missing; what is in it stays.
+
+    Raises:
+        OSError: if it is a file, or cannot be made.
+        ValueError: if it is a URL.
+    """
+    refuse_url("output", folder)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise FileExistsError(f"output: '{folder}' is a file; give the name of a folder") from None
+    except OSError as error:
+        raise type(error)(f"output: '{folder}' cannot be made ({error.strerror}); choose another folder") from error
+    return Path(folder)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from talkhead.data.manifest import legible
 from talkhead.evaluate.bench import tracked
 from talkhead.evaluate.named_media import find_media, name_methods
 from talkhead.evaluate.page import MOST, write_page
-from talkhead.evaluate.report import Report, Scores, Table, environment
+from talkhead.evaluate.report import Report, Scores, Table, environment, results_folder
 from talkhead.evaluate.video_scores import (
     OUR_COLUMNS,
     PAPER_COLUMNS,
@@ -30,7 +30,6 @@ from talkhead.evaluate.video_scores import (
     judge_clip,
 )
 from talkhead.face.crop import Crop, crop_frames, face_crop
-from talkhead.media.files import results_folder
 from talkhead.media.read import iter_frames, probe, read_audio
 from talkhead.nets.sync import SyncNet
 from talkhead.speaker import trained

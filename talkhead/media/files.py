@@ -130,23 +130,6 @@ def check_writable(path: str | Path, name: str = "output") -> None:
     temporary.unlink()
 
 
-def results_folder(folder: str | Path) -> Path:
-    """Return the folder ``output``, made where it is missing; what is in it stays.
-
-    Raises:
-        OSError: if it is a file, or cannot be made.
-        ValueError: if it is a URL.
-    """
-    refuse_url("output", folder)
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise FileExistsError(f"output: '{folder}' is a file; give the name of a folder") from None
-    except OSError as error:
-        raise type(error)(f"output: '{folder}' cannot be made ({error.strerror}); choose another folder") from error
-    return Path(folder)
-
-
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
     """Give a temporary folder that becomes ``folder`` when all has gone well, and vanishes when not.
