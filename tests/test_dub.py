@@ -258,13 +258,29 @@ def test_refusals(pipe, tmp_path):
         plan_dubbing(pipe, video, speech(0.2), detector=Knows(points), length="long")
 
 
-def test_a_track_of_sound_without_sound_is_none(pipe, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*clip.mkv is cut off:talkhead.media.write.MediaWarning")
+def test_an_own_sound_that_cannot_be_read_is_none_and_that_is_said(pipe, tmp_path):
     points = faces(6)
-    video = without_sound(write(tmp_path / "whole.mp4", points, speech(0.24)), tmp_path / "clip.mkv")
-    mute = write(tmp_path / "mute.mp4", points)
-    with pytest.warns(MediaWarning, match=r"clip\.mkv is cut off"):
-        plan = plan_dubbing(pipe, video, speech(0.2), detector=Knows(points))
-    assert torch.equal(plan.new, plan_dubbing(pipe, mute, speech(0.2), detector=Knows(points)).new)
+    whole, mute = write(tmp_path / "whole.mp4", points, speech(0.24)), write(tmp_path / "mute.mp4", points)
+    expected = plan_dubbing(pipe, mute, speech(0.2), detector=Knows(points)).new  # without a word
+    empty = without_sound(whole, tmp_path / "clip.mkv")
+    with pytest.warns(MediaWarning, match=r"^video: .*clip\.mkv' is dubbed as one without sound, .* has no sound"):
+        plan = plan_dubbing(pipe, empty, speech(0.2), detector=Knows(points))
+    assert torch.equal(plan.new, expected)
+    (tmp_path / "odd.mkv").write_bytes(empty.read_bytes().replace(b"A_AAC", b"A_ODD"))  # a codec that nobody knows
+    with pytest.warns(MediaWarning, match=r"odd\.mkv' is dubbed as one without sound, .* FFmpeg can decode"):
+        plan = plan_dubbing(pipe, tmp_path / "odd.mkv", speech(0.2), detector=Knows(points))
+    assert torch.equal(plan.new, expected)
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9"])
+def test_a_name_as_long_as_names_may_be(pipe, tmp_path, letter):
+    points = faces(3)
+    video = write(tmp_path / "clip.mp4", points, speech(0.12))
+    output = tmp_path / f"{letter * (251 // len(letter.encode()))}.mp4"
+    options = {"detector": Knows(points), "progress": False, "num_inference_steps": 1}
+    assert dub(pipe, video, speech(0.12), output, **options).is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["clip.mp4", output.name])
 
 
 def test_large_faces_are_painted_by_the_finer_renderer_where_there_is_one(tmp_path):

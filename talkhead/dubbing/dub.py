@@ -24,12 +24,13 @@ from talkhead.data.clip import SAMPLE_RATE
 from talkhead.dubbing.face_track import FaceTrack, track_face
 from talkhead.dubbing.kept_track import kept_track
 from talkhead.dubbing.new_lips import heard_motion, new_lips, resting_face
+from talkhead.dubbing.own_sound import own_sound
 from talkhead.dubbing.repaint import repaint
 from talkhead.face.crop import Crop, crop_frames, face_crop, to_crop
 from talkhead.face.mouth_bank import Bank, shrunk
 from talkhead.media.files import check_apart
 from talkhead.media.formats import open_writer
-from talkhead.media.read import MediaInfo, iter_frames, probe, read_audio
+from talkhead.media.read import MediaInfo, iter_frames, probe
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline.at_once import paint_at_once
 from talkhead.pipeline.feeling import leave_to, named_emotion
@@ -187,7 +188,7 @@ def plan_dubbing(
     rest, told = resting_face(found), leave_to(pipeline.landmark_net, feeling)
     heard = [
         None if sound is None else heard_motion(pipeline.landmark_net, sound, rest, told, float(fps))
-        for sound in (_own_sound(video, len(found), info), speech)
+        for sound in (own_sound(video, len(found), fps), speech)
     ]
     assert heard[1] is not None
     new = new_lips(found, order, rest, _cut(heard[0], len(found)), heard[1][:count], float(fps))
@@ -382,18 +383,6 @@ def _header(video: str | Path) -> tuple[MediaInfo, Fraction, tuple[int, int]]:
     if info.fps is None or info.height is None or info.width is None:
         raise ValueError(f"video: {str(video)!r} holds no picture; give a video")
     return info, info.fps, (info.height, info.width)
-
-
-def _own_sound(video: str | Path, frames: int, info: MediaInfo) -> Tensor | None:
-    """Return the video's own sound, exactly as long as its pictures; None where it has none that can be read."""
-    if info.sample_rate is None or info.fps is None:
-        return None
-    try:
-        sound = read_audio(video)
-    except ValueError:  # a track of sound without sound
-        return None
-    samples = round(frames / info.fps * SAMPLE_RATE)
-    return torch.nn.functional.pad(sound, (0, max(0, samples - len(sound))))[:samples]
 
 
 def _cut(motion: Tensor | None, frames: int) -> Tensor | None:

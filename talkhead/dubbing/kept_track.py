@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,9 @@ from safetensors.torch import save
 
 from talkhead.dubbing.face_track import FaceTrack
 from talkhead.media.files import write_whole
+
+_LONGEST = 200
+"""Bytes of the output's name that are taken as they are; a file's name has 255."""
 
 
 @contextmanager
@@ -26,7 +31,7 @@ def kept_track(
         output: what is being made of it.
         how: the settings that the track depends on.
     """
-    path = Path(output).with_name(f".{Path(output).stem}.track.safetensors")
+    path = _beside(Path(output))
 
     def keep(make: Callable[[], FaceTrack]) -> FaceTrack:
         state = Path(video).stat()
@@ -40,6 +45,14 @@ def kept_track(
 
     yield keep
     path.unlink(missing_ok=True)  # not after an error: the next call goes on from it
+
+
+def _beside(output: Path) -> Path:
+    """Return where the track lies: a hidden name, which a long one of the output does not make too long."""
+    stem = output.stem
+    if len(os.fsencode(stem)) > _LONGEST:
+        stem = f"{stem[:40]}.{hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]}"
+    return output.with_name(f".{stem}.track.safetensors")
 
 
 def _read(path: Path, key: str) -> FaceTrack | None:
