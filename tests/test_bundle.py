@@ -1,7 +1,9 @@
 """A pipeline as a folder: export, save, load, demo, and the examples with a tiny speaker in the bundled one's place."""
 
 import json
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,20 @@ def test_export_makes_the_same_pipeline(pipe, portrait, folder):
     # Convolutions round by how the weights lie in memory, which may tip the rounding of a colour.
     assert (one.frames.int() - two.frames.int()).abs().max() <= 1
     assert one.emotion == pytest.approx(two.emotion, abs=1e-6)
+
+
+def test_who_may_read_one_file_of_a_speaker_may_read_all(folder, tmp_path):
+    """The weights were their owner's alone: to other users and containers a speaker seemed damaged."""
+    bank = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), POINTS[None]
+    parts = {"landmark": folder / "landmark", "emotion": folder / "emotion", "video": folder}
+    before = os.umask(0o027)
+    try:
+        made = export_pipeline(tmp_path / "made", **parts, bank=bank)
+        TalkingHeadPipeline.from_pretrained(made, device="cpu").save_pretrained(tmp_path / "copy")
+    finally:
+        os.umask(before)
+    rights = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    assert "bank.safetensors" in rights and set(rights.values()) == {0o640}
 
 
 def test_parts_may_be_the_bundled_speakers(folder, tmp_path):

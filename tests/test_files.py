@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,6 +130,16 @@ def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.rglob("*")] == ["a", "x"]
     with pytest.raises(FileExistsError, match="not an empty folder"), new_folder(tmp_path / "a"):
         pass
+
+
+def test_a_folder_has_the_rights_of_new_folders_and_any_name(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with new_folder(tmp_path / ("a" * 255)) as folder:
+            (folder / "x").touch()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / ("a" * 255)).stat().st_mode) == 0o750
 
 
 @pytest.mark.parametrize(

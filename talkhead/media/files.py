@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,13 +145,13 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         raise FileExistsError(f"output: '{folder}' exists and is not an empty folder; choose another or delete it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary = temporary_name(folder.parent / (folder.name or "here"))
+        temporary.mkdir()  # with the rights that whoever runs this gives to new folders
     except OSError as error:
         raise type(error)(f"output: '{folder}' cannot be made ({error.strerror}); choose another folder") from error
     try:
         with telling_of_full(folder, temporary):
             yield temporary
-            temporary.chmod(0o755)
             os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

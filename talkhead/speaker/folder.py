@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from talkhead import __version__
@@ -208,6 +208,8 @@ def save_part(part: Any, folder: str | Path) -> None:
         config = read_json(path)
         config.pop("_name_or_path", None)
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for weights in path.parent.glob("*.safetensors"):  # which only their owner could read, whatever the umask says
+            weights.chmod(path.stat().st_mode & 0o777)
 
 
 @renamed_arguments(portrait_landmarks="reference_landmarks")
@@ -299,7 +301,7 @@ def export_pipeline(
         if sound is not None:
             write_audio(folder / "speech.flac", sound)
         if bank is not None:
-            save_file({"pictures": bank[0], "landmarks": bank[1]}, folder / BANK)
+            (folder / BANK).write_bytes(save({"pictures": bank[0], "landmarks": bank[1]}))
         card = model_card(name or Path(output).name, data, licence, results)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Path(output)
