@@ -1,5 +1,6 @@
 """The whole chain with tiny random networks: what goes in, what comes out."""
 
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -102,6 +103,24 @@ def test_stream_is_the_call_in_pieces(pipe, portrait):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
     for part in parts[:-1]:
         assert len(part.audio) / 16000 == pytest.approx(len(part.frames) / 25)
+
+
+def test_a_closed_stream_ends_and_so_do_its_threads(pipe, portrait):
+    """What fails in the middle of a video keeps the stream, in its traceback, and kept two threads with it."""
+
+    def ahead() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("ahead")}
+
+    number, others = torch.get_num_threads(), ahead()
+    torch.set_num_threads(2)
+    try:
+        with pipe.stream(portrait, speech(4.0), reference_landmarks=POINTS, emotion="happy") as pieces:
+            assert next(pieces).start == 0 and len(ahead() - others) == 2
+        assert not ahead() - others
+        assert list(pieces) == []
+        pieces.close()
+    finally:
+        torch.set_num_threads(number)
 
 
 def test_whole_pictures_come_a_few_at_a_time(pipe, portrait, monkeypatch):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -85,6 +85,9 @@ class Result:
 class Stream(Iterator[Result]):
     """The pieces of a video in order, made as they are asked for, on a CPU of several threads a few ahead.
 
+    These threads wait for as long as the stream is kept, which a traceback, too, does: whoever may stop before its end
+    closes it, or asks for the pieces in a ``with`` statement.
+
     Attributes:
         num_frames: of the whole video.
         size: (height, width) of the frames in px.
@@ -112,6 +115,18 @@ class Stream(Iterator[Result]):
         self.size = placer.size
         self._done = 0
         keep_memory()
+
+    def __enter__(self) -> Self:
+        """Return the stream."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """End the video here: no more pieces come, what was made ahead is dropped, the threads that made it end."""
+        self._made.close()
 
     def __next__(self) -> Result:
         """Return the next piece."""
@@ -143,7 +158,9 @@ class Stream(Iterator[Result]):
         return self.audio[first : None if stop == self.num_frames else last]
 
 
-def _in_parts(painted: Iterator[tuple[Painted, Tensor]], placer: FramePlacer) -> Iterator[tuple[Tensor, Tensor]]:
+def _in_parts(
+    painted: Iterator[tuple[Painted, Tensor]], placer: FramePlacer
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Yield frames, no more at a time than should be held, and their landmarks in px of the face."""
     for piece, landmarks in painted:
         done = 0

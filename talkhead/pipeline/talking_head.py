@@ -219,6 +219,7 @@ class TalkingHeadPipeline:
         open_writer(output, fps=25, size=(2, 2), alpha=alpha, preset=preset)
         pieces, tracks = self.stream(image, audio, **options), []
         with (
+            pieces,
             open_writer(output, pieces.fps, pieces.size, pieces.audio, alpha=alpha, preset=preset) as video,
             progress_bar(pieces.num_frames, progress) as advance,
         ):
