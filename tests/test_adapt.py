@@ -116,6 +116,14 @@ def test_a_folder_of_clips_becomes_a_speaker_with_a_report(adapted: Path) -> Non
     assert report["verdict"][0] in page
 
 
+def test_a_base_whose_windows_overlap_too_far_is_read_as_the_pipeline_reads_it(base: Path, tmp_path: Path) -> None:
+    """Such were exported; adapting one failed when the training had been done."""
+    shutil.copytree(base, tmp_path / "base")
+    info = json.loads((base / "pipeline.json").read_text())
+    (tmp_path / "base" / "pipeline.json").write_text(json.dumps(info | {"window": 6, "overlap": 4}))
+    assert _base(tmp_path / "base", torch.device("cpu")).info["overlap"] == 3
+
+
 def test_the_reports_numbers_are_those_of_the_held_out_clip(adapted: Path) -> None:
     report = json.loads((adapted / "report.json").read_text())
     cache = adapted.with_name("anna.work") / "cache"

@@ -176,6 +176,11 @@ def test_a_failed_export_leaves_nothing(folder, tmp_path, monkeypatch):
     (parts / "bad.ckpt").write_bytes(b"bad")
     with pytest.raises(ValueError, match="is torn or no checkpoint"):
         export_pipeline(tmp_path / "new", **arguments | {"video": parts / "bad.ckpt"})
+    for given in ("portrait", "speech"):
+        with pytest.raises(ValueError, match=f"^{given}: '.*' is a folder"):
+            export_pipeline(tmp_path / "new", **arguments, **{given: parts})
+    with pytest.raises(ValueError, match=r"^overlap must lie in 0\.\.window // 2 = 3; got 4 with window 6"):
+        export_pipeline(tmp_path / "new", **arguments, window=6)  # it made videos with 3, and `adapt` failed at its end
     assert not list(tmp_path.iterdir())
 
 

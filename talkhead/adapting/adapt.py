@@ -177,7 +177,9 @@ def _base(base: str | Path, device: torch.device) -> _Base:
     networks = on_device(Networks(renderer, scheduler, landmark, emotion), device)
     name = folder.name if Path(base).is_dir() else str(base)  # `bundled` and a hub's name say more than where they lie
     fine = None if fine is None else fine.to(device)
-    return _Base(name, folder, networks, fine, {**DEFAULTS, **info}, fingerprint(renderer, landmark, fine))
+    told = {**DEFAULTS, **info}
+    told["overlap"] = min(told["overlap"], told["window"] // 2)  # as the pipeline reads it
+    return _Base(name, folder, networks, fine, told, fingerprint(renderer, landmark, fine))
 
 
 def _check_taken_over(folder: Path) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from fractions import Fraction
 from pathlib import Path
@@ -269,10 +269,13 @@ def export_pipeline(
 
     Raises:
         FileNotFoundError: if a checkpoint, picture or recording does not exist.
-        ValueError: if one cannot be read, no face is found in the portrait, or what the checkpoints say of their data
-            contradicts itself or an argument.
+        ValueError: if one cannot be read, no face is found in the portrait, windows cannot overlap so, or what the
+            checkpoints say of their data contradicts itself or an argument.
         FileExistsError: if there is something in ``output``.
     """
+    from talkhead.pipeline.windows import check_windows  # which needs this file
+
+    check_windows(window, overlap, num_inference_steps)
     landmark, emotion, head = _part(landmark, "landmark"), _part(emotion, "emotion"), _part(head, "head")
     motion, ears, sight = load_landmark(landmark), load_emotion(emotion), load_video(_part(video))
     parts = (motion.parts["net"], ears.parts.get("net"), sight.parts["renderer"], sight.parts["scheduler"])
@@ -285,8 +288,8 @@ def export_pipeline(
     info: dict[str, Any] = {**told, "window": window, "overlap": overlap, "num_inference_steps": num_inference_steps}
     info |= {} if detector == "auto" else {"detector": detector}
     check_info(info)
-    sound = None if speech is None else read_audio(speech)
-    picture = None if portrait is None else read_image(portrait)
+    sound = None if speech is None else _read("speech", read_audio, speech)
+    picture = None if portrait is None else _read("portrait", read_image, portrait)
     if picture is not None and reference_landmarks is None:
         reference_landmarks = _face_in(picture, detector, portrait)
     if reference_landmarks is not None:
@@ -310,6 +313,15 @@ def export_pipeline(
 def _part(given: Any, name: str = ".") -> Any:
     """Return where a part lies: the bundled speaker's by its name, any other where it was given."""
     return BUNDLED / name if str(given) == "bundled" else given
+
+
+def _read(argument: str, read: Callable[[str | Path], Tensor], path: str | Path) -> Tensor:
+    """Read a file to export; what is said of it names the argument that it was given as."""
+    try:
+        return read(path)
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(re.sub("^(image|audio)", argument, str(error))) from error
 
 
 def _face_in(picture: Tensor, detector: str, portrait: str | Path | None) -> Tensor:
