@@ -17,6 +17,7 @@ from talkhead.cli import main
 from talkhead.media.read import probe, write_audio, write_image
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
+from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline, demo, export_pipeline
 from talkhead.speaker.folder import BUNDLED
 
@@ -64,14 +65,17 @@ def test_export_makes_the_same_pipeline(pipe, portrait, folder):
 def test_who_may_read_one_file_of_a_speaker_may_read_all(folder, tmp_path):
     """The weights were their owner's alone: to other users and containers a speaker seemed damaged."""
     bank = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), POINTS[None]
-    parts = {"landmark": folder / "landmark", "emotion": folder / "emotion", "video": folder}
+    shutil.copytree(folder / "scheduler", tmp_path / "video" / "scheduler")
+    Renderer(size=32, widths=(8, 16), patch=2, bank=2).save_pretrained(tmp_path / "video" / "renderer")
+    parts = {"landmark": folder / "landmark", "emotion": folder / "emotion", "video": tmp_path / "video"}
     before = os.umask(0o027)
     try:
         made = export_pipeline(tmp_path / "made", **parts, bank=bank)
         TalkingHeadPipeline.from_pretrained(made, device="cpu").save_pretrained(tmp_path / "copy")
     finally:
         os.umask(before)
-    rights = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    files = [path for name in ("made", "copy") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    rights = {path.name: stat.S_IMODE(path.stat().st_mode) for path in files}
     assert "bank.safetensors" in rights and set(rights.values()) == {0o640}
 
 
@@ -181,6 +185,8 @@ def test_a_failed_export_leaves_nothing(folder, tmp_path, monkeypatch):
             export_pipeline(tmp_path / "new", **arguments, **{given: parts})
     with pytest.raises(ValueError, match=r"^overlap must lie in 0\.\.window // 2 = 3; got 4 with window 6"):
         export_pipeline(tmp_path / "new", **arguments, window=6)  # it made videos with 3, and `adapt` failed at its end
+    with pytest.raises(ValueError, match="^references: this renderer looks at one portrait alone"):  # `demo` refused it
+        export_pipeline(tmp_path / "new", **arguments, references=parts / "face.png")
     assert not list(tmp_path.iterdir())
 
 

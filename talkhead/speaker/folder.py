@@ -269,8 +269,8 @@ def export_pipeline(
 
     Raises:
         FileNotFoundError: if a checkpoint, picture or recording does not exist.
-        ValueError: if one cannot be read, no face is found in the portrait, windows cannot overlap so, or what the
-            checkpoints say of their data contradicts itself or an argument.
+        ValueError: if one cannot be read, no face is found in the portrait, windows cannot overlap so, the renderer
+            takes no further pictures, or what the checkpoints say of their data contradicts itself or an argument.
         FileExistsError: if there is something in ``output``.
     """
     from talkhead.pipeline.windows import check_windows  # which needs this file
@@ -279,6 +279,8 @@ def export_pipeline(
     landmark, emotion, head = _part(landmark, "landmark"), _part(emotion, "emotion"), _part(head, "head")
     motion, ears, sight = load_landmark(landmark), load_emotion(emotion), load_video(_part(video))
     parts = (motion.parts["net"], ears.parts.get("net"), sight.parts["renderer"], sight.parts["scheduler"])
+    if not (references is None and bank is None) and not parts[2].config.bank:
+        raise ValueError("references: this renderer looks at one portrait alone; leave them out")
     rate = None if fps is None else str(exact_fps(fps))
     told = {
         "fps": agreed("fps", rate, "25", motion, sight),
