@@ -12,6 +12,7 @@ from talkhead.data.clip import EMOTIONS
 from talkhead.media.read import probe, read_audio, read_video, write_audio, write_image
 from talkhead.nets.renderer import Renderer
 from talkhead.pipeline import TalkingHeadPipeline, stages
+from talkhead.pipeline.motion import LandmarkSequence
 
 NTSC = Fraction(30000, 1001)
 
@@ -157,6 +158,16 @@ def test_given_landmarks_are_painted(pipe, portrait):
     assert torch.allclose(result.landmarks, moving, atol=1e-3)
     silent = pipe(portrait, landmarks=moving, reference_landmarks=POINTS, emotion="neutral", frame="full")
     assert silent.audio is None and torch.equal(silent.frames, result.frames)
+
+
+@pytest.mark.parametrize("kind", [lambda points: points, lambda points: LandmarkSequence(points, 25, (61, 72))])
+def test_given_landmarks_may_be_filled_again_while_the_pieces_come(pipe, portrait, kind):
+    options = {"reference_landmarks": POINTS, "emotion": "neutral", "num_inference_steps": 1}
+    points = POINTS.expand(90, 68, 2).clone()
+    expected = pipe(portrait, landmarks=kind(points), **options).landmarks
+    pieces = pipe.stream(portrait, landmarks=kind(points), **options)
+    points += 3
+    assert torch.equal(torch.cat([piece.landmarks for piece in pieces]), expected)
 
 
 def test_an_emotion_that_given_landmarks_do_not_wear_warns(pipe, portrait):

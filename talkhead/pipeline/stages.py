@@ -247,7 +247,7 @@ def read_speech(audio: Any, sample_rate: int = SAMPLE_RATE, optional: bool = Fal
 
 
 def read_motion(landmarks: Tensor | LandmarkSequence | str | Path | None) -> Tensor | LandmarkSequence | None:
-    """Return landmarks as a checked tensor, or as a sequence with its own rate and size; None stays.
+    """Return landmarks as a checked tensor, or as a sequence with its own rate and size, both copies; None stays.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -255,7 +255,11 @@ def read_motion(landmarks: Tensor | LandmarkSequence | str | Path | None) -> Ten
     """
     if isinstance(landmarks, str | Path):
         return LandmarkSequence.load(landmarks)
-    return landmarks if landmarks is None or isinstance(landmarks, LandmarkSequence) else check_landmarks(landmarks)
+    if landmarks is None:
+        return None
+    if isinstance(landmarks, LandmarkSequence):
+        return landmarks.edit(lambda points: points)
+    return check_landmarks(landmarks).clone()  # the caller may fill it again before the last piece is asked for
 
 
 def check_seed(seed: Any) -> None:
