@@ -140,6 +140,21 @@ def test_errors_are_one_sentence(sequence, tmp_path):
         sequence.save(tmp_path / "absent" / "face.npz")
 
 
+@pytest.mark.parametrize("size", [(1, 2, 3), 128, (0, 9), ("x", 9)])
+def test_a_size_that_is_none_is_refused_by_its_name(size):
+    with pytest.raises(ValueError, match=r"^size must be \(height, width\) in px, both positive; got "):
+        LandmarkSequence(POINTS[None], 25, size)
+
+
+@pytest.mark.parametrize("points", [POINTS[:5], POINTS[None]])
+def test_one_face_is_one_face(sequence, points):
+    with pytest.raises(ValueError, match=r"^face must have shape \(68, 2\)"):
+        sequence.retarget(points, (9, 9))
+    for change in (sequence.gain, lambda face: sequence.retarget(POINTS, (9, 9), face)):
+        with pytest.raises(ValueError, match=r"^reference_landmarks must have shape \(68, 2\)"):
+            change(points)
+
+
 def test_retarget_turns_and_scales_displacements(reference_landmarks, sequence):
     face = turn(reference_landmarks, -20, 2.0, (11, 3))
     moved = retarget(sequence.landmarks, reference_landmarks, face)

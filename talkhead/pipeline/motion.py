@@ -50,9 +50,12 @@ class LandmarkSequence:
     def __post_init__(self) -> None:
         object.__setattr__(self, "landmarks", check_landmarks(self.landmarks))
         object.__setattr__(self, "fps", exact_fps(self.fps))
-        height, width = (int(side) for side in self.size)
+        try:
+            height, width = (int(side) for side in self.size)
+        except (TypeError, ValueError):
+            height = width = 0
         if height < 1 or width < 1:
-            raise ValueError(f"size must be (height, width) in px, both positive; got {tuple(self.size)}")
+            raise ValueError(f"size must be (height, width) in px, both positive; got {self.size!r}")
         object.__setattr__(self, "size", (height, width))
 
     def __len__(self) -> int:
@@ -77,7 +80,7 @@ class LandmarkSequence:
         brow: float = 1.0,
     ) -> LandmarkSequence:
         """Exaggerate or damp the motion; see `motion_gains`. ``reference_landmarks`` defaults to the first frame."""
-        reference_landmarks = self.landmarks[0] if reference_landmarks is None else reference_landmarks
+        reference_landmarks = self._at_rest(reference_landmarks)
         gains = {"mouth": mouth, "pose": pose, "blink": blink, "brow": brow}
         return replace(self, landmarks=motion_gains(self.landmarks, reference_landmarks, **gains))
 
@@ -98,8 +101,11 @@ class LandmarkSequence:
             size: (height, width) in px of the other picture.
             reference_landmarks: (68, 2) px: this face at rest; None takes the first frame.
         """
-        reference_landmarks = self.landmarks[0] if reference_landmarks is None else reference_landmarks
+        reference_landmarks, face = self._at_rest(reference_landmarks), _one_face(face, "face")
         return LandmarkSequence(retarget(self.landmarks, reference_landmarks, face), self.fps, size)
+
+    def _at_rest(self, given: Tensor | None) -> Tensor:
+        return self.landmarks[0] if given is None else _one_face(given, "reference_landmarks")
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file with the landmarks, fps and frame size, whole or not at all.
@@ -154,6 +160,14 @@ class LandmarkSequence:
         figure = _draw(self)
         kind = Path(path).suffix.lstrip(".") or "png"
         write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=120))
+
+
+def _one_face(points: Tensor, name: str) -> Tensor:
+    """Return (68, 2) px as they are; refuse any other shape."""
+    points = torch.as_tensor(points)
+    if points.shape != (68, 2):
+        raise ValueError(f"{name} must have shape (68, 2), (x, y) in px; got {tuple(points.shape)}")
+    return points
 
 
 def _count_frames(path: str | Path) -> int:
