@@ -51,13 +51,14 @@ from talkhead.pipeline.stages import (
     read_motion,
     scale_motion,
 )
-from talkhead.pipeline.windows import check_whole, check_windows, set_timesteps
+from talkhead.pipeline.windows import set_timesteps
 from talkhead.pipeline.worn import breathing, wear_expressions
 from talkhead.progress import Count, progress_bar
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler, check_scheduler
 from talkhead.speaker.folder import EXTRAS, find_folder, load_drawn_head, load_fine_renderer, load_parts, write_parts
 from talkhead.speaker.references import bank_for, fitting_portrait, mouth_to_draw
+from talkhead.speaker.schema import check_whole, check_windows
 from talkhead.speaker.trained import check_emotions
 from talkhead.tracking.portrait import find_face, read_portrait
 from talkhead.tracking.track import LandmarkDetector, load_detector

@@ -28,7 +28,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate, groupby, pairwise
-from numbers import Integral
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -39,6 +38,7 @@ from talkhead.nets.condition import Condition
 from talkhead.nets.renderer import Renderer
 from talkhead.ops.segments import crossfade, cut_segments
 from talkhead.schedulers import Scheduler, even_timesteps, keyed_step
+from talkhead.speaker.schema import check_windows
 
 _TOGETHER = 8
 """Windows painted together at most, where nobody says otherwise."""
@@ -151,27 +151,6 @@ def paint_windows(
             painter.arrive(portrait, waiting)
             waiting, together = [], min(2 * together, most)
             yield from painter.advance(last)
-
-
-def check_windows(window: int, overlap: int, num_inference_steps: int, windows_per_call: int | None = None) -> None:
-    """Raise a ValueError where the numbers of `render_windows` make no windows or no steps."""
-    steps = num_inference_steps
-    check_whole(window=window, overlap=overlap, num_inference_steps=steps, windows_per_call=windows_per_call)
-    if window < 1:
-        raise ValueError(f"window must be at least 1 frame; got {window}")
-    if not 0 <= overlap <= window // 2:
-        raise ValueError(f"overlap must lie in 0..window // 2 = {window // 2}; got {overlap} with window {window}")
-    if num_inference_steps < 1:
-        raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}")
-    if windows_per_call is not None and windows_per_call < 1:
-        raise ValueError(f"windows_per_call must be at least 1, or None; got {windows_per_call}")
-
-
-def check_whole(**numbers: Any) -> None:
-    """Raise a ValueError where one of the named numbers is not whole; None passes."""
-    for name, number in numbers.items():
-        if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
-            raise ValueError(f"{name} must be a whole number; got {number!r}")
 
 
 def set_timesteps(scheduler: Scheduler, steps: int, start: int | None, device: torch.device | str) -> None:

@@ -38,7 +38,7 @@ from talkhead.nets.renderer import Renderer
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
 from talkhead.speaker.references import BANK, read_references
-from talkhead.speaker.schema import check_info, inside, load_net, load_scheduler, read_json
+from talkhead.speaker.schema import check_info, check_windows, inside, load_net, load_scheduler, read_json
 from talkhead.speaker.trained import agreed, load_emotion, load_head, load_landmark, load_video
 from talkhead.tracking.portrait import find_face
 from talkhead.tracking.track import load_detector
@@ -273,8 +273,6 @@ def export_pipeline(
             takes no further pictures, or what the checkpoints say of their data contradicts itself or an argument.
         FileExistsError: if there is something in ``output``.
     """
-    from talkhead.pipeline.windows import check_windows  # which needs this file
-
     check_windows(window, overlap, num_inference_steps)
     landmark, emotion, head = _part(landmark, "landmark"), _part(emotion, "emotion"), _part(head, "head")
     motion, ears, sight = load_landmark(landmark), load_emotion(emotion), load_video(_part(video))

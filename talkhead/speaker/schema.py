@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Mapping
 from fractions import Fraction
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,27 @@ def check_info(info: Mapping[str, Any]) -> dict[str, Any]:
         if not checks.get(key, _plain)(value):  # type: ignore[operator]
             raise ValueError(f"pipeline.json: {key:.60} has a value that cannot be; got {value!r:.80}")
     return dict(info)
+
+
+def check_windows(window: int, overlap: int, num_inference_steps: int, windows_per_call: int | None = None) -> None:
+    """Raise a ValueError where the numbers of `render_windows` make no windows or no steps."""
+    steps = num_inference_steps
+    check_whole(window=window, overlap=overlap, num_inference_steps=steps, windows_per_call=windows_per_call)
+    if window < 1:
+        raise ValueError(f"window must be at least 1 frame; got {window}")
+    if not 0 <= overlap <= window // 2:
+        raise ValueError(f"overlap must lie in 0..window // 2 = {window // 2}; got {overlap} with window {window}")
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}")
+    if windows_per_call is not None and windows_per_call < 1:
+        raise ValueError(f"windows_per_call must be at least 1, or None; got {windows_per_call}")
+
+
+def check_whole(**numbers: Any) -> None:
+    """Raise a ValueError where one of the named numbers is not whole; None passes."""
+    for name, number in numbers.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
+            raise ValueError(f"{name} must be a whole number; got {number!r}")
 
 
 def load_net(made: type[Any], root: Path, name: str) -> Any:
