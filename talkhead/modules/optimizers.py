@@ -58,8 +58,8 @@ def _share_of_the_run(trainer: Trainer, by_steps: bool) -> tuple[Callable[[int],
     if trainer.max_steps >= 0:  # asked anew each time: a run may learn how long it is while it runs
         return lambda n: n / max(trainer.max_steps, 1), "step"
     if epochs is not None and epochs >= 0 and by_steps:
-        length = trainer.estimated_stepping_batches
-        return lambda n: n / max(length, 1), "step"
+        # Not before the first step: it loads the data, and a run that goes on does not yet know from which of them.
+        return lambda n: n / max(trainer.estimated_stepping_batches, 1) if n else 0.0, "step"
     if epochs is not None and epochs >= 0:
         return lambda n: n / max(epochs, 1), "epoch"
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]

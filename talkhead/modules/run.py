@@ -34,17 +34,32 @@ class RunGuard(Callback):
     def __init__(self) -> None:
         self._batch: Any = None
         self._averaged = False
+        self._asked: list[list[Any]] = []
         self._handlers: dict[int, Any] = {}
         self._came: int | None = None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the learning rates that were asked for: a checkpoint brings others."""
+        schedulers = (config.scheduler for config in trainer.lr_scheduler_configs)
+        self._asked = [[*getattr(scheduler, "base_lrs", ())] for scheduler in schedulers]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the learning rate that was asked for win over the checkpoint's, on the schedule of this run's length."""
-        rate = pl_module.hparams.get("learning_rate")
-        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
-            if rate is not None and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-                scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
-                for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
-                    group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
+        """Let the learning rates that were asked for win over the checkpoint's, on the schedule of this run's length.
+
+        What was limited by steps may go on limited by epochs, or the other way round: then the schedule counts anew.
+        """
+        step, epoch = trainer.global_step, trainer.current_epoch
+        for config, rates in zip(trainer.lr_scheduler_configs, self._asked, strict=True):
+            scheduler = config.scheduler
+            if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+                continue
+            # A run that is broken off behind an epoch's last batch has counted that epoch already.
+            counts = (step,) if config.interval == "step" else (epoch, epoch + 1)
+            if pl_module.automatic_optimization and config.frequency == 1 and scheduler.last_epoch not in counts:
+                scheduler.last_epoch = counts[0]
+            scheduler.base_lrs = rates
+            for group, rate, factor in zip(scheduler.optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True):
+                group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Begin the next epoch after a checkpoint of an epoch's end, and no step in its middle.

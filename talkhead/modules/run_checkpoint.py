@@ -58,6 +58,16 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._begun = self._last_global_step_saved = trainer.global_step
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save as Lightning does, and where ``save_last`` is wanted the run's end, whatever its checkpoints' interval.
+
+        Not when all has ended: then the averaged weights are in the module, and those in training are gone.
+        """
+        super().on_train_epoch_end(trainer, pl_module)
+        spent = 0 <= trainer.max_steps <= trainer.global_step or trainer.current_epoch + 1 == trainer.max_epochs
+        if self.save_last and (spent or trainer.should_stop) and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of a run that has made a step."""
         if trainer.global_step != self._begun:
