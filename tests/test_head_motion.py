@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -283,6 +284,28 @@ def test_training_measures_learns_and_calibrates(face: Tensor, monkeypatch: pyte
     moving = [_moved(net, face.expand(75, 68, 2), face, heard, NEUTRAL, seed) for seed in range(8)]
     speed = sum(metrics.brow_dynamics(track).item() for track in moving) / 8
     assert speed == pytest.approx(sum(metrics.brow_dynamics(t).item() for t, _ in clips) / 6, rel=0.2)  # brows as fast
+
+
+def test_short_clips_tell_of_short_lags_alone(face: Tensor) -> None:
+    """They counted in the long ones, as standing still: with them among long clips every head was drawn too calm."""
+    module, generator = HeadMotionGenerator(HeadMotionNet(width=8)), torch.Generator().manual_seed(0)
+    state = torch.zeros(75, 8)
+    state[:, 0] = 0.01 * torch.randn(75, generator=generator).cumsum(0)
+    track = move_head(face.expand(75, 68, 2), face, state)
+    gap = torch.cat([track[:9], torch.full((60, 68, 2), torch.nan), track[69:]])  # no two frames 12 to 40 apart
+    names = {str(number): {"identity": str(number)} for number in range(4)}
+
+    def spread(*tracks: Tensor) -> float:
+        told = torch.randn(48000, generator=generator), torch.tensor(5), torch.tensor(25.0), torch.tensor(48000)
+        clips = [Clip(*told, None, part, None, face) for part in tracks]
+        data = SimpleNamespace(names=lambda _: [*names][: len(clips)], entries=names, dataset=lambda _: clips)
+        module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+        module._measure_clips()
+        return module.net.spread[0].item()
+
+    assert spread(track, track[:9], track[30:39], track[:1]) == pytest.approx(spread(track), rel=0.1)
+    assert spread(track, gap) == pytest.approx(spread(track), rel=0.1)
+    assert spread(track[:30]) > 0
 
 
 @pytest.mark.parametrize("limit", [{"max_epochs": 2}, {"max_steps": 3}, {"max_epochs": -1, "max_time": {"seconds": 1}}])

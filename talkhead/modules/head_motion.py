@@ -154,17 +154,18 @@ class HeadMotionGenerator(TrainingModule):
         """Fill the net's buffers from the training clips, each speaker with the same weight."""
         clips = self._training_clips()
         lags = torch.tensor(_LAGS)
-        wanted, total = torch.zeros(len(STATE), len(lags), dtype=torch.float64), 0.0
+        wanted, total = (torch.zeros(rows, len(lags), dtype=torch.float64) for rows in (len(STATE), 1))
         course, blinks = torch.zeros(BLINK_BEFORE + BLINK_AFTER + 1, dtype=torch.float64), 0.0
         for clip, weight in clips:
             state = read_head(clip.landmarks, clip.reference_landmarks).double()
-            kept = [lag for lag in _LAGS if lag < len(state)]
-            steps = [(state[lag:] - state[:-lag]).square().nanmean(0) for lag in kept]
-            wanted[:, : len(kept)] += weight * torch.stack(steps, 1)
-            total += weight
+            for number, lag in enumerate(lag for lag in _LAGS if lag < len(state)):
+                step = (state[lag:] - state[:-lag]).square().nanmean(0)
+                if step.isfinite().all():  # a short clip tells of short lags alone, and must not count in the others
+                    wanted[:, number], total[:, number] = wanted[:, number] + weight * step, total[:, number] + weight
             for part in _blink_courses(clip.landmarks):
                 course, blinks = course + weight * part, blinks + weight
-        wanted = wanted / total
+        known = total[0] > 0
+        wanted, lags = (wanted / total)[:, known], lags[known]
         shares = torch.stack([_nonnegative(structure_function(lags), row) for row in wanted])
         power = shares.sum(1, keepdim=True)
         self.net.spread.copy_(power[:, 0].sqrt())
@@ -202,14 +203,18 @@ class HeadMotionGenerator(TrainingModule):
             self.net.gain[6:].mul_(brows / max(sum(w * brow_dynamics(track).item() for w, track in tracks), 1e-9))
 
     def _training_clips(self, most: int | None = None) -> list[tuple[Any, float]]:
-        """Return training clips whole, at most so many of each speaker, each with one over their number."""
+        """Return training clips whole, at most so many of each speaker, each with one over their number.
+
+        One frame shows no motion.
+        """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         dataset = data.dataset("train")
         whose: dict[str, list[int]] = {}
         for number, name in enumerate(data.names("train")):
             whose.setdefault(data.entries[name]["identity"], []).append(number)
         chosen = [numbers[:most] for numbers in whose.values()]
-        return [(dataset[number], 1 / len(numbers)) for numbers in chosen for number in numbers]
+        clips = [(dataset[number], 1 / len(numbers)) for numbers in chosen for number in numbers]
+        return [(clip, weight) for clip, weight in clips if len(clip.landmarks) > 1]
 
 
 def hear(clip: Clip, num_frames: int) -> Tensor:
