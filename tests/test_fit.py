@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from talkhead import training
 from talkhead.cli import main
+from talkhead.data.clip import Clip
 
 SHIPPED = ["landmark", "emotion", "video", "paper/landmark", "paper/emotion", "paper/video"]
 SMALL = {
@@ -272,6 +274,21 @@ def test_fit_starts_from_a_speakers_network(tiny_cache: Path, tmp_path: Path, se
     start_from(speaker, module)  # from the one of its size, where the speaker has it
     for name, value in module.renderer.state_dict().items():
         assert value.dtype == torch.float32 and torch.equal(value, large.state_dict()[name].float()), name
+
+
+def test_emotions_that_the_start_knows_stay_known(tmp_path: Path) -> None:
+    """A speaker of eight emotions, taught by neutral clips alone, showed every other emotion as neutral."""
+    from talkhead.modules.landmark import LandmarkGenerator
+    from talkhead.nets.landmark import LandmarkNet
+    from talkhead.speaker.start import start_from
+
+    LandmarkNet(width=8, trained_on=["happy", "sad"]).save_pretrained(tmp_path / "landmark")
+    module = LandmarkGenerator(LandmarkNet(width=8))
+    start_from(tmp_path, module)
+    loader = [Clip(torch.zeros(2, 8), torch.tensor([5, 5]), torch.ones(2), torch.tensor([8, 8]))]
+    module._trainer = SimpleNamespace(train_dataloader=loader, world_size=1)  # type: ignore[assignment]
+    module.on_train_start()
+    assert module.net.config["trained_on"] == ["happy", "neutral", "sad"]
 
 
 def test_fit_starts_from_no_strangers_damage(tmp_path: Path) -> None:

@@ -44,3 +44,5 @@ def start_from(speaker: str | Path, module: TrainingModule) -> None:
             f"give model.{attribute} the arguments of its config.json"
         )
     net.load_state_dict(weights)
+    if module.conditioned and given.config.get("trained_on"):  # what was learnt once is known: training adds to it
+        net.register_to_config(trained_on=list(given.config["trained_on"]))
