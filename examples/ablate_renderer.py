@@ -24,11 +24,12 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from rich.progress import track
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from talkhead.data.clip import emotion_probabilities
 from talkhead.data.datamodule import MEADDataModule
-from talkhead.data.manifest import json_lines, read_manifest
+from talkhead.data.frame_store import read_frames
+from talkhead.data.manifest import checksum, clip_file, json_lines, open_clip, read_manifest
 from talkhead.devices import chosen_device, fast_precision
 from talkhead.evaluate.bench import read_clip
 from talkhead.evaluate.report import ClipLog, Scores, Table, average, environment
@@ -143,18 +144,19 @@ def process_of(variant: Variant) -> Any:
 
 
 def shrink(cache: Path, output: Path, size: int) -> Path:
-    """Copy a cache's clips at ``size`` px: frames averaged over blocks, landmarks in the new pixels."""
-    entries = [e for e in read_manifest(cache) if e["status"] == "ok"]
+    """Copy a cache's clips with a picture at ``size`` px: frames averaged over blocks, landmarks in the new pixels."""
+    entries = [e for e in read_manifest(cache) if e["status"] == "ok" and e["frames"]]
     (output / "clips").mkdir(parents=True, exist_ok=True)
     for entry in track(entries, f"averaging to {size} px"):
-        path = output / "clips" / f"{entry['name']}.safetensors"
-        factor, entry["size"] = entry["size"] / size, size
+        path = clip_file(output, entry["name"])
         if not path.exists():
-            tensors = load_file(cache / "clips" / path.name)
-            small = F.interpolate(tensors["frames"].float(), (size, size), mode="area")
-            tensors["frames"] = small.round().to(torch.uint8)
-            tensors["landmarks"] = (tensors["landmarks"] + 0.5) / factor - 0.5
+            with open_clip(cache, entry) as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys() if not key.startswith("jpeg")}
+                frames = read_frames(file, 0, entry["frames"]).float()
+            tensors["frames"] = F.interpolate(frames, (size, size), mode="area").round().to(torch.uint8)
+            tensors["landmarks"] = (tensors["landmarks"] + 0.5) * (size / entry["size"]) - 0.5
             write_whole(path, save(tensors))
+        entry |= {"size": size, "sha256": checksum(path.read_bytes())}
     write_whole(output / "manifest.jsonl", json_lines(entries))
     return output
 
