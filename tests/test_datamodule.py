@@ -168,6 +168,18 @@ def test_datamodule_names_and_loaders(cache: Path) -> None:
     assert all(equal(a, b) for a, b in zip(data.test_dataloader(), data.test_dataloader(), strict=True))
 
 
+def test_a_limited_validation_looks_at_everybody(tmp_path: Path) -> None:
+    """By name, the first batches were the first person's alone, whose numbers stood for all."""
+    people = [{"name": f"{who}{n}", "identity": who, "view": view} for who in "ab" for view in "lr" for n in range(20)]
+    clips = [clip | {"name": f"{clip['name']}-{clip['view']}-x"} for clip in people]
+    data = MEADDataModule(str(write_cache(tmp_path / "c", clips)), batch_size=4, num_frames=4, val_fraction=0.2)
+    batches = [batch.names for batch in data.val_dataloader()]
+    assert [sorted(name[0] + name.split("-")[1] for name in names) for names in batches] == [
+        ["al", "ar", "bl", "br"]
+    ] * 4
+    assert sorted(name for names in batches for name in names) == data.names("val")
+
+
 def test_datamodule_without_test_and_val(cache: Path) -> None:
     data = MEADDataModule(str(cache), num_frames=6, test_fraction=0, val_fraction=0)
     assert len(data.names("train")) == 20 and data.val_dataloader() == [] and data.test_dataloader() == []

@@ -329,7 +329,10 @@ class MEADDataModule(LightningDataModule):
         return 0 if ended else progress.current.processed
 
     def val_dataloader(self) -> DataLoader[Clip] | list[Any]:
-        """Return batches of each validation clip's middle window, in order of name; nothing if there are none."""
+        """Return batches of each validation clip's middle window; nothing if there are none.
+
+        People and cameras take turns, each in order of name: ``limit_val_batches`` looks at all of them, not at one.
+        """
         return self._ordered("val")
 
     def test_dataloader(self) -> DataLoader[Clip] | list[Any]:
@@ -344,6 +347,8 @@ class MEADDataModule(LightningDataModule):
 
     def _ordered(self, part: Part) -> DataLoader[Clip] | list[Any]:
         dataset = self.dataset(part, num_frames=self.num_frames)
+        if part == "val":
+            dataset.entries = _taking_turns(dataset.entries)
         whole = self.num_frames is None and self.modality != "audio"
         return self._loader(dataset, batch_size=1 if whole else self.batch_size) if len(dataset) else []
 
@@ -359,6 +364,17 @@ class MEADDataModule(LightningDataModule):
             "pin_memory": self.pin_memory,
             "worker_init_fn": _leave_ctrl_c,
         }
+
+
+def _taking_turns(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return entries so that the first of each person from each camera come first, then the second, and so on."""
+    seen: Counter[Any] = Counter()
+    turns: list[int] = []
+    for entry in entries:
+        whose = entry["identity"], entry.get("view", "")
+        turns.append(seen[whose])
+        seen[whose] += 1
+    return [entries[place] for place in sorted(range(len(entries)), key=turns.__getitem__)]
 
 
 def _leave_ctrl_c(_: int) -> None:
