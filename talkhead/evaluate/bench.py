@@ -78,7 +78,7 @@ class Bench:
         try:
             return make_truth(read_clip(self.data.root, name, self.num_frames), self.detector)
         except (ValueError, OSError) as error:
-            raise UnmeasurableClip(legible(" ".join(str(error).split()))) from error
+            raise UnmeasurableClip(reason_of(error)) from error
 
     def train_names(self) -> list[str]:
         """Return the training part's clips; none where it is measured itself."""
@@ -92,7 +92,7 @@ class Bench:
             try:
                 yield dataset[index]
             except (ValueError, OSError) as error:
-                lost[name] = legible(" ".join(str(error).split()))
+                lost[name] = reason_of(error)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the scores of a clip depend on."""
@@ -129,6 +129,11 @@ class Bench:
             **DEFINITIONS,
             **environment(self.pipeline.renderer.device),
         }
+
+
+def reason_of(error: Exception) -> str:
+    """Return what went wrong in one line that can be printed, whatever bytes the file's name has."""
+    return legible(" ".join(str(error).split()))
 
 
 def _options(part: Any) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from talkhead.data.manifest import legible
-from talkhead.evaluate.bench import tracked
+from talkhead.evaluate.bench import reason_of, tracked
 from talkhead.evaluate.named_media import find_media, name_methods
 from talkhead.evaluate.page import MOST, write_page
 from talkhead.evaluate.report import Report, Scores, Table, environment, results_folder
@@ -157,14 +156,14 @@ def _judge_name(
     try:
         sound = None if name not in sounds else read_audio(sounds[name])
     except (ValueError, OSError) as error:
-        failed = {row: f"the speech: {_reason(error)}" for row in own_rows}
+        failed = {row: f"the speech: {reason_of(error)}" for row in own_rows}
     if name in truths and not failed:
         try:
             true, crop, whole = read_take(truths[name], detector, size, sound=sound, num_frames=num_frames)
             place = (crop, whole)
             takes[TRUTH] = true
         except (ValueError, OSError) as error:
-            failed = {row: f"the truth: {_reason(error)}" for row in own_rows}
+            failed = {row: f"the truth: {reason_of(error)}" for row in own_rows}
     for method, found in files.items():
         if method in failed:
             continue
@@ -184,18 +183,13 @@ def _judge_name(
                     "no speech of its name: judged by " + ("its own sound" if true is None else "the truth's")
                 )
         except (ValueError, OSError) as error:
-            failed[method] = _reason(error)
+            failed[method] = reason_of(error)
     if takes:
         takes[STILL] = still(true or next(iter(takes.values())))
     scores = {row: judge_clip(take, true if row != TRUTH else None, expert) for row, take in takes.items()}
     # Copies: a view would keep the whole video.
     frames = {row: take.frames[len(take.frames) // 2].clone() for row, take in takes.items()}
     return {"scores": scores, "notes": notes, "failed": failed}, frames
-
-
-def _reason(error: Exception) -> str:
-    """Return what went wrong in one line that can be printed, whatever bytes the file's name has."""
-    return legible(" ".join(str(error).split()))
 
 
 def read_take(
