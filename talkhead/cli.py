@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from talkhead import __version__
+from talkhead.one_line import one_line
 from talkhead.parsing import Parser, add_verb
 from talkhead.training import TERMINATED, TRAINING, train
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 128 + 13  # as shells give SIGPIPE
         if os.environ.get("TALKHEAD_TRACEBACK"):
             raise
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = one_line(error)
         if "torchaudio" in said and "library" in said:  # its wheel was built for CUDA, and torch was not
             said += "; run `talkhead doctor --fix`"
         print(f"talkhead: error: {verb.in_its_words(said) if verb else said}", file=sys.stderr)
@@ -128,13 +129,8 @@ def make_parser() -> Parser:
 
 def add_demo(verbs: Any) -> None:
     """Register ``talkhead demo``."""
-    verb = add_verb(
-        verbs,
-        "demo",
-        run_demo,
-        "let the bundled speaker speak: the whole chain, end to end",
-        "  talkhead demo\n  talkhead demo --speaker speakers/anna --output hello.mp4 --emotion happy",
-    )
+    examples = "  talkhead demo\n  talkhead demo --speaker speakers/anna --output hello.mp4 --emotion happy"
+    verb = add_verb(verbs, "demo", run_demo, "let the bundled speaker speak: the whole chain, end to end", examples)
     verb.add_argument("--output", default="outputs/demo.mp4", help="the video (%(default)s)")
     add_rendering(verb)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from talkhead.one_line import one_line
 from talkhead.parsing import mistyped, nearest
 
 TRAINING = {
@@ -357,7 +358,7 @@ def check_config(name: str) -> None:
     try:
         content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise ValueError(f"--config: '{name}' is no configuration ({reason}); give a YAML file") from None
     if not isinstance(content, dict):
         raise ValueError(

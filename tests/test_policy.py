@@ -249,7 +249,7 @@ def test_the_discs_edge() -> None:
 def test_the_shipped_recipe_averages_its_weights(name: str) -> None:
     recipe = yaml.safe_load((training.CONFIGS / f"{name}.yaml").read_text())["trainer"]
     averages = [c for c in recipe["callbacks"] if c["class_path"].endswith(".EMA")]
-    assert len(averages) == 1 and 0.9 < averages[0]["init_args"]["decay"] < 1
+    assert len(averages) == 1 and 0.9 < averages[0]["init_args"]["decay"] < 1 and averages[0]["init_args"]["warmup"]
 
 
 @pytest.mark.filterwarnings(*LIGHTNING)
@@ -273,6 +273,24 @@ def test_the_averaged_weights_are_exported(tiny_cache: Path, tmp_path: Path, mon
     exported = Renderer.from_pretrained(speaker / "renderer").state_dict()[name]
     torch.testing.assert_close(exported, average)
     assert (exported - raw[-1]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("together", [True, False])  # all weights in one call, or one by one as between two devices
+def test_a_short_run_s_average_forgets_what_it_began_with(together: bool) -> None:
+    """By hand: 1, then (2 of 11 parts of 1 and 9 of 2), a quarter of that and three of 4, 4 of 13 and 9 of 8."""
+    module, average = LightningModule(), EMA(decay=0.999, warmup=True)
+    module.line = torch.nn.Linear(1, 1)
+    average.setup(Trainer(logger=False, enable_checkpointing=False), module, "fit")
+    assert (mean := average._average_model) is not None
+    for step, (weight, expected) in enumerate([(1, 1), (2, 20 / 11), (4, 38 / 11), (8, (4 * 38 / 11 + 72) / 13)], 1):
+        torch.nn.init.constant_(module.line.weight, weight)
+        if together:
+            average.on_train_batch_end(SimpleNamespace(global_step=step), module, None, None, 0)  # type: ignore[arg-type]
+        else:
+            mean.update_parameters(module)
+        assert mean.module.line.weight.item() == pytest.approx(expected)  # type: ignore[union-attr]
+    assert average._kept(torch.tensor(8990)) == 8991 / 9000 == 0.999
+    assert average._kept(torch.tensor(9000)) == EMA(decay=0.999)._kept(torch.tensor(1)) == 0.999
 
 
 def test_the_average_follows_the_network_to_its_device() -> None:

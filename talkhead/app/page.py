@@ -24,6 +24,7 @@ from talkhead.app.score import score
 from talkhead.data.clip import EMOTIONS
 from talkhead.media.formats import open_writer
 from talkhead.media.read import read_image
+from talkhead.one_line import one_line
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.feeling import join_tracks
 from talkhead.pipeline.motion import LandmarkSequence
@@ -244,7 +245,7 @@ def _in_one_sentence(gr: Any, maker: _Maker, work: Callable[..., Any]) -> Callab
         try:
             return work(*inputs)
         except (ValueError, OSError, ImportError) as error:
-            said = re.sub(rf"{re.escape(str(maker.folder))}/(\w+/)*", "", " ".join(str(error).split()))
+            said = re.sub(rf"{re.escape(str(maker.folder))}/(\w+/)*", "", one_line(error))
             raise gr.Error(said, duration=None, print_exception=False) from error
 
     return shown

@@ -34,6 +34,7 @@ from torch import Tensor
 from talkhead.app import LARGEST_SIDE
 from talkhead.app.names import OwnPagesOnly, own_names
 from talkhead.data.clip import SAMPLE_RATE
+from talkhead.one_line import one_line
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.pipeline.live import Live
 from talkhead.pipeline.live_frames import LiveMotion
@@ -333,7 +334,7 @@ async def _excuse(socket: Any, error: Exception) -> None:
     """Tell a client what it did wrong, or that the server failed: the log says how."""
     said = "this server failed while it made the face, and its log says why; begin again"
     if isinstance(error, ClientError):
-        said = " ".join(str(error).split())[:300].encode(errors="replace").decode()
+        said = one_line(error, 300).encode(errors="replace").decode()
     else:
         _LOG.error("live: a client's stream failed", exc_info=error)
     with suppress(_GoneError):

@@ -24,6 +24,7 @@ from talkhead.data.stills import cut_stills
 from talkhead.face.crop import crop_frames, face_crop, to_crop
 from talkhead.media.files import write_whole
 from talkhead.media.read import MediaInfo, MediaWarning, iter_frames, probe, read_audio
+from talkhead.one_line import one_line
 from talkhead.tracking.track import LandmarkDetector, MissingFaceError, TrackedShot, load_detector, track_shots
 
 
@@ -284,7 +285,7 @@ def _failure(job: Job, source: Source, error: Exception, segment: Entry | None =
 
 def _text(job: Job, source: Source, error: Any) -> str:
     """Return a message on one line, with paths as the manifest names them."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     for path in (source.path, source.audio_path):
         if path is not None:
             whole = str(path.absolute())  # and as messages quote a name that is no UTF-8

@@ -18,6 +18,7 @@ from talkhead.data.manifest import legible
 from talkhead.evaluate.report import environment, fingerprint, results_folder
 from talkhead.evaluate.rows import Truth, make_truth
 from talkhead.media.read import write_image
+from talkhead.one_line import one_line
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.tracking.track import LandmarkDetector, load_detector
 
@@ -133,7 +134,7 @@ class Bench:
 
 def reason_of(error: Exception) -> str:
     """Return what went wrong in one line that can be printed, whatever bytes the file's name has."""
-    return legible(" ".join(str(error).split()))
+    return legible(one_line(error))
 
 
 def _options(part: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from talkhead.media.colours import HLG, PQ, say_hdr, standard_range
 from talkhead.media.write import MediaWarning
+from talkhead.one_line import one_line
 
 # Formats whose decoders read the picture's own bytes and nothing else; EPS, for one, would start Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "ICO", "PPM", "AVIF", "TGA")
@@ -166,7 +167,7 @@ def _too_large(name: str, size: tuple[int, int] | None = None) -> str:
 
 
 def _damaged(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = one_line(error, 200)
     return f"image: {name} is cut off or damaged ({reason}); give an undamaged file"
 
 
@@ -176,7 +177,7 @@ def _upright(picture: Any, name: str) -> Any:
     try:
         return ImageOps.exif_transpose(picture)
     except Exception as error:  # an EXIF block is a file of its own, and may be damaged in as many ways
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         warnings.warn(f"{name}: its EXIF data cannot be read ({reason}); shown as stored", MediaWarning, stacklevel=2)
         return picture
 

@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_avg_fn, get_ema_multi_avg_fn
 
 
 class EMA(EMAWeightAveraging):
@@ -22,12 +22,25 @@ class EMA(EMAWeightAveraging):
     Args:
         decay: share of the mean that each step keeps, in [0, 1].
         device: where the mean is; default: where the network is. ``cpu`` where the card's memory is short.
+        warmup: whether step n keeps at most (1 + n) / (10 + n), n steps being in the mean: so a short run from nothing
+            has none of the weights that it began with. Without it their share is decay to the power of n.
     """
 
-    def __init__(self, decay: float = 0.999, device: torch.device | str | int | None = None) -> None:
+    def __init__(
+        self, decay: float = 0.999, device: torch.device | str | int | None = None, warmup: bool = False
+    ) -> None:
         super().__init__(device=device, decay=decay)
-        self._together = get_ema_multi_avg_fn(decay)
+        self._decay, self._warmup = decay, warmup
+        self._kwargs["avg_fn"] = self._averaged  # Lightning's
         self._latest_update_step = 0  # Lightning's
+
+    def _averaged(self, own: Tensor, new: Tensor, count: Tensor) -> Tensor:
+        """Average one weight, as AveragedModel asks for it."""
+        return get_ema_avg_fn(self._kept(count))(own, new, count)
+
+    def _kept(self, count: Tensor) -> float:
+        """Return the share of the mean of ``count`` steps that the next one keeps."""
+        return min(self._decay, (1 + int(count)) / (10 + int(count))) if self._warmup else self._decay
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the module to its device; the count of steps stays on the CPU, where reading it waits for nothing."""
@@ -44,9 +57,10 @@ class EMA(EMAWeightAveraging):
         if not mean.n_averaged or any(own.device != new.device for own, new in pairs):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         elif step > self._latest_update_step and self.should_update(step_idx=step - 1):
+            together = get_ema_multi_avg_fn(self._kept(mean.n_averaged))
             for kind in {own.dtype for own, _ in pairs}:
                 alike = [pair for pair in pairs if pair[0].dtype == kind]
-                self._together([own for own, _ in alike], [new for _, new in alike], mean.n_averaged)
+                together([own for own, _ in alike], [new for _, new in alike], mean.n_averaged)
             mean.n_averaged += 1
             self._latest_update_step = step
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from talkhead.media.files import write_whole
+from talkhead.one_line import one_line
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -40,7 +41,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     except PermissionError:
         raise
     except Exception as error:  # zip, pickle and torch have errors of their own, and each means the same here
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = one_line(error, 160)
         raise ValueError(f"checkpoint: '{path}' is torn or no checkpoint ({reason}); {_other(path)}") from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
@@ -69,7 +70,7 @@ def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
         write_whole(path, lambda file: torch.save(checkpoint, file))
     except (OSError, RuntimeError) as error:  # torch has a RuntimeError of its own for a disk that is full
         cause = error if isinstance(error, OSError) else error.__context__ or error
-        reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())[:160]
+        reason = getattr(cause, "strerror", None) or one_line(cause, 160)
         raise OSError(
             f"checkpoint: '{path}' cannot be written ({reason}); what was there is untouched: make room, or choose "
             "another folder"

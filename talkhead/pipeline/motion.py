@@ -18,6 +18,7 @@ from talkhead.face.points import LOWER_LIDS, RIGID, UPPER_LIDS
 from talkhead.media.files import check_writable, write_whole
 from talkhead.media.read import exact_fps
 from talkhead.metrics import mouth_opening
+from talkhead.one_line import one_line
 from talkhead.renamed import renamed_arguments
 from talkhead.short_repr import short_repr
 from talkhead.tracking.track import smooth_landmarks
@@ -143,7 +144,7 @@ class LandmarkSequence:
         except PermissionError:
             raise
         except Exception as error:  # zip, zlib, numpy and torch have errors of their own, and each means the same here
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error, 200)
             raise ValueError(
                 f"landmarks: '{path}' is no landmark sequence (.npz with landmarks, fps and size; {reason}); "
                 "write one with LandmarkSequence.save"

@@ -29,6 +29,7 @@ from talkhead.media.files import (
     write_whole,
 )
 from talkhead.media.read import MediaWarning, probe
+from talkhead.one_line import one_line
 from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs, why
 from talkhead.scale.results import (
     earlier_videos,
@@ -388,7 +389,7 @@ def _loaded(speaker: str, run: _Run) -> Any:
 
 def _said(run: _Run, error: Any) -> str:
     """Return a message on one line, with files named as the jobs name them."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     for folder in (run.folder, run.home):
         text = text.replace(f"{folder}{os.sep}", "")
     return text

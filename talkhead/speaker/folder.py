@@ -35,6 +35,7 @@ from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
+from talkhead.one_line import one_line
 from talkhead.renamed import renamed_arguments
 from talkhead.schedulers import Scheduler
 from talkhead.speaker.references import BANK, read_references
@@ -165,7 +166,7 @@ def load_fine_renderer(folder: Path) -> Renderer | None:
 
 def damaged(folder: Path, error: Exception) -> ValueError:
     """Return what is said of a folder in which one thing or another cannot be read."""
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = one_line(error, 300)
     return ValueError(f"pipeline: '{folder}' is damaged or incomplete ({reason}); export it again")
 
 

@@ -32,6 +32,7 @@ from talkhead.nets.condition import Condition
 from talkhead.nets.conformer import ConformerClassifier
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
+from talkhead.one_line import one_line
 from talkhead.speaker.folder import find_folder, load_parts
 
 OPSET = 20
@@ -239,7 +240,7 @@ def write_graph(graph: Graph, path: Path) -> None:
     except OSError:  # the disk's
         raise
     except Exception as error:  # the exporters have errors of their own, and each means the same here
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         raise RuntimeError(
             f"export-graphs: {path.stem} cannot be written as {path.suffix[1:]} ({reason}); choose other --parts"
         ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from talkhead.media.read import read_audio, read_image
+from talkhead.one_line import one_line
 from talkhead.speaker.folder import (
     EXTRAS,
     HUB_ID,
@@ -129,7 +130,7 @@ def _send(folder: Path, name: str, private: bool, revision: str | None, message:
         said = message or f"The speaker {name.split('/')[1]}"
         done = api.create_commit(name, operations, commit_message=said, revision=revision)
     except Exception as error:  # hub and network: each has errors of its own, and each means the same here
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error, 200)
         raise RuntimeError(
             f"push: '{name}' cannot be written on the Hugging Face hub ({type(error).__name__}: {reason}); sign in "
             "with `hf auth login` or HF_TOKEN, and check the name and the connection"

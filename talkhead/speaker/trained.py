@@ -15,6 +15,7 @@ from talkhead.nets.head_motion import HeadMotionNet
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
 from talkhead.nets.sync import SyncNet
+from talkhead.one_line import one_line
 from talkhead.speaker.schema import (
     check_arguments,
     check_finite,
@@ -130,7 +131,7 @@ def _named(folder: Path, name: str, what: str) -> Iterator[None]:
         yield
     except Exception as error:  # json, diffusers, safetensors and torch have errors of their own; each means the same
         missing = isinstance(error, FileNotFoundError) and error.filename
-        reason = f"it has no {Path(missing).name}" if missing else " ".join(str(error).split())[:300]
+        reason = f"it has no {Path(missing).name}" if missing else one_line(error, 300)
         raise ValueError(
             f"{name}: the folder '{folder}' is no trained {what} ({reason}); give the checkpoint of a run, or a folder "
             "that `save_pretrained` wrote"
@@ -155,7 +156,7 @@ def _load(path: str | Path, module: str, name: str, **parts: Any) -> Trained:
         built = {part: _built(part, made, described.get(part), checkpoint) for part, made in parts.items()}
         return Trained(name, built, check_info(_facts(checkpoint)))
     except (ValueError, RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise ValueError(f"{module}: '{path}' is no checkpoint of it ({reason})") from error
 
 
