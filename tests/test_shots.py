@@ -119,6 +119,29 @@ def test_a_long_absence_without_a_cut_fails_as_before():
         track_shots(frames, Script([40] * 12 + [None] * 8 + [40] * 20), missing="interpolate")
 
 
+@pytest.mark.parametrize("last", [2, 20])
+def test_pieces_too_short_to_be_kept_make_no_clip_together(last):
+    """Eight frames of one person and eight of another are sixteen of nobody."""
+    story = [(1, 40, 100)] * 8 + [(2, 90, 100)] * 8 + [(3, 10, 100)] * last
+    shots = shots_of(story)
+    assert [s.length for s in shots] == ([18] if last < SHORTEST else [16, 20])
+    assert [s.landmarks is None for s in shots] == [True, False][: len(shots)]
+    assert "fewer than 10 apart" in shots[0].reason
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["cut away, fade back", "fade away, cut back"])
+def test_a_title_that_fades_on_one_side_is_in_no_clip(order):
+    title, face = frame(None, wall=300).float(), frame(1).float()
+    frames = [frame(1, moment=i) for i in range(20)] + [frame(None, wall=300, moment=i) for i in range(12)]
+    frames += [torch.lerp(title, face, i / 13).round().to(torch.uint8) for i in range(1, 13)]
+    frames += [frame(1, moment=i) for i in range(20)]
+    seen = [40] * 20 + [None] * 20 + [40] * 24  # the face is found again while it fades in
+    shots = track_shots(frames[::order], Script(seen[::order]), missing="interpolate")
+    assert [s.length for s in shots] == [20, 20, 24][::order]
+    assert shots[1].landmarks is None and "no face" in shots[1].reason
+    assert all(s.confidence is not None and (s.confidence > 0).all() for s in (shots[0], shots[2]))
+
+
 def test_a_face_that_changes_slowly_is_said():
     one, two = frame(1).float(), frame(2).float()
     frames = [torch.lerp(one, two, i / 59).round().to(torch.uint8) for i in range(60)]

@@ -45,10 +45,14 @@ class Glimpse:
 
 
 class Shot(NamedTuple):
-    """A stretch of frames without a cut: the first one, and the one after the last."""
+    """A stretch of frames: the first one, and the one after the last.
+
+    There is no cut in it, unless it is ``short``: one beside others, or several in a row, of less than ``SHORTEST``.
+    """
 
     start: int
     end: int
+    short: bool = False
 
 
 def glimpse(frame: Tensor, landmarks: Tensor | None) -> Glimpse:
@@ -111,7 +115,7 @@ def find_shots(frames: Sequence[Glimpse], max_gap: int) -> list[Shot]:
         LookupError: if a face is missing for longer, and no cut says why; the message names the frames.
     """
     sudden = _sudden_changes(frames)
-    _check_gaps(frames, sudden, max_gap)
+    gaps = _long_gaps(frames, sudden, max_gap)
     cuts: set[int] = set()
     known = [index for index, seen in enumerate(frames) if seen.landmarks is not None]
     for place, (before, after) in enumerate(itertools.pairwise(known)):
@@ -123,29 +127,38 @@ def find_shots(frames: Sequence[Glimpse], max_gap: int) -> list[Shot]:
     for index in sudden:
         if known and (index <= known[0] or index > known[-1]):
             cuts.add(index)
+    for start, end in gaps:  # a cut says why at one end; at the other the picture may have come or gone slowly
+        for border, near in ((start, range(start, start + max_gap + 1)), (end, range(end - max_gap, end + 1))):
+            if cuts.isdisjoint(near):
+                cuts.add(border)
     borders = [0, *sorted(cuts - {0}), len(frames)]
     return _joined([Shot(a, b) for a, b in zip(borders, borders[1:], strict=False) if b > a])
 
 
-def _check_gaps(frames: Sequence[Glimpse], sudden: set[int], max_gap: int) -> None:
+def _long_gaps(frames: Sequence[Glimpse], sudden: set[int], max_gap: int) -> list[tuple[int, int]]:
+    """Return where a face is missing for more than ``max_gap`` frames beside a cut."""
+    gaps = []
     missing = [seen.landmarks is None for seen in frames]
     start = 0
     for gone, run in itertools.groupby(missing):
         end = start + len(list(run))
-        if gone and end - start > max_gap and not sudden & {start, end}:
-            raise LookupError(f"frames {start} to {end - 1} show no face: more than max_gap={max_gap} allows")
+        if gone and end - start > max_gap:
+            if not sudden & {start, end}:
+                raise LookupError(f"frames {start} to {end - 1} show no face: more than max_gap={max_gap} allows")
+            gaps.append((start, end))
         start = end
+    return gaps
 
 
 def _joined(shots: list[Shot]) -> list[Shot]:
     """Join neighbours that are too short to be kept: a tracker that loses a face hops several times."""
     result: list[Shot] = []
     for shot in shots:
-        last = result[-1] if result else None
-        if last and shot.end - shot.start < SHORTEST and last.end - last.start < SHORTEST:
-            result[-1] = Shot(last.start, shot.end)
+        short = len(shots) > 1 and shot.end - shot.start < SHORTEST
+        if short and result and result[-1].short:
+            result[-1] = Shot(result[-1].start, shot.end, short)
         else:
-            result.append(shot)
+            result.append(Shot(shot.start, shot.end, short))
     return result
 
 

@@ -185,8 +185,9 @@ def track_shots(
         smoothing: frames, the window of ``smooth_landmarks``; 1: none.
 
     Returns:
-        The shots in order, of all frames. One of fewer than ``SHORTEST`` frames beside others, or without a face, has
-        a reason in place of landmarks. A ``MediaWarning`` tells of a shot whose face changes slowly.
+        The shots in order, of all frames. One of fewer than ``SHORTEST`` frames beside others (such as follow each
+        other are one together), or without a face, has a reason in place of landmarks. A ``MediaWarning`` tells of a
+        shot whose face changes slowly.
 
     Raises:
         MissingFaceError: if a face is missing and ``missing`` does not allow it, or a gap within a shot is too long.
@@ -211,10 +212,7 @@ def track_shots(
         shots = find_shots(glimpses, max_gap)
     except LookupError as error:
         raise MissingFaceError(str(error)) from None
-    whole = len(shots) == 1
-    return [
-        _tracked(glimpses[a:b], torch.tensor(confidence[a:b]), 1 if whole else SHORTEST, smoothing) for a, b in shots
-    ]
+    return [_tracked(glimpses[a:b], torch.tensor(confidence[a:b]), short, smoothing) for a, b, short in shots]
 
 
 def _find(frame: Tensor, detector: LandmarkDetector, face: str | int, before: Detection | None) -> Detection | None:
@@ -224,12 +222,12 @@ def _find(frame: Tensor, detector: LandmarkDetector, face: str | int, before: De
     return found if found is not None else detector(frame, face=face)
 
 
-def _tracked(seen: list[Glimpse], confidence: Tensor, shortest: int, smoothing: int) -> TrackedShot:
+def _tracked(seen: list[Glimpse], confidence: Tensor, short: bool, smoothing: int) -> TrackedShot:
     """Fill the gaps of a shot and smooth it, or say why it cannot be used."""
     if all(frame.landmarks is None for frame in seen):
         return TrackedShot(len(seen), reason="no face between two cuts")
-    if len(seen) < shortest:
-        return TrackedShot(len(seen), reason=f"{len(seen)} frames between two cuts are fewer than {shortest}")
+    if short:
+        return TrackedShot(len(seen), reason=f"{len(seen)} frames beside cuts that are fewer than {SHORTEST} apart")
     if (alike := ends_likeness(seen)) < 0.5:
         message = f"the face at the end is hardly that at the beginning (likeness {alike:.2f}): look at it"
         warnings.warn(message, MediaWarning, stacklevel=3)
