@@ -82,6 +82,10 @@ def test_pieces_of_a_recording_have_its_sentence_where_others_say_it_too() -> No
         ({"val_fraction": -0.1}, "^data.val_fraction must lie from 0 to below 1; got -0.1$"),
         ({"fold": 10}, "data.fold must satisfy"),
         ({"split": "identity", "entries": [{"name": "a", "identity": "p"}]}, "1 speakers are too few"),
+        (
+            {"fold": 3, "test_fraction": 0.25, "split": "identity", "entries": entries_of(3)},
+            "^data.fold: 3 speakers are too",
+        ),
     ],
 )
 def test_split_refuses_what_it_cannot_do(arguments: dict[str, Any], words: str) -> None:
@@ -99,3 +103,22 @@ def test_each_person_is_in_every_part_and_moves_nobody_else() -> None:
         assert [n for n in both[part] if n.startswith("a")] == names
     assert sum(n.startswith("b") for n in both["test"]) == 2 and sum(n.startswith("b") for n in both["val"]) == 1
     assert sum(n.startswith("c") for n in both["train"]) == 2
+
+
+def test_people_whose_recordings_lie_in_alike_places_share_their_sentence() -> None:
+    """Two folders of MEAD, one person each, as one cache: that both lie at one place below theirs says nothing."""
+    entries = [
+        {
+            "name": f"{who}-{number:03d}@{index:03d}",
+            "identity": who,
+            "sentence": f"{number:03d}@{index:03d}",
+            "segment": {"index": index, "count": 2, "start": 30 * index},
+            "source": f"video/front/neutral/level_1/{number:03d}.mp4",
+        }
+        for who in ("M030", "W009")
+        for number in range(20)
+        for index in range(2)
+    ]
+    parts = split_names(entries, "sentence", 0.3, 0.1)
+    where = {name.split("-")[1][:3]: part for part, names in parts.items() for name in names}
+    assert all(where[name.split("-")[1][:3]] == part for part, names in parts.items() for name in names)

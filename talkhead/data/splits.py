@@ -56,7 +56,7 @@ def split_names(
         test_fraction: of the keys, in [0, 1); at least one key where it is above 0.
         val_fraction: likewise.
         seed: of the order.
-        fold: which test part of a cross-validation.
+        fold: which test part of a cross-validation; above 0 it takes as many keys as there are folds.
         unseen: people all of whose clips are test; the others are divided as if these were not there.
 
     Returns:
@@ -79,16 +79,20 @@ def split_names(
         raise ValueError(
             f"data.fold must satisfy 0 <= (fold + 1) * test_fraction <= 1; got fold={fold} of {test_fraction}"
         )
+    plural = {"clip": "clips", "sentence": "sentences", "identity": "speakers"}[split]
     key = _keys(entries, split)
     part: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
     for entry in (e for e in entries if e["identity"] not in unseen):
         groups.setdefault(entry["identity"] if split == "clip" else "", set()).add(key[entry["name"]])
     for keys in sorted(groups.values(), key=len, reverse=True):
+        if fold and not part and len(keys) * test_fraction < 1 - 1e-6:
+            raise ValueError(
+                f"data.fold: {len(keys)} {plural} are too few for folds of data.test_fraction={test_fraction}; raise it"
+            )
         order = sorted(keys, key=lambda k: (hashlib.sha256(f"{seed}/{k}".encode()).digest(), k))
         part |= _divide(order, test_fraction, val_fraction, fold, alone=not part)
     if "train" not in part.values():
-        plural = {"clip": "clips", "sentence": "sentences", "identity": "speakers"}[split]
         raise ValueError(
             f"data.split: {len(part)} {plural} are too few to split by {split!r} into train, val and test; "
             "add recordings, choose another split, or set data.test_fraction=0 and data.val_fraction=0"
@@ -110,7 +114,7 @@ def _keys(entries: list[dict[str, Any]], split: Split) -> dict[str, str]:
     }
     sources: dict[str, set[Any]] = {}
     for entry in entries:
-        sources.setdefault(whole[entry["name"]], set()).add(entry.get("source"))
+        sources.setdefault(whole[entry["name"]], set()).add((entry["identity"], entry.get("source")))
     return {e["name"]: whole[e["name"]] if len(sources[whole[e["name"]]]) > 1 else e["sentence"] for e in entries}
 
 
