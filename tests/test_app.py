@@ -1,21 +1,24 @@
 """The page in a real browser: upload to playing video, wrong file, two users, keyboard alone; and its rules."""
 
+import threading
 import urllib.error
 import urllib.request
 import warnings
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from browsing import GRADIOS_WARNINGS, chromium
-from conftest import POINTS, shaken, speech, tiny_pipeline, tiny_portrait
+from conftest import POINTS, shaken, speech, tiny_face, tiny_pipeline, tiny_portrait
 from media_files import without_sound
 
 from talkhead.media.read import MediaWarning, iter_frames, probe, write_audio, write_image
 from talkhead.media.write import VideoWriter
+from talkhead.metrics import mouth_opening
 from talkhead.pipeline.motion import LandmarkSequence
-from talkhead.tracking.track import Detection
+from talkhead.tracking.track import Detection, smooth_landmarks
 
 pytest.importorskip("gradio", reason="the page is an extra: pip install 'talkhead[ui]'")
 pytestmark = GRADIOS_WARNINGS
@@ -205,11 +208,70 @@ def test_score_says_what_is_in_a_video(tmp_path, inputs):
             return Detection(POINTS, 1.0, (16, 10, 56, 50))
 
     rows = score(tmp_path / "v.mp4", Padded())
-    assert rows["frames with a face"] == "20, in 1 uncut stretches" and "correlation" in rows["loudness and mouth"]
+    assert rows["frames with a face"] == "20, in 1 uncut stretches" and "cannot be told" in rows["loudness and mouth"]
     with pytest.warns(MediaWarning, match="cut off"):
         empty = score(without_sound(tmp_path / "v.mp4", tmp_path / "v.mkv"), Padded())
     assert empty == rows | {"loudness and mouth": "no sound"}
     assert "0.000 up and down" in rows["mouth's opening, face sizes"]
+
+
+def speaking(path, seconds, first=0):
+    """Write 3 s of picture with less sound; return it, and a detector whose face, seen from a frame on, speaks."""
+    with VideoWriter(path, 25, (60, 72), speech(seconds)) as video:
+        for _ in range(75):
+            video.append(tiny_portrait()[:, :60])
+    openings = 0.5 - 0.5 * torch.cos(2 * torch.pi * 3 * torch.arange(75) / 25)
+    faces = [tiny_face(40, opening) + torch.tensor([16.0, 10.0]) for opening in openings.tolist()]
+    seen = iter([None] * first + [Detection(face, 1.0, (16, 10, 56, 50)) for face in faces[first:]])
+    return path, lambda image, face="largest": next(seen)
+
+
+@pytest.mark.filterwarnings("ignore:.*of picture beside:talkhead.media.read.MediaWarning")
+def test_a_sound_that_ends_before_the_picture_is_scored_as_silence_after_it(tmp_path):
+    from talkhead.app.score import score
+
+    padded = torch.cat([speech(1.5), torch.zeros(24_000)])
+    _, detector = speaking(tmp_path / "v.mp4", 1.5)
+    points = smooth_landmarks(torch.stack([detector(None).landmarks for _ in range(75)]), 7)
+    truth = torch.corrcoef(torch.stack([mouth_opening(points), padded.view(75, 640).square().mean(1).sqrt()]))[0, 1]
+    said = score(*speaking(tmp_path / "v.mp4", 1.5))["loudness and mouth"]
+    assert float(said.split()[1]) == pytest.approx(truth.item(), abs=0.03)  # AAC's own loss
+    assert "cannot be told" in score(*speaking(tmp_path / "v.mp4", 1.0, first=30))["loudness and mouth"]  # all silent
+    alone = score(*speaking(tmp_path / "v.mp4", 3.0, first=74))  # one frame
+    assert (
+        "cannot be told" in alone["loudness and mouth"] and "0.000 up and down" in alone["mouth's opening, face sizes"]
+    )
+
+
+def test_a_video_that_cannot_be_finished_keeps_no_threads(inputs, tmp_path, request):
+    """The error is kept, as a server keeps it for its answer."""
+    from talkhead.app.page import _Maker
+
+    def stops(*_, **__):
+        raise OSError("no room")
+
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
+    others = set(threading.enumerate())
+    maker = _Maker({"one": tiny_pipeline()}, 15.0, OneFace(), tmp_path)
+    with pytest.raises(OSError, match="no room") as kept:
+        image, audio = str(inputs / "portrait.png"), str(inputs / "endless.wav")
+        maker.speak("one", image, audio, "happy", 1, 1, 1, 1, 1, 1, "crop", 0, 0, 1, None, stops)
+    assert kept.value and not [t for t in set(threading.enumerate()) - others if t.name.startswith("ahead")]
+
+
+def test_any_free_port_may_be_asked_for():
+    page, address = run_page(make_page(tiny_pipeline()), port=0, block=False)
+    try:
+        assert not address.endswith(":0/") and urllib.request.urlopen(address).status == 200
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("longest", [0.0, -1.0, float("nan"), "120"])
+def test_a_length_that_would_bound_nothing_is_refused(longest):
+    with pytest.raises(ValueError, match="longest must be above 0 s"):
+        make_page(tiny_pipeline(), longest=longest)
 
 
 def test_dots_lie_on_the_landmarks():

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+from conftest import POINTS, tiny_pipeline, tiny_portrait
 
 pytest.importorskip("starlette", reason="the servers are extras: pip install 'talkhead[live]'")
 from talkhead.app.names import OwnPagesOnly, own_names  # noqa: E402
@@ -88,3 +89,14 @@ def test_its_own_pages_are_let_in(origin, host):
 def test_other_sites_pages_are_not(origin, host):
     assert answer(host, origin=origin) == 403
     assert answer(host, origin=origin, kind="websocket") == "websocket.close"
+
+
+@pytest.mark.parametrize(("host", "start"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
+def test_the_address_that_is_printed_can_be_opened(monkeypatch, capsys, host, start):
+    uvicorn = pytest.importorskip("uvicorn", reason="the live server is an extra: pip install 'talkhead[live]'")
+    from talkhead.app.serve import serve
+
+    bound = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: bound.append(sockets[0].getsockname()[1]))
+    serve(tiny_pipeline(), tiny_portrait(), host=host, port=0, reference_landmarks=POINTS, size=64)
+    assert bound[0] > 0 and capsys.readouterr().out == f"talkhead live: {start}{bound[0]}\n"

@@ -6,10 +6,12 @@ import atexit
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import wraps
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,8 +63,11 @@ def make_page(
         folder: for uploads and results, swept every ten minutes; None: a temporary one that goes with the process.
 
     Raises:
+        ValueError: if ``longest`` is no number above 0.
         ImportError: if gradio is not installed.
     """
+    if not isinstance(longest, Real) or not longest > 0:
+        raise ValueError(f"longest must be above 0 s; got {longest!r}")
     if folder is None:
         folder = tempfile.mkdtemp(prefix="talkhead-app-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -97,7 +102,7 @@ def run_page(
     Args:
         page: from `make_page`.
         host: address to listen at; the default is reachable from this machine alone.
-        port: TCP port; None: 7860 or the next free one.
+        port: TCP port; 0: any free one; None: 7860 or the next free one.
         share: ask gradio for a public address; the page then answers to every name, for everybody may ask.
         largest: size of an upload, at most.
         names: host names that it goes by beside the host and this machine's; who asks by another is refused.
@@ -113,6 +118,9 @@ def run_page(
     from starlette.middleware import Middleware
 
     own = own_names(names, host)
+    if port == 0:  # gradio would look for its page at this number
+        with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+            port = free.getsockname()[1]
     looks = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from the network
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=share, max_file_size=largest, theme=looks, quiet=True,
@@ -208,6 +216,7 @@ class _Maker:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         plain, marked, done, motions, tracks = folder / "talkhead.mp4", folder / "landmarks.mp4", 0, [], []
         with (
+            pieces,
             open_writer(plain, pieces.fps, pieces.size, pieces.audio) as video,
             open_writer(marked, pieces.fps, pieces.size, pieces.audio) as dotted,
         ):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import torch.nn.functional as F
+
+from talkhead.data.clip import SAMPLE_RATE
 from talkhead.dubbing.face_track import track_face
 from talkhead.evaluate.videos import own_sound
 from talkhead.media.read import iter_frames, probe
@@ -34,12 +38,17 @@ def score(video: str | Path, detector: LandmarkDetector) -> dict[str, str]:
     points = track.landmarks[longest]
     size = (points - points.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()
     opening = mouth_opening(points) / size
-    rows["mouth's opening, face sizes"] = f"{opening.mean():.3f} on average, {opening.std():.3f} up and down"
+    rows["mouth's opening, face sizes"] = (
+        f"{opening.mean():.3f} on average, {opening.std(correction=0):.3f} up and down"
+    )
     sound = None if info.sample_rate is None else own_sound(Path(video))
     if sound is None:
         return rows | {"loudness and mouth": "no sound"}
-    first, last = (round(frame / info.fps * 16000) for frame in (longest.start, longest.stop))
-    sync = audio_mouth_sync(points, sound[first:last])
+    first, last = (round(frame / info.fps * SAMPLE_RATE) for frame in (longest.start, longest.stop))
+    # Where a sound ends before the picture, nobody speaks.
+    sync = audio_mouth_sync(points, F.pad(sound, (0, max(0, last - len(sound))))[first:last])
+    if math.isnan(sync.value):
+        return rows | {"loudness and mouth": "cannot be told: one of the two does not change"}
     # Of real speech 0.36 to 0.47 (docs/measurements/landmark.md): more is not better.
     rows["loudness and mouth"] = f"correlation {sync.value:.2f} (real speech: 0.36 to 0.47), best at {sync.lag} frames"
     return rows

@@ -355,7 +355,7 @@ def serve(
         pipeline: whose networks are used.
         image: the portrait.
         host: address to listen at; the default is reachable from this machine alone.
-        port: TCP port.
+        port: TCP port; 0: any free one.
         options: see `make_server`.
     """
     app = make_server(pipeline, image, host=host, **options)
@@ -371,5 +371,6 @@ def serve(
             raise OSError(
                 f"cannot listen at {host}:{port} ({error.strerror}); choose another --port or --host"
             ) from error
-        print(f"talkhead live: http://{host}:{port}", flush=True)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"talkhead live: http://{shown}:{listening.getsockname()[1]}", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", **limits)).run(sockets=[listening])
