@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import POINTS, speech, tiny_pipeline, tiny_portrait
 
 from talkhead.cli import main
 from talkhead.data.manifest import json_lines
-from talkhead.media.read import probe, write_audio, write_image
+from talkhead.media.read import exact_fps, probe, write_audio, write_image
 from talkhead.pipeline import TalkingHeadPipeline
 from talkhead.scale.jobs import KINDS, RESULTS, read_jobs
 from talkhead.scale.results import read_results
@@ -30,6 +32,11 @@ BAD = [
     ('{"image": "face.png", "audio": "a.wav", "seed": "7"}', "key 'seed' must be a whole number; got \"7\""),
     ('{"image": "face.png", "audio": "a.wav", "seed": true}', "key 'seed' must be a whole number; got true"),
     ('{"image": "face.png", "audio": "a.wav", "seed": 1, "seed": 2}', "key 'seed' stands there twice"),
+    (
+        '{"image": "face.png", "audio": "a.wav", "steps": 1, "num_inference_steps": 4}',
+        "'num_inference_steps' stands there",
+    ),
+    ('{"image": "face.png", "audio": "a.wav", "fps": "1e400"}', "key 'fps' must be such as 25, 29.97 or '30000/1001'"),
     ('{"image": "face.png", "audio": "a.wav", "device": "cpu"}', "key 'device' holds for the whole run"),
     ('{"audio": "a.wav"}', "key 'image' is missing"),
     ('{"image": "face.png"}', "key 'audio' is missing"),
@@ -195,6 +202,32 @@ def test_the_run_s_own_files_are_named_as_seen_from_here(
     assert main(["generate", *words, "--audio", "a.wav", "--reference", "speaker"]) == 130
     assert [j.options["references"] for j in seen] == [[str(home / "further.png")]] * 3 + ["speaker"]
     assert {j.options["image"] for j in seen} == {str(home / "face.png")}
+
+
+def test_a_rate_is_the_same_however_it_is_written(home: Path) -> None:
+    rates = [29.97, "29.97", "30000/1001", "59.94", 25, "25", "12.5"]
+    jobs = read_jobs(write_jobs(home / "rates.jsonl", *[job(fps=rate) for rate in rates]), {})
+    ntsc = Fraction(30_000, 1001)
+    assert [exact_fps(j.options["fps"]) for j in jobs] == [ntsc, ntsc, ntsc, 2 * ntsc, 25, 25, Fraction(25, 2)]
+    assert [j.options["fps"] for j in jobs[1:4]] == [ntsc, ntsc, 2 * ntsc]
+
+
+def test_the_run_s_own_options_may_be_what_python_has(home: Path, tmp_path: Path) -> None:
+    """Arrays and tensors are what a line would say; what a line cannot say is refused in one sentence."""
+    said = write_jobs(tmp_path / "said.jsonl", job(emotion=torch.eye(8)[4].tolist(), fps="30000/1001", mouth=0.5))
+    mean = write_jobs(tmp_path / "mean.jsonl", {"image": "face.png", "audio": "a.wav"})
+    for path in (said, mean):
+        for file in ("face.png", "a.wav"):
+            shutil.copy(home / file, path.parent)
+    options = {"emotion": torch.eye(8)[4], "fps": Fraction(30_000, 1001), "mouth": np.float64(0.5)}
+    speaker = {"speaker": str(home / "speaker"), "progress": False}
+    generate_jobs(said, tmp_path / "said", **speaker)
+    generate_jobs(mean, tmp_path / "mean", **speaker, **options, reference_landmarks=POINTS)
+    first, second = (read_results(tmp_path / name)[0] for name in ("said", "mean"))
+    assert first["status"] == "ok" and (first["key"], first["sha256"]) == (second["key"], second["sha256"])
+    for name, value in {"detector": object(), "references": [tiny_portrait()], "image": tiny_portrait()}.items():
+        with pytest.raises(ValueError, match=f"{name}.* must (be text|name files); got"):
+            generate_jobs(mean, tmp_path / "mean", **speaker, **{name: value})
 
 
 def test_the_user_s_hidden_files_stay_in_the_folder_of_videos(home: Path, tmp_path: Path) -> None:

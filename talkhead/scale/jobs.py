@@ -6,13 +6,14 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from talkhead.media.formats import SUFFIXES
+from talkhead.media.write import exact_fps
 
 RESULTS = "results.jsonl"
 FILES = ("image", "audio", "landmarks")
@@ -103,7 +104,12 @@ def _read_line(number: int, line: str, folder: Path, defaults: Mapping[str, Any]
         return VideoJob(number, None, fault=f"line {number}: {error}")
     output = said.get("output") if isinstance(said.get("output"), str) else None
     try:
-        given = {_key(name): _checked(_key(name), value) for name, value in said.items() if value is not None}
+        given: dict[str, Any] = {}
+        for name, value in said.items():
+            if value is not None and (key := _key(name)) in given:
+                raise ValueError(f"key {key!r} stands there twice, as {name!r} too; keep one")
+            if value is not None:
+                given[key] = _checked(key, value)
         options = {**defaults, **absolute(given, folder)}
         _check_whole(options)
         if output is not None:
@@ -156,17 +162,40 @@ def _checked(name: str, value: Any) -> Any:
     kinds = KINDS[name]
     if not isinstance(value, kinds) or isinstance(value, bool) is not (kinds is _FLAG):
         words = " or ".join(_WORDS[kind] for kind in kinds if not (kind is int and float in kinds))
-        raise ValueError(f"key {name!r} must be {words}; got {json.dumps(value)[:60]}")
+        raise ValueError(f"key {name!r} must be {words}; got {json.dumps(value, default=repr)[:60]}")
     if name == "references" and isinstance(value, list) and not all(isinstance(v, str) for v in value):
-        raise ValueError(f"key 'references' must name files; got {json.dumps(value)[:60]}")
+        raise ValueError(f"key 'references' must name files; got {json.dumps(value, default=repr)[:60]}")
     if name == "reference_landmarks" and not _are_points(value):
         raise ValueError(f"key 'reference_landmarks' must be 68 pairs of numbers; got {json.dumps(value)[:60]}")
     if name == "fps" and isinstance(value, str):
         try:
-            return Fraction(value)
+            return exact_fps(float(value) if "." in value else Fraction(value))
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"key 'fps' must be such as 25, 29.97 or '30000/1001'; got {value!r}") from None
     return value
+
+
+def as_said(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `TalkingHeadPipeline.generate_file` as a line would say them; tensors and arrays become lists.
+
+    Args:
+        options: by the names that Python knows; none of them is None.
+
+    Raises:
+        ValueError: if a line could not say one.
+    """
+    return {name: _checked(name, _plain(value)) for name, value in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of Python's in JSON's types, where there are such."""
+    if isinstance(value, Path | Fraction):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _are_points(value: Any) -> bool:

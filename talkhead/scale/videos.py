@@ -30,7 +30,7 @@ from talkhead.media.files import (
 )
 from talkhead.media.read import MediaWarning, probe
 from talkhead.one_line import one_line
-from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, read_jobs, why
+from talkhead.scale.jobs import KINDS, RESULTS, VideoJob, absolute, as_said, read_jobs, why
 from talkhead.scale.results import (
     earlier_videos,
     failed_line,
@@ -120,8 +120,8 @@ def generate_jobs(
             the run.
         engine: what spreads the jobs, see `talkhead.scale.ray_engine`.
         progress: show a bar on stderr, with the time that is left.
-        options: of `TalkingHeadPipeline.generate_file`, for the lines that do not say otherwise; files as seen from
-            here.
+        options: of `TalkingHeadPipeline.generate_file`, for the lines that do not say otherwise, such as a line can
+            say; files as seen from here.
 
     Returns:
         How many videos there are, and what failed and why.
@@ -143,7 +143,7 @@ def generate_jobs(
     common = {name: value for name, value in options.items() if value is not None}
     if strange := [name for name in common if name not in KINDS]:
         raise ValueError(f"{strange[0]} is no option that many videos can share; leave it out")
-    asked = read_jobs(path, {"speaker": speaker, **absolute(common, Path.cwd())})
+    asked = read_jobs(path, {"speaker": speaker, **absolute(as_said(common), Path.cwd())})
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder / RESULTS)
     threads = max(torch.get_num_threads() // workers, 1) if isolate or workers > 1 else None
