@@ -350,4 +350,7 @@ def test_merged_caches_hold_the_clips_of_both(tmp_path: Path) -> None:
     c = write_cache(tmp_path / "c", [{"name": "x", "identity": "c"}])
     with pytest.raises(ValueError, match="both have a clip 'x'"):
         merge_caches([a, c], tmp_path / "other")
+    for none in ([], a, str(a)):
+        with pytest.raises(ValueError, match="^caches must be a list of folders; got "):
+            merge_caches(none, tmp_path / "other")
     assert not (tmp_path / "other").exists()

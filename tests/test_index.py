@@ -60,6 +60,7 @@ def test_mead_root_may_be_one_person_and_filters_apply(mead: Path) -> None:
         ({"emotion": "bored"}, "emotion must be one of angry"),
         ({"identity": "M031"}, r"identity: 'M031' is not in .* which has M030, W009"),
         ({"view": "top"}, r"looked for <ID>/video/top/<emotion>/level_<k>/<nnn>.mp4; extract"),
+        ({"root": Path(__file__)}, r"looked for <ID>/video/front/<emotion>/level_<k>/<nnn>.mp4; extract"),
         ({"layout": "ravdess"}, "looked for MM-VC-EE-II-SS-RR-AA"),
         ({"layout": "emodb"}, "looked for <speaker><text>"),
     ],

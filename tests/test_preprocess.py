@@ -203,15 +203,20 @@ def test_other_settings_are_refused(recordings: Path, cache: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="made with input="):
         run(recordings / "good0.mp4", cache)
     for change, words in (
-        ({"size": 0}, "size must be at least 8; got 0"),
-        ({"scale": 0.5}, "scale must be at least 1; got 0.5"),
-        ({"scale": math.nan}, "scale must be at least 1; got nan"),
-        ({"workers": -1}, "workers must be at least 1; got -1"),
-        ({"max_gap": -2}, "max_gap must be at least 0; got -2"),
-        ({"segment_seconds": 0.0}, "segment_seconds must be at least 1; got 0.0"),
+        ({"size": 0}, "size must be a whole number of at least 8; got 0"),
+        ({"size": 64.5}, "size must be a whole number of at least 8; got 64.5"),
+        ({"scale": 0.5}, "scale must be a number of at least 1; got 0.5"),
+        ({"scale": math.nan}, "scale must be a number of at least 1; got nan"),
+        ({"workers": -1}, "workers must be a whole number of at least 1; got -1"),
+        ({"max_gap": -2}, "max_gap must be a whole number of at least 0; got -2"),
+        ({"segment_seconds": 0.0}, "segment_seconds must be a number of at least 1; got 0.0"),
+        ({"missing": "fill"}, "missing must be one of error, interpolate, skip; got 'fill'"),
+        ({"face": "left"}, "face must be 'largest', 'center' or an index from 0 .the leftmost.; got 'left'"),
+        ({"face": None}, "face must be 'largest', 'center' or an index from 0 .the leftmost.; got None"),
     ):
         with pytest.raises(ValueError, match=f"^{words}$"):
             run(recordings, tmp_path / "other", **change)
+    assert not (tmp_path / "other").exists()
     with pytest.raises(ValueError, match="is the input and would be written over"):
         run(recordings, recordings / ".." / recordings.name)
     with pytest.raises(OSError, match="output: cannot make the folder"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from conftest import tiny_entry
 from test_preprocess import SkinDetector
 from test_shards import files, talks  # noqa: F401
 
@@ -132,7 +133,7 @@ def hand_made(folder: Path, clips: str, **settings: Any) -> Path:
     sums = {name: checksum(name.encode()) for name in clips}
     for name in clips:
         (folder / "clips" / f"{name}.safetensors").write_bytes(name.encode())
-    lines = [{"name": name, "status": "ok", "fps": "25", "sha256": value} for name, value in sums.items()]
+    lines = [tiny_entry(0) | {"name": name, "sha256": value} for name, value in sums.items()]
     (folder / "manifest.jsonl").write_bytes(json_lines(lines))
     (folder / "preprocess.json").write_text(json.dumps({"input": "talks", "size": 64, "detector": "dlib"} | settings))
     return folder

@@ -27,6 +27,8 @@ from talkhead.media.read import MediaInfo, MediaWarning, iter_frames, probe, rea
 from talkhead.one_line import one_line
 from talkhead.tracking.track import LandmarkDetector, MissingFaceError, TrackedShot, load_detector, track_shots
 
+Missing = Literal["error", "interpolate", "skip"]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -37,7 +39,7 @@ class Job:
     size: int
     scale: float
     detector: str | LandmarkDetector
-    missing: Literal["error", "interpolate", "skip"]
+    missing: Missing
     max_gap: int
     face: str | int
     segment_seconds: float | None

@@ -124,7 +124,7 @@ def _list_mead(root: Path, view: str) -> list[Source]:
     people = (
         [root]
         if (root / "video").is_dir()
-        else sorted(p for p in root.iterdir() if (p / "video").is_dir() and not is_hidden(p, root))
+        else sorted(p for p in root.glob("*") if (p / "video").is_dir() and not is_hidden(p, root))
     )
     sources = []
     for person in people:

@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from talkhead.data.clip import EMOTIONS
 from talkhead.media.files import refuse_url
 
 Entry = dict[str, Any]
@@ -87,17 +88,20 @@ def _fault(entry: Entry) -> str:
     if entry["status"] != "ok":
         return ""
     for key in ("frames", "samples"):
-        value = entry.get(key, 0)
+        value = entry.get(key)
         if not isinstance(value, int) or value < 0:
             return f"{name!r} whose {key} are {value!r:.80}, no whole number"
     for key in ("identity", "emotion", "sentence"):
-        if not isinstance(entry.get(key, ""), str):
-            return f"{name!r} whose {key} is {entry[key]!r:.80}, no text"
+        if not isinstance(entry.get(key), str):
+            return f"{name!r} whose {key} is {entry.get(key)!r:.80}, no text"
+    if entry["emotion"] not in EMOTIONS:
+        return f"{name!r} whose emotion is {entry['emotion']!r:.80}, none of {', '.join(EMOTIONS)}"
+    fps: Any = entry.get("fps")
     try:
-        rate = Fraction(entry["fps"]) if entry.get("fps") is not None else 1
+        rate = Fraction(fps) if entry["frames"] or fps is not None else 1
     except (ValueError, TypeError, ZeroDivisionError):
         rate = 0
-    return "" if rate > 0 else f"{name!r} whose fps is {entry['fps']!r:.80}, no rate"
+    return "" if rate > 0 else f"{name!r} whose fps is {fps!r:.80}, no rate"
 
 
 def clip_file(root: str | Path, name: str) -> Path:

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import torch
 
 from talkhead import __version__
-from talkhead.data.cache import Job, detector_named, new_entry, place_of, process_source, write_to_cache
+from talkhead.data.cache import Job, Missing, detector_named, new_entry, place_of, process_source, write_to_cache
 from talkhead.data.contact_sheet import clips_to_show, contact_sheet
 from talkhead.data.frame_store import Store
 from talkhead.data.index import Layout, Source, View, list_sources
@@ -35,6 +36,7 @@ from talkhead.data.shards import check_shard, in_shard
 from talkhead.data.workers import Mapper, map_sources
 from talkhead.media.files import check_apart, sweep
 from talkhead.media.read import exact_fps, write_image
+from talkhead.tracking.detectors import check_face
 from talkhead.tracking.track import LandmarkDetector
 
 
@@ -91,7 +93,7 @@ def preprocess(
     identity: str | None = None,
     emotion: str | None = None,
     view: View = "front",
-    missing: Literal["error", "interpolate", "skip"] = "interpolate",
+    missing: Missing = "interpolate",
     max_gap: int = 5,
     face: Literal["largest", "center"] | int = "largest",
     segment_seconds: float | None = 10.0,
@@ -154,8 +156,10 @@ def preprocess(
     _check(size, scale, workers, max_gap, segment_seconds)
     check_shard(shard)
     check_apart(output, input=input)
-    if store not in get_args(Store):
-        raise ValueError(f"store must be one of {', '.join(get_args(Store))}; got {store!r}")
+    for name, value, choices in (("store", store, Store), ("missing", missing, Missing)):
+        if value not in get_args(choices):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+    check_face(face)
     if not 1 <= quality <= 95:
         raise ValueError(f"quality must lie in 1..95; got {quality}")
     root, output = Path(input), Path(output)
@@ -191,16 +195,13 @@ def preprocess(
 
 
 def _check(size: int, scale: float, workers: int, max_gap: int, segment_seconds: float | None) -> None:
-    given = {
-        "size": (size, 8),
-        "scale": (scale, 1),
-        "workers": (workers, 1),
-        "max_gap": (max_gap, 0),
-        "segment_seconds": (segment_seconds, 1),
-    }
+    given: dict[str, tuple[float, int]] = {"size": (size, 8), "workers": (workers, 1), "max_gap": (max_gap, 0)}
+    given |= {"scale": (scale, 1), "segment_seconds": (1 if segment_seconds is None else segment_seconds, 1)}
     for name, (value, least) in given.items():
-        if value is not None and not value >= least:
-            raise ValueError(f"{name} must be at least {least}; got {value}")
+        whole = name in ("size", "workers", "max_gap")
+        if not isinstance(value, Integral if whole else Real) or not value >= least:
+            kind = "whole number" if whole else "number"
+            raise ValueError(f"{name} must be a {kind} of at least {least}; got {value!r}")
 
 
 def _make_folder(output: Path) -> None:

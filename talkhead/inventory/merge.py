@@ -37,9 +37,11 @@ def merge_caches(caches: Sequence[str | Path], output: str | Path) -> int:
     Raises:
         FileNotFoundError: if a folder is no cache.
         FileExistsError: if there is something in ``output``.
-        ValueError: if the caches do not fit together, shards of a run are missing, two clips that differ have one
-            name, or one's file is missing or damaged.
+        ValueError: if they are no list, or do not fit together, shards of a run are missing, two clips that differ have
+            one name, or one's file is missing or damaged.
     """
+    if isinstance(caches, str | Path) or not caches:
+        raise ValueError(f"caches must be a list of folders; got {caches!r}")
     entries: dict[str, dict[str, Any]] = {}
     homes: dict[str, str | Path] = {}
     for cache in caches:

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,12 @@ def _choose(boxes: list[Box], face: str | int, size: torch.Size) -> int | None:
 def _check_request(image: Tensor, face: str | int) -> None:
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image must be (3, H, W) uint8 RGB; got {tuple(image.shape)}, {image.dtype}")
-    if face not in ("largest", "center") and (isinstance(face, str) or face < 0):
+    check_face(face)
+
+
+def check_face(face: str | int) -> None:
+    """Raise a ValueError unless ``face`` says which face is meant; see ``LandmarkDetector``."""
+    if face not in ("largest", "center") and (not isinstance(face, Integral) or face < 0):
         raise ValueError(f"face must be 'largest', 'center' or an index from 0 (the leftmost); got {face!r}")
 
 
