@@ -226,9 +226,13 @@ def test_a_stream_is_refused_before_it_begins(pipe, option, value, words):
 
 def test_refusals(pipe):
     live = begin(pipe)
-    for samples in (torch.zeros(2, 5), torch.zeros(5, dtype=torch.int16), torch.full((5,), torch.nan)):
-        with pytest.raises(ValueError, match="samples"):
+    wrong = (torch.zeros(2, 5), torch.zeros(5, dtype=torch.int16), torch.full((5,), torch.nan), None, "hello.wav", b"")
+    for samples in wrong:
+        with pytest.raises(ValueError, match="^samples must"):
             live.push(samples)
+    for late in (-1, 2.5, True):
+        with pytest.raises(ValueError, match="at_most must be a whole number of frames, or None; got"):
+            live.paint(live.move(torch.zeros(0)), late)
     live.flush()
     with pytest.raises(ValueError, match="over"):
         live.push(speech(0.1))

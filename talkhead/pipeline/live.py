@@ -177,7 +177,10 @@ class Live:
     @torch.inference_mode()
     def move(self, samples: Tensor) -> LiveMotion:
         """Take a piece of sound as ``push`` does, and return the motion of the frames that can leave."""
-        samples = torch.as_tensor(samples)
+        try:
+            samples = torch.as_tensor(samples)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"samples must be (s,) floats in [-1, 1]; got {type(samples).__name__}") from None
         if samples.ndim != 1 or not samples.is_floating_point():
             raise ValueError(f"samples must be (s,) floats in [-1, 1]; got {tuple(samples.shape)}, {samples.dtype}")
         if len(samples) and (not samples.isfinite().all() or samples.abs().max() > 1.5):
@@ -202,7 +205,12 @@ class Live:
             motion: of whole hops, or the stream's last.
             at_most: paint no more than the last so many of them: for one who is late. The others are skipped; ``start``
                 of the result tells. None: all.
+
+        Raises:
+            ValueError: if ``at_most`` is no whole number of at least 0.
         """
+        if at_most is not None and (isinstance(at_most, bool) or not isinstance(at_most, int) or at_most < 0):
+            raise ValueError(f"at_most must be a whole number of frames, or None; got {at_most!r}")
         skipped = 0 if at_most is None else max(0, len(motion.landmarks) - at_most)
         landmarks, start = motion.landmarks[skipped:], motion.start + skipped
         hops = landmarks.split(self.hop) if len(landmarks) else ()
