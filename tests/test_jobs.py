@@ -21,6 +21,7 @@ from talkhead.cli import main
 from talkhead.data.manifest import json_lines
 from talkhead.media.read import exact_fps, probe, write_audio, write_image
 from talkhead.pipeline import TalkingHeadPipeline
+from talkhead.pipeline.motion import LandmarkSequence
 from talkhead.scale.jobs import KINDS, RESULTS, read_jobs
 from talkhead.scale.results import read_results
 from talkhead.scale.videos import Tally, generate_jobs
@@ -140,6 +141,16 @@ def test_good_and_bad_together(home: Path, tmp_path: Path) -> None:
         home / "face.png", home / "a.wav", alone, emotion={"happy": 0.7, "sad": 0.3}, seed=3, reference_landmarks=POINTS
     )
     assert alone.read_bytes() == made["one/x.mp4"]
+
+
+def test_what_one_call_warns_of_is_a_remark(home: Path, tmp_path: Path) -> None:
+    """Of each video, also where several are made side by side."""
+    LandmarkSequence(POINTS.repeat(10, 1, 1), Fraction(25), (61, 72)).save(home / "still.npz")
+    words = {"landmarks": "still.npz", "emotion": "happy"}
+    jobs = write_jobs(home / "remarks.jsonl", job(**words), job(**words), job(landmarks="still.npz"))
+    assert run(jobs, tmp_path / "videos", at_once=3).ok == 3
+    reasons = [result["reason"] for result in read_results(tmp_path / "videos")]
+    assert [reason[:23] for reason in reasons] == ["emotion changes nothing", "emotion changes nothing", ""]
 
 
 def test_what_is_unchanged_is_passed_over(home: Path, tmp_path: Path) -> None:

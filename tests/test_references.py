@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from talkhead.face.mouth_bank import mouth_bank
 from talkhead.face.points import EYELIDS
 from talkhead.face.portrait import crop_portrait
-from talkhead.media.write import VideoWriter, write_image
+from talkhead.media.write import MediaWarning, VideoWriter, write_image
 from talkhead.metrics.liveliness import NOSE_FORWARD
 from talkhead.nets.landmark import LandmarkNet
 from talkhead.nets.renderer import Renderer
@@ -296,7 +296,7 @@ def test_another_person_is_warned_of_by_name(monkeypatch: pytest.MonkeyPatch):
         "talkhead.speaker.references.describe_faces", lambda frames, points: frames[:, :1, 0, 0].float() / 100
     )
     given = (GreyTells(), "largest", 1.5, 64, (picture(0), face(0.0)))
-    with pytest.warns(UserWarning, match="picture 1 seems to show another person"):
+    with pytest.warns(MediaWarning, match="picture 1 seems to show another person"):
         pictures, _ = read_references([picture(59), picture(61)], *given)
     assert len(pictures) == 2  # it is the user's choice
     read_references([picture(59)], *given)  # no warning
@@ -306,7 +306,7 @@ def test_a_face_much_smaller_than_the_portraits_is_warned_of():
     """The square around the face is 75 px: half of 150."""
     given = (GreyTells(), "largest", 1.5)
     read_references([picture(8)], *given, 150, (picture(8), face(8.0)))
-    with pytest.warns(UserWarning, match="picture 0 has less than half"):
+    with pytest.warns(MediaWarning, match="picture 0 has less than half"):
         read_references([picture(8)], *given, 152, (picture(8), face(8.0)))
 
 

@@ -34,7 +34,7 @@ AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000,
 
 
 class MediaWarning(UserWarning):
-    """A file was read only in part: cut off, damaged, or with timestamps that cannot be followed."""
+    """A remark on a file: read only in part (cut off, damaged, times that cannot be followed), or of little use."""
 
 
 def write_image(path: str | Path, image: Tensor) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from talkhead.data.clip import EMOTIONS, emotion_probabilities
 from talkhead.media.files import check_writable, replacing
+from talkhead.media.write import MediaWarning
 from talkhead.short_repr import short_repr
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def warn_unmoved(keys: EmotionKeys, renderer: Any) -> None:
         warnings.warn(
             "emotion changes nothing where landmarks are given, which are painted as they are: leave one of them out, "
             "or put the expression on the landmarks first (talkhead.face.expression)",
+            MediaWarning,
             stacklevel=4,
         )
 

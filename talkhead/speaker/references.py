@@ -21,7 +21,7 @@ from talkhead.face.mouth_bank import Bank, mouth_and_turn, shrunk
 from talkhead.face.portrait import Portrait, crop_portrait
 from talkhead.finishing.drawn_mouth import DrawnMouth
 from talkhead.media.folders import PICTURES, VIDEO
-from talkhead.media.read import iter_frames, probe
+from talkhead.media.read import MediaWarning, iter_frames, probe
 from talkhead.metrics import head_pose
 from talkhead.nets.renderer import Renderer
 from talkhead.tracking.identity import can_describe_faces, describe_faces
@@ -355,7 +355,9 @@ def _warn_of_others(faces: list[tuple[Tensor, Tensor]], portrait: tuple[Tensor, 
     others = {place: describe_faces(faces[place][0][None], faces[place][1][None])[0] for place in asked}
     for name in dict.fromkeys(names[place] for place, one in others.items() if (one - own).norm() > OTHER):
         warnings.warn(
-            f"references: {name} seems to show another person than the portrait; leave it out if it does", stacklevel=5
+            f"references: {name} seems to show another person than the portrait; leave it out if it does",
+            MediaWarning,
+            stacklevel=5,
         )
 
 
@@ -365,6 +367,7 @@ def _warn_of_small(crops: list[Crop], size: int, names: list[str]) -> None:
         warnings.warn(
             f"references: the face in {name} has less than half the portrait's pixels a side; where its mouth is shown "
             "the video will be softer: give a larger picture if there is one",
+            MediaWarning,
             stacklevel=5,
         )
 
