@@ -132,6 +132,33 @@ def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["an empty folder", "nothing yet"])
+def test_a_link_to_an_empty_folder_is_filled(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    if there:
+        (tmp_path / "disk" / "big").mkdir()
+    (tmp_path / "link").symlink_to("disk/big")
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "x").write_text("x")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk/big/x").read_text() == "x"
+    assert sorted(p.name for p in tmp_path.rglob("*") if not p.is_symlink()) == ["big", "disk", "x"]
+
+
+def test_a_folder_that_cannot_be_made_anew_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "^output: '{}' is the current folder or the top of a disk; give the name of a folder in it$"
+    for place in (".", str(tmp_path)):
+        with pytest.raises(OSError, match=said.format(place)), new_folder(place):
+            pytest.fail("the work has begun")
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "disk")
+    with pytest.raises(OSError, match=said.format("disk")), new_folder("disk"):
+        pytest.fail("the work has begun")
+    assert list(tmp_path.iterdir()) == [tmp_path / "disk"]
+
+
 def test_a_folder_has_the_rights_of_new_folders_and_any_name(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

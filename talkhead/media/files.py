@@ -136,23 +136,25 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         FileExistsError: if there is something at ``folder``.
         FullError: if there is no room for it, or for what is written in it.
-        OSError: if it cannot be made.
+        OSError: if it cannot be made, or is the current folder or the top of a disk, whose place none can take.
         ValueError: if it is a URL.
     """
     refuse_url("output", folder)
-    folder = Path(folder)
+    folder, place = Path(folder), Path(folder).resolve()  # a link stays, and what it leads to is made
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: '{folder}' exists and is not an empty folder; choose another or delete it")
+    if folder.exists() and (place == Path.cwd() or place.is_mount()):
+        raise OSError(f"output: '{folder}' is the current folder or the top of a disk; give the name of a folder in it")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_name(folder.parent / (folder.name or "here"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(place)
         temporary.mkdir()  # with the rights that whoever runs this gives to new folders
     except OSError as error:
         raise type(error)(f"output: '{folder}' cannot be made ({error.strerror}); choose another folder") from error
     try:
         with telling_of_full(folder, temporary):
             yield temporary
-            os.replace(temporary, folder)
+            os.replace(temporary, place)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
