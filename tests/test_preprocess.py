@@ -192,6 +192,30 @@ def test_a_rerun_does_only_what_is_missing(recordings: Path, tmp_path: Path) -> 
     assert run(root, output, detector=detector).ok == 3 and detector.calls == 8
 
 
+def test_a_recording_that_was_replaced_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, output = tmp_path / "in", tmp_path / "cache"
+    root.mkdir()
+    for name in ("a", "b"):
+        render(root / f"{name}.mp4", 8)
+        write_audio(root / f"{name}.wav", torch.rand(5120))
+    run(root, output)
+    before = {e["name"]: e for e in read_manifest(output)}
+    assert before["a"]["bytes"] == sum((root / f"a.{kind}").stat().st_size for kind in ("mp4", "wav"))
+    render(root / "a.mp4", 12)
+    write_audio(root / "a.wav", torch.rand(7680))
+    write_audio(root / "b.wav", torch.rand(5121))
+    detector = SkinDetector()
+    capsys.readouterr()
+    assert run(root, output, detector=detector).ok == 2 and detector.calls == 12 + 8
+    said = capsys.readouterr().err
+    assert "made again: a: its recording is another" in said and "made again: b: its recording is another" in said
+    after = {e["name"]: e for e in read_manifest(output)}
+    assert after["a"]["frames"] == 12 and after["b"]["sha256"] != before["b"]["sha256"]
+    lines = [{key: value for key, value in e.items() if key != "bytes"} for e in after.values()]
+    (output / "manifest.jsonl").write_bytes(json_lines(lines))  # as older caches are
+    assert run(root, output, detector=(detector := SkinDetector())).ok == 2 and not detector.calls
+
+
 def test_other_settings_are_refused(recordings: Path, cache: Path, tmp_path: Path) -> None:
     for change, words in (
         ({"size": 64}, "size=48, not 64"),

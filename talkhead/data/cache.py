@@ -261,6 +261,7 @@ def new_entry(job: Job, source: Source, segment: Entry | None = None, **values: 
     return {
         "name": source.name + mark,
         "source": place_of(job, source),
+        "bytes": source.bytes,
         "status": "ok",
         "reason": "",
         "identity": source.identity,

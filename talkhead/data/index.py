@@ -64,6 +64,12 @@ class Source:
     stills: tuple[Path, ...] = ()
     view: str = ""
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of its files together; by them a recording is told from another that took its place."""
+        files = {self.path, self.audio_path or self.path, *self.stills}
+        return sum(file.stat().st_size for file in files if file.is_file())
+
 
 def list_sources(
     layout: Layout, root: str | Path, identity: str | None = None, emotion: str | None = None, view: View = "front"

@@ -29,9 +29,10 @@ def read_manifest(root: str | Path) -> list[Entry]:
         root: the cache folder that ``talkhead preprocess`` wrote.
 
     Returns:
-        The entries in the file's order. Keys: name, source, status (ok, failed, skipped), reason, identity, emotion,
-        sentence, and where status is ok also fps (a fraction as a string; null without picture), frames, samples,
-        size, crop, source_size, detector, versions, and sha256 of the clip's file (older caches have none).
+        The entries in the file's order. Keys: name, source, bytes (of the source's files), status (ok, failed,
+        skipped), reason, identity, emotion, sentence, and where status is ok also fps (a fraction as a string; null
+        without picture), frames, samples, size, crop, source_size, detector, versions, and sha256 of the clip's file.
+        Older caches have neither bytes nor sha256.
 
     Raises:
         FileNotFoundError: if the folder is no cache.

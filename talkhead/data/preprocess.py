@@ -301,7 +301,8 @@ def _finished(source: Source, done: list[Entry], damage: Callable[[Entry], str])
         return False
     if source.stills and done[0]["frames"] != len(source.stills):
         return False
-    faults = {e["name"]: damage(e) for e in done if e["status"] == "ok"}
+    fault = "its recording is another" if done[0].get("bytes", source.bytes) != source.bytes else ""  # old ones: none
+    faults = {e["name"]: fault or damage(e) for e in done if fault or e["status"] == "ok"}
     for name, fault in faults.items():
         if fault:
             print(f"made again: {name}: {fault}", file=sys.stderr)
