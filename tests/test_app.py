@@ -196,6 +196,31 @@ def test_what_the_buttons_do(inputs, tmp_path):
             maker.speak("one", *wrong, "happy", 1, 1, 1, 1, 1, 1, "full", 0, 0, 1, None, None)
 
 
+def test_a_motion_of_a_portrait_that_was_shrunk_is_painted_again_on_the_portrait(inputs, tmp_path, monkeypatch):
+    """Whole pictures are painted at 72 px at most here; the portrait has 144, and so has its motion."""
+    from talkhead.app.page import _Maker
+
+    class AnySize:
+        name = "fixed"
+
+        def __call__(self, image, face="largest"):
+            return Detection((POINTS + 0.5) * (image.shape[2] / 72) - 0.5, 1.0, (0, 0, *image.shape[1:]))
+
+    monkeypatch.setattr("talkhead.app.page.LARGEST_WHOLE", 72)
+    image, audio = str(tmp_path / "large.png"), str(inputs / "short.wav")
+    write_image(image, tiny_portrait().repeat_interleave(2, 1).repeat_interleave(2, 2))
+    maker = _Maker({"one": tiny_pipeline()}, 5.0, AnySize(), tmp_path)
+    asked = ("happy", 0, 0, 0, 0, 0, 0, "full", 0, 0, 1, None, lambda *_, **__: None)  # at rest
+    video, _, motion, _ = maker.speak("one", image, audio, *asked)
+    assert probe(video).width == 72
+    kept = LandmarkSequence.load(motion)
+    assert kept.size == (122, 144)
+    nose = (POINTS[27:36] + 0.5) * 2 - 0.5
+    assert (kept.landmarks[:, 27:36] - nose).abs().max() < 0.3
+    again = maker.repaint("one", image, motion, audio, 1, 1, 1, 1, 1, None, lambda *_, **__: None)
+    assert probe(again[0]).num_frames == 15
+
+
 def test_score_says_what_is_in_a_video(tmp_path, inputs):
     from talkhead.app.score import score
 

@@ -107,9 +107,9 @@ def test_what_a_visitor_may_ask_for_is_bounded(tmp_path: Path) -> None:
     picture = torch.full((3, 960, 3840), 200, dtype=torch.uint8)
     picture[:, :, :1920] = 40
     write_image(large, picture)
-    assert torch.equal(_whole_picture(small), read_image(small))
-    shrunk = _whole_picture(large)
-    assert shrunk.shape == (3, 480, 1920) and shrunk.dtype == torch.uint8
+    assert torch.equal(_whole_picture(small)[0], read_image(small))
+    shrunk, whole = _whole_picture(large)
+    assert shrunk.shape == (3, 480, 1920) and shrunk.dtype == torch.uint8 and whole == (960, 3840)
     assert (shrunk[:, :, :950] == 40).all() and (shrunk[:, :, 970:] == 200).all()
     with pytest.raises(ValueError, match="33 further pictures are too many: choose 32 of them at most"):
         _Maker({"one": tiny_pipeline()}, 5.0, None, tmp_path)._known("one", small, ["smile.png"] * 33)

@@ -156,15 +156,17 @@ class _Maker:
             raise ValueError("give a portrait and a recording")
         check_seconds(audio, self.longest, "the recording")
         known = self._known(speaker, image, further)
-        whole = frame == "full" and "reference_landmarks" not in known
+        picture: tuple[Any, Any] = (image, None)
+        if frame == "full" and "reference_landmarks" not in known:
+            picture = _whole_picture(image)
         pieces = self.speakers[speaker].stream(
-            _whole_picture(image) if whole else image, audio,
+            picture[0], audio,
             emotion=None if emotion == HEARD else emotion, emotion_strength=strength, mouth=mouth,
             pose=pose, brow=brow, blink=blink, idle=idle, frame=frame, seed=int(seed or 0),
             num_inference_steps=int(steps), size=int(size) if size and frame == "crop" else None,
             detector=self.detector, **known,
         )  # fmt: skip
-        return self._written(pieces, progress)
+        return self._written(pieces, progress, picture[1])
 
     def repaint(
         self, speaker: str, image: str | None, motion: str | None, audio: str | None, mouth: float, pose: float,
@@ -211,8 +213,8 @@ class _Maker:
         his = own_references(own.parent) if own.parent == self.speakers[speaker].folder else None
         return {"reference_landmarks": self.portraits[own], "references": further or his}
 
-    def _written(self, pieces: Stream, progress: Any) -> tuple[str, str, str, str]:
-        """Write what a stream gives into a folder of its own."""
+    def _written(self, pieces: Stream, progress: Any, size: tuple[int, int] | None = None) -> tuple[str, str, str, str]:
+        """Write what a stream gives into a folder of its own; its motion in px of a portrait of ``size``, if given."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         plain, marked, done, motions, tracks = folder / "talkhead.mp4", folder / "landmarks.mp4", 0, [], []
         with (
@@ -229,7 +231,8 @@ class _Maker:
                 tracks.append(piece.emotion_track)
                 progress(done / pieces.num_frames, desc=f"{done} of {pieces.num_frames} frames")
         motion = folder / "motion.npz"
-        LandmarkSequence(torch.cat([m.landmarks for m in motions]), pieces.fps, motions[0].size).save(motion)
+        whole = LandmarkSequence(torch.cat([m.landmarks for m in motions]), pieces.fps, motions[0].size)
+        _of_size(whole, size or whole.size).save(motion)
         join_tracks(tracks).plot(folder / "emotion.png")
         return str(plain), str(marked), str(motion), str(folder / "emotion.png")
 
@@ -312,15 +315,28 @@ def _edit_tab(gr: Any, maker: _Maker) -> None:
     button.click(_in_one_sentence(gr, maker, repaint), inputs, outputs, api_name="repaint", **ONE_AT_A_TIME)
 
 
-def _whole_picture(image: str) -> Tensor:
-    """Read a picture, shrunk where it is larger than those who did not start the program may have it painted."""
+def _whole_picture(image: str) -> tuple[Tensor, tuple[int, int]]:
+    """Read a picture, shrunk where it is larger than those who did not start the program may have it painted.
+
+    Returns:
+        (3, H, W) uint8, and the (height, width) in px that it had.
+    """
     picture = read_image(image)
-    share = LARGEST_WHOLE / max(picture.shape[1:])
+    height, width = picture.shape[1:]
+    share = LARGEST_WHOLE / max(height, width)
     if share >= 1:
-        return picture
-    sides = [round(share * side) for side in picture.shape[1:]]
+        return picture, (height, width)
+    sides = [max(1, round(share * side)) for side in (height, width)]
     small = F.interpolate(picture[None].float(), sides, mode="bicubic", antialias=True)[0]
-    return small.round().clamp(0, 255).to(torch.uint8)
+    return small.round().clamp(0, 255).to(torch.uint8), (height, width)
+
+
+def _of_size(motion: LandmarkSequence, size: tuple[int, int]) -> LandmarkSequence:
+    """Return a motion in px of the same picture at another (height, width)."""
+    if size == motion.size:
+        return motion
+    grown = torch.tensor([size[1] / motion.size[1], size[0] / motion.size[0]])
+    return LandmarkSequence((motion.landmarks + 0.5) * grown - 0.5, motion.fps, size)
 
 
 def _score_tab(gr: Any, maker: _Maker) -> None:
