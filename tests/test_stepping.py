@@ -65,6 +65,16 @@ def test_a_scheduler_that_fits_steps_each_segment_as_if_it_were_alone(name):
     assert torch.allclose(video[:12], blur.decode(x)[0], atol=1e-6)
 
 
+def test_a_scheduler_that_begins_at_the_noise_end_alone_says_so(pipe, portrait, monkeypatch):
+    monkeypatch.setattr(pipe, "scheduler", diffusers.DDIMScheduler(prediction_type="sample"))
+    options = {"reference_landmarks": POINTS, "emotion": "neutral", "num_inference_steps": 2}
+    with pytest.raises(ValueError, match="start_timestep must be left out beside a DDIMScheduler, which begins at the"):
+        pipe.stream(portrait, speech(0.2), start_timestep=499, **options)
+    assert len(pipe(portrait, speech(0.2), **options).frames) == 5
+    monkeypatch.setattr(pipe, "scheduler", diffusers.DDPMScheduler(prediction_type="sample"))
+    assert len(pipe(portrait, speech(0.2), start_timestep=499, **options).frames) == 5
+
+
 REFUSED = {
     "EulerDiscreteScheduler": "scales what its network is shown",
     "EDMEulerScheduler": "scales what its network is shown",

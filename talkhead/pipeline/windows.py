@@ -157,14 +157,18 @@ def set_timesteps(scheduler: Scheduler, steps: int, start: int | None, device: t
     """Set a scheduler's timesteps: its own spacing, or from ``start`` evenly down where a start is given.
 
     Raises:
-        ValueError: if there are more steps than integers from ``start`` down to 0.
+        ValueError: if there are more steps than integers from ``start`` down to 0, or the scheduler takes no start.
     """
+    taken = inspect.signature(scheduler.set_timesteps).parameters
     if start is None:
         scheduler.set_timesteps(steps, device=device)
-    elif "start_timestep" in inspect.signature(scheduler.set_timesteps).parameters:
+    elif "start_timestep" in taken:
         scheduler.set_timesteps(steps, device=device, start_timestep=start)
-    else:  # diffusers' own schedulers take a list
+    elif "timesteps" in taken:  # many of diffusers' own take a list
         scheduler.set_timesteps(timesteps=even_timesteps(steps, start), device=device)
+    else:
+        said = f"beside a {type(scheduler).__name__}, which begins at the noise end alone; got {start}"
+        raise ValueError(f"start_timestep must be left out {said}")
 
 
 class _Painter:
