@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
@@ -234,17 +235,12 @@ class _Unwritable(OSError):
     """The cache cannot be written: no fault of the source, and no use going on."""
 
 
-_loaded: dict[tuple[str, str], LandmarkDetector] = {}
+_loaded = functools.cache(load_detector)
 
 
 def detector_named(detector: str | LandmarkDetector, device: str = "auto") -> LandmarkDetector:
     """Return this process's detector of that name on ``device`` (or the one given), loaded once."""
-    if not isinstance(detector, str):
-        return detector
-    key = (detector, device)
-    if key not in _loaded:
-        _loaded[key] = load_detector(*key)
-    return _loaded[key]
+    return _loaded(detector, device) if isinstance(detector, str) else detector
 
 
 def _until(stopped: Callable[[], bool], frames: Iterable[Tensor]) -> Iterator[Tensor]:

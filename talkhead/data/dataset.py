@@ -144,13 +144,13 @@ class ClipDataset(Dataset[Clip]):
         landmarks = file.get_tensor("landmarks")
         length = self.num_frames or len(landmarks)
         seen = landmarks.isfinite().all(-1).all(-1)
-        start = self._start(seen, 1 if entry.get("stills") else length, entry["name"], rng)
-        reference = self._reference(seen, start, 1 if entry.get("stills") else length, entry["name"], rng)
+        count = 1 if entry.get("stills") else length  # a still is its own window, repeated
+        start = self._start(seen, count, entry["name"], rng)
+        reference = self._reference(seen, start, count, entry["name"], rng)
         fps = Fraction(entry["fps"])
         samples = num_samples(length, fps)
         # Two roundings can reach one sample past the end.
         first = min(num_samples(start, fps), entry["samples"] - samples)
-        count = 1 if entry.get("stills") else length  # a still is its own window, repeated
         window = slice(start, start + count)
         clip = {"landmarks": landmarks[window], "reference_landmarks": landmarks[reference]}
         if self.modality == "video":
