@@ -122,3 +122,15 @@ def test_people_whose_recordings_lie_in_alike_places_share_their_sentence() -> N
     parts = split_names(entries, "sentence", 0.3, 0.1)
     where = {name.split("-")[1][:3]: part for part, names in parts.items() for name in names}
     assert all(where[name.split("-")[1][:3]] == part for part, names in parts.items() for name in names)
+
+
+@pytest.mark.parametrize("split", ["clip", "sentence", "identity"])
+def test_copies_of_one_file_go_to_one_part(split: Any) -> None:
+    """A file that was downloaded twice has two names, and maybe lies in the folders of two people."""
+    entries = entries_of(200)
+    copies = [e | {"name": f"{e['name']} (1)", "sentence": "copy", "identity": "q"} for e in entries[:40]]
+    with_sums = [e | {"sha256": e["name"].removesuffix(" (1)")} for e in entries + copies]
+    where = {name: part for part, names in split_names(with_sums, split, 0.3, 0.1).items() for name in names}
+    assert all(where[e["name"]] == where[e["name"].removesuffix(" (1)")] for e in copies)
+    alone = [e | {"sha256": e["name"]} for e in entries]
+    assert split_names(alone, split, 0.3, 0.1) == split_names(entries, split, 0.3, 0.1)

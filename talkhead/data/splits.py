@@ -48,7 +48,8 @@ def split_names(
     key once.
 
     A take is a clip's name without its camera: what several cameras saw at once goes to one part. Pieces of a recording
-    have the sentence of the whole where others say it, too; where nobody does, each is a sentence of its own.
+    have the sentence of the whole where others say it, too; where nobody does, each is a sentence of its own. Copies,
+    clips of one checksum, have the key of the first of them by name.
 
     Args:
         entries: the manifest's entries with status ok.
@@ -80,7 +81,9 @@ def split_names(
             f"data.fold must satisfy 0 <= (fold + 1) * test_fraction <= 1; got fold={fold} of {test_fraction}"
         )
     plural = {"clip": "clips", "sentence": "sentences", "identity": "speakers"}[split]
-    key = _keys(entries, split)
+    key, first = _keys(entries, split), dict[str, str]()
+    for name, content in sorted((e["name"], e.get("sha256") or e["name"]) for e in entries):
+        key[name] = key[first.setdefault(content, name)]
     part: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
     for entry in (e for e in entries if e["identity"] not in unseen):
