@@ -53,7 +53,13 @@ def middle_of_skin(image: Tensor) -> Tensor:
     return torch.tensor([(e[0] + e[-1]) / 2 for e in edges])
 
 
-def render(path: Path, frames: int = 8, face: Callable[[int], bool] = lambda t: True, sound: bool = True) -> None:
+def render(
+    path: Path,
+    frames: int = 8,
+    face: Callable[[int], bool] = lambda t: True,
+    sound: bool = True,
+    place: Callable[[int], int] = lambda t: 20 + t % 8,
+) -> None:
     """Write a 25-fps video, 80 x 64 px, of a face that drifts to the right, with a tone that rises in loudness."""
     picture = tiny_frames(tiny_face(SIDE)[None], SIDE)[0]
     audio = torch.linspace(0, 0.5, frames * 640) * (torch.arange(frames * 640) * 0.2).sin()
@@ -61,8 +67,7 @@ def render(path: Path, frames: int = 8, face: Callable[[int], bool] = lambda t: 
         for t in range(frames):
             canvas = torch.tensor([60, 90, 200], dtype=torch.uint8)[:, None, None].repeat(1, 64, 80)
             if face(t):
-                x = 20 + t % 8
-                canvas[:, 16 : 16 + SIDE, x : x + SIDE] = picture
+                canvas[:, 16 : 16 + SIDE, place(t) : place(t) + SIDE] = picture
             video.append(canvas)
 
 
@@ -300,6 +305,16 @@ def test_a_damaged_clip_is_kept_with_a_remark(tmp_path: Path, shared_data: Calla
     assert summary.ok == 1 and 5 < entry["frames"] < 40 and entry["samples"] == entry["frames"] * 640
     landmarks = load_file(tmp_path / "cache/clips/cut.safetensors")["landmarks"]
     assert (landmarks > 0).all() and (landmarks < 128).all()
+
+
+def test_a_last_shot_long_after_the_sound_is_not_filled_with_silence(tmp_path: Path) -> None:
+    """The shot of 12 frames lacks 0.48 s of its sound, and its end is 0.58 s beyond all sound."""
+    (tmp_path / "in").mkdir()
+    render(tmp_path / "in/a.mp4", 52, sound=False, place=lambda t: 4 if t < 40 else 44)
+    write_audio(tmp_path / "in/a.wav", torch.full((24_000,), 0.1))
+    summary = run(tmp_path / "in", tmp_path / "cache")
+    assert summary.ok == 1 and [name for name, _ in summary.failed] == ["a@001"]
+    assert summary.failed[0][1] == "its sound ends 0.58 s before its picture"
 
 
 def test_ctrl_c_says_how_to_go_on(

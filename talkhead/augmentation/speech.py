@@ -1,7 +1,7 @@
 """Make one speaker's recordings sound like many rooms and microphones: noise, reverberation, channel, speed.
 
 Each function takes and returns (B, S) waveforms at 16 kHz and draws its randomness per sample from PyTorch's default
-generator. The level stays what it was, for loudness is normalised elsewhere.
+generator. The level changes, too; loudness is normalised elsewhere.
 """
 
 from __future__ import annotations

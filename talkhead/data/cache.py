@@ -222,9 +222,9 @@ def _cache_segment(
 def _stretch(audio: Tensor, first: int, length: int) -> Tensor:
     """Cut out ``length`` samples; containers may end the sound a little early, more than half a second is a fault."""
     sound = audio[first : first + length]
-    if (lack := length - len(sound)) > SAMPLE_RATE // 2:
+    if (lack := first + length - len(audio)) > SAMPLE_RATE // 2:
         raise _ShortSoundError(f"its sound ends {lack / SAMPLE_RATE:.2f} s before its picture")
-    return torch.nn.functional.pad(sound, (0, lack))
+    return torch.nn.functional.pad(sound, (0, length - len(sound)))
 
 
 class _ShortSoundError(ValueError):

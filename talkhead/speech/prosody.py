@@ -26,7 +26,7 @@ def prosody(audio: Tensor | Recording, level: Tensor, num_frames: int, gram: Gro
     Args:
         audio: (S,) waveform at 16 kHz that spans the frames.
         level: () its speech level (``speech_level``).
-        num_frames: T.
+        num_frames: T, 25 per second: what follows counts them.
         gram: of a recording of less than a minute that is heard again and again as it grows, 25 frames per second.
 
     Returns:
