@@ -355,7 +355,7 @@ def frame_rate(text: str) -> Fraction:
     from talkhead.media.write import exact_fps
 
     try:
-        return exact_fps(float(text) if "." in text else Fraction(text))
+        return exact_fps(float(text) if {*".eE"} & {*text} else Fraction(text))
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(
             f"expected frames per second above 0 and below 1000, such as 25, 29.97 or 30000/1001; got {text!r}"

@@ -1,5 +1,6 @@
 """The command line as a person types it."""
 
+import argparse
 import inspect
 import os
 import re
@@ -283,10 +284,16 @@ def test_a_size_that_cannot_be_is_named(size: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("text", "rate"), [("25", "25"), ("29.97", "30000/1001"), ("23.976", "24000/1001"), ("12.5", "25/2")]
+    ("text", "rate"),
+    [("25", "25"), ("29.97", "30000/1001"), ("23.976", "24000/1001"), ("12.5", "25/2"), ("2997e-2", "30000/1001")],
 )
 def test_frame_rates_mean_the_same_typed_and_in_python(text: str, rate: str) -> None:
     assert frame_rate(text) == exact_fps(float(text)) == Fraction(rate)
+
+
+def test_a_rate_of_a_thousand_million_digits_is_refused_at_once() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="above 0 and below 1000"):
+        frame_rate("1e999999999")
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(

@@ -176,6 +176,8 @@ def test_what_is_no_url_and_what_cannot_be_reached(talks: Path, tmp_path: Path) 
         preprocess_to_url("folder", talks, "nowhere://me:secret@x/y", detector=SkinDetector(), **OPTIONS)
     with pytest.raises(FileNotFoundError, match="there is no manifest at memory://lab/none"):
         fetch_cache("memory://lab/none", tmp_path / "none")
+    with pytest.raises(ValueError, match="^url: nowhere://x/y: Protocol not known: nowhere"):
+        fetch_cache("nowhere://x/y", tmp_path / "none")
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError, match="output: cannot use file://.*run the command again"):
         preprocess_to_url("folder", talks, f"file://{tmp_path}/file/cache", detector=SkinDetector(), **OPTIONS)

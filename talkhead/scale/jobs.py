@@ -169,7 +169,7 @@ def _checked(name: str, value: Any) -> Any:
         raise ValueError(f"key 'reference_landmarks' must be 68 pairs of numbers; got {json.dumps(value)[:60]}")
     if name == "fps" and isinstance(value, str):
         try:
-            return exact_fps(float(value) if "." in value else Fraction(value))
+            return exact_fps(float(value) if {*".eE"} & {*value} else Fraction(value))
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"key 'fps' must be such as 25, 29.97 or '30000/1001'; got {value!r}") from None
     return value

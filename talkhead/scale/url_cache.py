@@ -84,13 +84,13 @@ def fetch_cache(url: str, folder: str | Path, progress: bool = True) -> int:
         OSError: if the URL cannot be reached, or the folder written.
     """
     refuse_url("output", folder)
-    remote, folder = UrlCache(url.rstrip("/")), Path(folder)
+    remote, folder = UrlCache(url.rstrip("/"), "url"), Path(folder)
     with tempfile.TemporaryDirectory(prefix="talkhead-cache-") as name:
         small = Path(name)
         remote.pull(small)
         if not (small / _MANIFEST).is_file():
             raise FileNotFoundError(
-                f"cache: there is no manifest at {remote.shown}; run `talkhead preprocess` to its end"
+                f"url: there is no manifest at {remote.shown}; run `talkhead preprocess` to its end"
             )
         _refuse_another(folder, small, remote.shown)
         entries = [entry for entry in read_manifest(small) if entry["status"] == "ok"]
@@ -139,9 +139,15 @@ def _refuse_another(folder: Path, small: Path, shown: str) -> None:
 
 @dataclass(frozen=True)
 class UrlCache:
-    """The files of a cache at a URL; picklable, so that every worker can write there itself."""
+    """The files of a cache at a URL; picklable, so that every worker can write there itself.
+
+    Attributes:
+        url: the URL.
+        argument: what it was given as, for messages.
+    """
 
     url: str
+    argument: str = "output"
 
     @property
     def shown(self) -> str:
@@ -219,11 +225,11 @@ class UrlCache:
             try:
                 return action()
             except (ImportError, ValueError) as error:  # a package is missing, or no such kind of URL
-                raise type(error)(f"output: {self.shown}: {error}") from None
+                raise type(error)(f"{self.argument}: {self.shown}: {error}") from None
             except Exception as error:
                 if attempt == _TRIES:
                     raise OSError(
-                        f"output: cannot use {self.shown} ({error}); run the command again to continue"
+                        f"{self.argument}: cannot use {self.shown} ({error}); run the command again to continue"
                     ) from error
                 time.sleep(0.2 * attempt)
         return None
