@@ -134,3 +134,23 @@ def test_copies_of_one_file_go_to_one_part(split: Any) -> None:
     assert all(where[e["name"]] == where[e["name"].removesuffix(" (1)")] for e in copies)
     alone = [e | {"sha256": e["name"]} for e in entries]
     assert split_names(alone, split, 0.3, 0.1) == split_names(entries, split, 0.3, 0.1)
+
+
+def test_a_take_whose_cameras_were_cut_into_other_pieces_stays_together() -> None:
+    """One camera ran a little longer, and its video has three pieces where the other's has two."""
+    entries = [
+        {"name": f"M-{view}-sad-{number:03d}@{index:03d}", "identity": "M", "sentence": "x", "view": view,
+         "segment": {"index": index, "count": count, "start": 0}}
+        for number in range(30)
+        for view, count in (("front", 2), ("left_30", 3 if number % 2 else 2))
+        for index in range(count)
+    ]  # fmt: skip
+    where = {name: part for part, names in split_names(entries, "clip", 0.3, 0.1).items() for name in names}
+    for number in range(1, 30, 2):
+        assert len({part for name, part in where.items() if f"-{number:03d}@" in name}) == 1
+    # Of others the pieces are divided, and each moment of both cameras is in one part.
+    assert any(where[f"M-front-sad-{n:03d}@000"] != where[f"M-front-sad-{n:03d}@001"] for n in range(0, 30, 2))
+    for number in range(0, 30, 2):
+        for index in range(2):
+            name = f"sad-{number:03d}@{index:03d}"
+            assert where[f"M-front-{name}"] == where[f"M-left_30-{name}"]

@@ -150,7 +150,8 @@ def _track(
     frames = _until(stopped, iter_frames(path, job.fps))
     start = 0
     for length in lengths:
-        counted = _Counted(itertools.islice(frames, length))
+        count = itertools.count()
+        counted = (frame for frame, _ in zip(itertools.islice(frames, length), count, strict=False))
         try:
             shots = track_shots(
                 counted,
@@ -162,28 +163,12 @@ def _track(
         except MissingFaceError as error:
             for _ in counted:
                 pass
-            shots = [_FacelessSegment(counted.count, reason=str(error))]
+            shots = [_FacelessSegment(next(count), reason=str(error))]
         borders = itertools.accumulate((shot.length for shot in shots[:-1]), initial=start)
         if cuts := [f"{float(border / fps):.2f} s" for border in borders][1:]:
             warnings.warn(f"{path}: cut at {', '.join(cuts)}, and split there", MediaWarning, stacklevel=2)
         yield from shots
-        start += counted.count
-
-
-class _Counted:
-    """Frames, counted as they are taken."""
-
-    def __init__(self, frames: Iterator[Tensor]) -> None:
-        self._frames = frames
-        self.count = 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self
-
-    def __next__(self) -> Tensor:
-        frame = next(self._frames)
-        self.count += 1
-        return frame
+        start += sum(shot.length for shot in shots)
 
 
 def _cache_segment(

@@ -47,7 +47,8 @@ def split_names(
     ``fold`` k takes the k-th ``test_fraction`` of the keys for test instead: with 0.25, the folds 0, 1, 2, 3 test every
     key once.
 
-    A take is a clip's name without its camera: what several cameras saw at once goes to one part. Pieces of a recording
+    A take is a clip's name without its camera: what several cameras saw at once goes to one part, all of a take whose
+    cameras have different numbers of pieces. Pieces of a recording
     have the sentence of the whole where others say it, too; where nobody does, each is a sentence of its own. Copies,
     clips of one checksum, have the key of the first of them by name.
 
@@ -111,7 +112,13 @@ def _keys(entries: list[dict[str, Any]], split: Split) -> dict[str, str]:
     if split == "identity":
         return {entry["name"]: entry["identity"] for entry in entries}
     if split == "clip":
-        return {e["name"]: e["name"].replace(f"-{e['view']}-", "-", 1) if e.get("view") else e["name"] for e in entries}
+        take = {e["name"]: e["name"].replace(f"-{e['view']}-", "-", 1) if e.get("view") else e["name"] for e in entries}
+        pieces: dict[str, set[int]] = {}
+        for entry in entries:
+            count = (entry.get("segment") or {"count": 1})["count"]
+            pieces.setdefault(take[entry["name"]].partition("@")[0], set()).add(count)
+        uneven = {start for start, counts in pieces.items() if len(counts) > 1}
+        return {name: start if (start := key.partition("@")[0]) in uneven else key for name, key in take.items()}
     whole = {
         e["name"]: e["sentence"] if e.get("segment") is None else e["sentence"].rpartition("@")[0] for e in entries
     }
