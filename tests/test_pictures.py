@@ -286,6 +286,12 @@ def test_what_is_no_picture(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("source", [np.zeros((2, 2, 3), np.uint8), None, 7])
+def test_what_is_no_file_is_refused(source):
+    with pytest.raises(ValueError, match="^image: read_image takes a file, its bytes or a PIL image; got "):
+        read_image(source)
+
+
 def test_small_faces():
     """A face 25 px high in a thumbnail is found; one that is not is told how large it must be."""
     skimage = pytest.importorskip("skimage")

@@ -33,6 +33,9 @@ def test_pictures_belong_to_the_folder_or_to_the_names_beginning(pictures: Path)
         "003": ["003_faceless.png"],
         "anna": ["x.png"],
     }
+    for name in ("_MG_0001", "_MG_0002"):  # a camera's names begin with an underscore where colours are Adobe's
+        write_image(pictures / f"{name}.png", picture(3))
+    assert {"_MG_0001", "_MG_0002"} < people_of(pictures).keys() and "" not in people_of(pictures)
 
 
 def test_each_person_is_one_clip_and_each_picture_a_window(pictures: Path, tmp_path: Path) -> None:

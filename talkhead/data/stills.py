@@ -18,7 +18,8 @@ def people_of(root: Path) -> dict[str, list[Path]]:
     """Return the pictures of each person below a folder, in order of name; hidden files are passed over.
 
     A picture in a folder of its own below ``root`` is of the person of that folder's name; one directly in ``root`` is
-    of the person whom its name calls before the first underscore (``001_neutral.jpg``, ``001_smiling.jpg``).
+    of the person whom its name calls before the first underscore (``001_neutral.jpg``, ``001_smiling.jpg``; where
+    nothing stands there, the whole name).
 
     Args:
         root: the folder.
@@ -26,7 +27,7 @@ def people_of(root: Path) -> dict[str, list[Path]]:
     people: dict[str, list[Path]] = {}
     for path in media_files(root, PICTURES):
         place = path.relative_to(root)
-        person = place.parts[-2] if len(place.parts) > 1 else path.stem.partition("_")[0]
+        person = place.parts[-2] if len(place.parts) > 1 else path.stem.partition("_")[0] or path.stem
         people.setdefault(person, []).append(path)
     return people
 

@@ -241,6 +241,8 @@ def read_image(source: str | Path | bytes | Any, opacity: bool = False) -> Tenso
         source = checked_path(source, "image")
     elif isinstance(source, bytearray | memoryview):
         source = bytes(source)
+    elif not isinstance(source, bytes) and not hasattr(source, "convert"):
+        raise ValueError(f"image: read_image takes a file, its bytes or a PIL image; got {type(source).__name__}")
     name = named(source) if isinstance(source, Path | bytes) else f"the {type(source).__name__}"
     picture = decode_picture(source, name, opacity)
     if picture is not None:
