@@ -177,6 +177,20 @@ def test_a_buffer_that_is_filled_again_changes_nothing(pipe):
     assert torch.equal(torch.cat([part.audio for part in parts]), heard)
 
 
+def test_what_leaves_may_be_changed_in_place(pipe):
+    """As what the offline call gives: a caption into the frames, a fade into the sound; later frames do not know."""
+    sound, live, parts = speech(1.0), begin(pipe), []
+    for half in sound.split(8000):
+        motion = live.move(half)
+        parts.append(live.paint(motion).landmarks.clone())
+        for left in (live.paint(motion), motion):
+            left.landmarks.zero_()
+            left.audio.zero_()
+        live.paint(motion).frames.zero_()
+    _, landmarks, _, _ = run(begin(pipe), sound, 8000)
+    assert torch.equal(torch.cat(parts), landmarks[: sum(map(len, parts))])
+
+
 def test_memory_is_bounded(pipe, monkeypatch):
     monkeypatch.setattr("talkhead.pipeline.live.REMEMBERED_SECONDS", 3.0)
     live, kept = begin(pipe, history=1.0), []

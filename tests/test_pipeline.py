@@ -170,6 +170,16 @@ def test_given_landmarks_may_be_filled_again_while_the_pieces_come(pipe, portrai
     assert torch.equal(torch.cat([piece.landmarks for piece in pieces]), expected)
 
 
+def test_the_sound_of_a_piece_may_be_changed_in_place(pipe, portrait):
+    """Later pieces hear the second before their own."""
+    options = {"reference_landmarks": POINTS, "emotion": "neutral", "fps": 12.5, "num_inference_steps": 1, "window": 2}
+    whole, parts = pipe(portrait, speech(9.0), **options), []
+    for piece in pipe.stream(portrait, speech(9.0), **options):
+        parts.append(piece.landmarks)
+        piece.audio.zero_()
+    assert len(parts) > 2 and torch.equal(torch.cat(parts), whole.landmarks)
+
+
 def test_an_emotion_that_given_landmarks_do_not_wear_warns(pipe, portrait):
     options = {"landmarks": POINTS.expand(3, 68, 2), "reference_landmarks": POINTS}
     with pytest.warns(UserWarning, match="emotion changes nothing where landmarks are given") as said:

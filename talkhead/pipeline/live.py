@@ -174,7 +174,6 @@ class Live:
         """Samples that the next hop still waits for."""
         return max(0, self._sample(self.num_frames + self.hop + self._ahead) - self._arrived)
 
-    @torch.inference_mode()
     def move(self, samples: Tensor) -> LiveMotion:
         """Take a piece of sound as ``push`` does, and return the motion of the frames that can leave."""
         try:
@@ -191,13 +190,11 @@ class Live:
         self._arrived += len(samples)
         return self._nothing() if self.missing else self._moved(self._while_heard())
 
-    @torch.inference_mode()
     def finish(self) -> LiveMotion:
         """Return the motion of the frames that still waited for sound; the stream is over."""
         self._over = True
         return self._moved(self._to_the_end())
 
-    @torch.inference_mode()
     def paint(self, motion: LiveMotion, at_most: int | None = None) -> LiveFrames:
         """Paint frames that ``move`` or ``finish`` returned.
 
@@ -218,7 +215,7 @@ class Live:
         return LiveFrames(
             frames=torch.cat(frames) if frames else torch.empty(0, *self.size, 3, dtype=torch.uint8),
             landmarks=self._placer.to_frame(landmarks),
-            audio=motion.audio[self._sample(start) - self._sample(motion.start) :],
+            audio=motion.audio[self._sample(start) - self._sample(motion.start) :].clone(),
             start=start,
         )
 
@@ -315,18 +312,23 @@ class Live:
         self._sound, self._fresh = torch.cat((self._sound, *self._fresh)), []
         start = self.num_frames
         sound = self._sound[self._sample(start) - self._first :]
-        landmarks = torch.cat([torch.empty(0, 68, 2), *parts])
-        return LiveMotion(landmarks, sound[: self._sample(self.num_frames) - self._sample(start)].clone(), start)
+        with torch.inference_mode():
+            landmarks = torch.cat([torch.empty(0, 68, 2), *parts])
+        # Copies made out here may be changed by who gets them.
+        return LiveMotion(
+            landmarks.clone(), sound[: self._sample(self.num_frames) - self._sample(start)].clone(), start
+        )
 
     def _paint(self, landmarks: Tensor, start: int) -> Tensor:
         """Return (t, H, W, 3) uint8 frames."""
         device = self._painted_on
         face, rest = self.portrait.face[None].to(device), self.portrait.reference_landmarks[None].to(device)
         moved = landmarks[None].to(device)
-        condition = self._renderer.prepare(face, rest, moved, bank=self._bank, seed=self._seed, frame_offset=start)
         times = torch.arange(start, start + 1, dtype=torch.float64) / float(self.fps)
         told = self._keys.told_at(times, self._renderer, self._strength)
-        painted = paint_at_once(self._renderer, self._scheduler, condition, told, self._steps, self._seed, start)
+        with torch.inference_mode():
+            condition = self._renderer.prepare(face, rest, moved, bank=self._bank, seed=self._seed, frame_offset=start)
+            painted = paint_at_once(self._renderer, self._scheduler, condition, told, self._steps, self._seed, start)
         return self._placer(
             painted.frames[0], landmarks, None if painted.displacement is None else painted.displacement[0]
         )

@@ -155,7 +155,8 @@ class Stream(Iterator[Result]):
         if self.audio is None:
             return None
         first, last = (round(frame / self.fps * SAMPLE_RATE) for frame in (start, stop))
-        return self.audio[first : None if stop == self.num_frames else last]
+        part = self.audio[first : None if stop == self.num_frames else last]
+        return part.clone()  # the caller may change it, and later frames hear what was before theirs
 
 
 def _in_parts(
