@@ -48,7 +48,7 @@ def test_a_long_video_is_cut_whatever_its_header_says(header: str, tmp_path: Pat
     assert all(6 <= e["frames"] <= 7 for e in entries)  # muxers may let the last one last a little longer
 
 
-@pytest.mark.parametrize("name", ["talk.MTS", "talk.m2ts", "talk.ts", "talk.vob", "talk.3g2"])
+@pytest.mark.parametrize("name", ["talk.MTS", "talk.m2ts", "talk.ts", "talk.vob", "talk.3g2", "talk.mxf"])
 def test_what_cameras_and_discs_call_a_video_is_one(name: str, tmp_path: Path) -> None:
     talk, root = tmp_path / "talk.mp4", tmp_path / "in"
     root.mkdir()
@@ -56,8 +56,9 @@ def test_what_cameras_and_discs_call_a_video_is_one(name: str, tmp_path: Path) -
     if name.endswith("3g2"):
         copy_streams(talk, root / name, format="3g2")
     else:
-        kind = "vob" if name.endswith("vob") else "mpegts"
-        frames, codecs = read_video(talk)[0], ("mpeg2video", "ac3")  # as AVCHD, Blu-ray and DVD have the sound
+        kind = {"vob": "vob", "mxf": "mxf"}.get(name[-3:], "mpegts")
+        sound = "pcm_s16le" if kind == "mxf" else "ac3"  # as AVCHD, Blu-ray and DVD have it
+        frames, codecs = read_video(talk)[0], ("mpeg2video", sound)
         transcode(root / name, frames, 25, tone(0.2, 48000)[None], 48000, codecs, kind=kind)
     assert run(root, tmp_path / "cache").failed == []
     (entry,) = read_manifest(tmp_path / "cache")

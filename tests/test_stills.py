@@ -33,6 +33,8 @@ def test_pictures_belong_to_the_folder_or_to_the_names_beginning(pictures: Path)
         "003": ["003_faceless.png"],
         "anna": ["x.png"],
     }
+    shutil.copy(pictures / "002_a.png", pictures / "004.jfif")  # as Windows calls what a browser saved
+    assert "004" in people_of(pictures)
     for name in ("_MG_0001", "_MG_0002"):  # a camera's names begin with an underscore where colours are Adobe's
         write_image(pictures / f"{name}.png", picture(3))
     assert {"_MG_0001", "_MG_0002"} < people_of(pictures).keys() and "" not in people_of(pictures)

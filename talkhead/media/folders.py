@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .vob .ts .mts .m2ts .wmv .flv .ogv .3gp .3g2".split())
+VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .vob .ts .mts .m2ts .wmv .flv .ogv .3gp .3g2 .mxf".split())
 SOUND = frozenset(".wav .w64 .flac .mp3 .ogg .oga .opus .m4a .mka .aac .wma .aif .aiff .caf .au .amr".split())
-PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .heic .heif .avif".split())
+PICTURES = frozenset(".jpg .jpeg .jfif .png .webp .bmp .tif .tiff .heic .heif .avif".split())
 
 # Copies and remains that macOS, Synology and Windows leave in folders without hiding them.
 _KEPT_BY_SYSTEMS = frozenset(["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"])
