@@ -1,5 +1,6 @@
 """Jobs side by side: their windows share network calls, and nothing else."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,19 @@ def test_what_stops_one_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         take_turns([task("a", False), task("b", True), task("c", False)])
     assert sorted(ended) == ["a", "b", "c"]
+
+
+def test_a_run_that_its_first_job_ends_leaves_no_threads_that_wait_for_their_turn() -> None:
+    def full(ask: Callable[[Any], Any]) -> None:
+        raise OSError("output: the disk is full")
+
+    before = set(threading.enumerate())
+    with pytest.raises(OSError, match="the disk is full"):
+        take_turns([full, lambda ask: None, lambda ask: None])
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(5)
+    assert not [thread for thread in left if thread.is_alive()]
 
 
 def test_at_once_is_at_least_one(home: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -97,7 +97,9 @@ class _Turn(threading.Thread):
         return cast(Answer, call.answer)
 
     def go_on(self) -> None:
-        """Let it work until it asks or ends."""
+        """Let it work until it asks or ends; at first, begin."""
+        if self.ident is None:
+            self.start()
         self._working = True
         self._go.release()
         self._back.acquire()
@@ -127,8 +129,6 @@ def take_turns(tasks: Sequence[Callable[[Callable[[Any], Answer]], R]]) -> list[
     """
     turns = [_Turn(task) for task in tasks]
     try:
-        for turn in turns:
-            turn.start()
         while live := [turn for turn in turns if not turn.done]:
             for turn in live:
                 turn.go_on()
