@@ -191,7 +191,7 @@ def test_one_bad_file_of_every_kind_beside_good_ones(tmp_path, capsys):
     root = tmp_path / "in"
     root.mkdir()
     for index in range(4):
-        render(root / f"good{index}.mp4", 14)
+        render(root / f"good{index}.mp4", 14 + index)  # copies of one recording would count once
     bad = bad_files(root)
     summary = preprocess("folder", root, tmp_path / "cache", size=32, detector=SkinDetector(), progress=True)
     assert summary.ok == 4 and sorted(name for name, _ in summary.failed) == bad

@@ -98,7 +98,8 @@ def split_names(
         part |= _divide(order, test_fraction, val_fraction, fold, alone=not part)
     if "train" not in part.values():
         raise ValueError(
-            f"data.split: {len(part)} {plural} are too few to split by {split!r} into train, val and test; "
+            f"data.split: {len(part)} {plural} are too few to split by {split!r} into train, val and test "
+            "(copies count once); "
             "add recordings, choose another split, or set data.test_fraction=0 and data.val_fraction=0"
         )
     names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
