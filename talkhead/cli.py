@@ -351,11 +351,11 @@ def arguments_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def frame_rate(text: str) -> Fraction:
-    """Parse ``--fps``: a whole number, a fraction, or a decimal; 29.97 means 30000/1001."""
-    from talkhead.media.write import exact_fps
+    """Parse ``--fps``, as in a line of jobs."""
+    from talkhead.scale.jobs import rate_of
 
     try:
-        return exact_fps(float(text) if {*".eE"} & {*text} else Fraction(text))
+        return rate_of(text)
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(
             f"expected frames per second above 0 and below 1000, such as 25, 29.97 or 30000/1001; got {text!r}"

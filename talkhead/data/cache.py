@@ -150,7 +150,7 @@ def _track(
     frames = _until(stopped, iter_frames(path, job.fps))
     start = 0
     for length in lengths:
-        count = itertools.count()
+        count = itertools.count()  # asked after the frames: where they end it has been asked as often as one came
         counted = (frame for frame, _ in zip(itertools.islice(frames, length), count, strict=False))
         try:
             shots = track_shots(

@@ -48,9 +48,9 @@ def split_names(
     key once.
 
     A take is a clip's name without its camera: what several cameras saw at once goes to one part, all of a take whose
-    cameras have different numbers of pieces. Pieces of a recording
-    have the sentence of the whole where others say it, too; where nobody does, each is a sentence of its own. Copies,
-    clips of one checksum, have the key of the first of them by name.
+    cameras have different numbers of pieces. Pieces of a recording have the sentence of the whole where others say it,
+    too; where nobody does, each is a sentence of its own. Copies, clips of one checksum, have the key of the first of
+    them by name.
 
     Args:
         entries: the manifest's entries with status ok.
@@ -99,8 +99,8 @@ def split_names(
     if "train" not in part.values():
         raise ValueError(
             f"data.split: {len(part)} {plural} are too few to split by {split!r} into train, val and test "
-            "(copies count once); "
-            "add recordings, choose another split, or set data.test_fraction=0 and data.val_fraction=0"
+            "(copies count once); add recordings, choose another split, or set data.test_fraction=0 and "
+            "data.val_fraction=0"
         )
     names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for entry in sorted(entries, key=lambda e: e["name"]):

@@ -169,10 +169,21 @@ def _checked(name: str, value: Any) -> Any:
         raise ValueError(f"key 'reference_landmarks' must be 68 pairs of numbers; got {json.dumps(value)[:60]}")
     if name == "fps" and isinstance(value, str):
         try:
-            return exact_fps(float(value) if {*".eE"} & {*value} else Fraction(value))
+            return rate_of(value)
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"key 'fps' must be such as 25, 29.97 or '30000/1001'; got {value!r}") from None
     return value
+
+
+def rate_of(text: str) -> Fraction:
+    """Return the frame rate that a text says: a whole number, a fraction, or a decimal; 29.97 means 30000/1001.
+
+    Raises:
+        ValueError: if it says none, or one that `exact_fps` refuses.
+        ZeroDivisionError: if it is a fraction of 0.
+    """
+    # Fraction would count out the digits of 1e999999999.
+    return exact_fps(float(text) if {*".eE"} & {*text} else Fraction(text))
 
 
 def as_said(options: Mapping[str, Any]) -> dict[str, Any]:
